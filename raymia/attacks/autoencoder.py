@@ -1,0 +1,30 @@
+"""A control that never touches the UNet: how well the autoencoder alone reproduces the image."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from raymia.attacks.base import Access, Attack, Cost, Signal
+from raymia.attacks.trial import Trial
+
+
+class Autoencoder(Attack):
+    """Minus the mean squared error of decode(encode(x)) against x, both in [-1, 1].
+
+    The autoencoder was not trained on the members; if this control separates the splits, the images themselves differ.
+    """
+
+    name: ClassVar = "autoencoder"
+    access: ClassVar = Access.CONTROL
+    reference: ClassVar = "control: the UNet is never evaluated"
+
+    def signals(self) -> list[Signal]:
+        return [Signal("autoencoder", primary=True)]
+
+    def cost(self) -> Cost:
+        return Cost(encodes=1, decodes=1)
+
+    def score(self, trial: Trial) -> dict[str, Tensor]:
+        return {"autoencoder": -(trial.reconstruction() - trial.images).square().flatten(1).mean(1)}

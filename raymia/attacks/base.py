@@ -1,0 +1,95 @@
+"""What an attack is: typed parameters, declared signals and cost, and a rule that scores the samples of a trial."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import ClassVar
+
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from raymia.attacks.trial import Trial
+from raymia.replica.schedule import Schedule
+
+
+class Access(StrEnum):
+    """What an attacker must be able to do, least first."""
+
+    BLACK = "black"
+    """Ask for images."""
+    GREY = "grey"
+    """Run the UNet at chosen latents and timesteps."""
+    WHITE = "white"
+    """See the weights."""
+    CONTROL = "control"
+    """Nothing: a control that must find no members."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One score column. Higher always means more likely a member."""
+
+    name: str
+    primary: bool = False
+    """The one signal by which the attack is judged; it has the attack's own name."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Model evaluations per image when the attack runs alone."""
+
+    unet_forwards: int = 0
+    unet_backwards: int = 0
+    encodes: int = 0
+    decodes: int = 0
+
+    def __str__(self) -> str:
+        counts = ((getattr(self, field.name), field.name.replace("_", " ")) for field in fields(self))
+        return ", ".join(f"{count} {name}" for count, name in counts if count) or "none"
+
+
+class Attack(BaseModel, ABC):
+    """Base of every attack: a pydantic model whose fields are the attack's parameters, with documented defaults.
+
+    To add one, put a subclass with `name`, `access` and `reference` into a file of this package.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: ClassVar[str]
+    access: ClassVar[Access]
+    reference: ClassVar[str]
+    """Paper, with its arXiv number."""
+    uses_clip: ClassVar[bool] = False
+
+    @abstractmethod
+    def signals(self) -> list[Signal]:
+        """The score columns, the primary one first."""
+
+    @abstractmethod
+    def cost(self) -> Cost:
+        """Evaluations per image when run alone."""
+
+    @abstractmethod
+    def score(self, trial: Trial) -> dict[str, Float[Tensor, " batch"]]:
+        """One score per sample and signal, keyed by signal name."""
+
+    def check(self, schedule: Schedule, has_clip: bool) -> None:
+        """Refuse parameters that cannot work with this model.
+
+        Raises:
+            ConfigError: names the attack, the value and what is expected.
+        """
+
+
+def registry() -> dict[str, type[Attack]]:
+    """Every attack by name: all concrete subclasses found in the files of this package."""
+    package = importlib.import_module("raymia.attacks")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"raymia.attacks.{module.name}")
+    return {attack.name: attack for attack in sorted(Attack.__subclasses__(), key=lambda attack: attack.name)}

@@ -1,0 +1,52 @@
+"""PIA: the noise predicted at the clean image is predicted again at a noisy one, more faithfully for training images."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from raymia.attacks.base import Access, Attack, Cost, Signal
+from raymia.attacks.timesteps import Timestep
+from raymia.attacks.trial import Trial
+from raymia.replica.schedule import Schedule
+
+
+class PIA(Attack):
+    """Minus the p-norm between the noise predicted at the clean latents and the noise predicted where it was added.
+
+    e0 = E(z_0, 0, c); score = -||e0 - E(alpha_t z_0 + sigma_t e0, t, c)||_p. For ``pia.normalised`` (PIAN), e0 is first
+    scaled so that its mean absolute value is sqrt(2 / pi), that of standard normal noise.
+
+    Source: Kong et al., An Efficient Membership Inference Attack for the Diffusion Model by Proximal Initialization,
+    arXiv 2305.18355, eqs. 11 and 12.
+    """
+
+    name: ClassVar = "pia"
+    access: ClassVar = Access.GREY
+    reference: ClassVar = "Kong et al. 2023, arXiv 2305.18355"
+
+    timestep: Timestep = Field(500, description="t: where e0 is added and predicted again.")
+    p: float = Field(4.0, ge=1.0, description="Order of the norm.")
+
+    def check(self, schedule: Schedule, has_clip: bool) -> None:
+        schedule.check(0, self.timestep)
+
+    def signals(self) -> list[Signal]:
+        return [Signal("pia", primary=True), Signal("pia.normalised")]
+
+    def cost(self) -> Cost:
+        return Cost(unet_forwards=3, encodes=1)
+
+    def score(self, trial: Trial) -> dict[str, Tensor]:
+        e0 = trial.predicted_noise_at(trial.latents, 0)
+        mean_abs = e0.abs().mean(dim=(1, 2, 3), keepdim=True)
+        normalised = e0 * (math.sqrt(2.0 / math.pi) / mean_abs)
+        return {"pia": self._error(trial, e0), "pia.normalised": self._error(trial, normalised)}
+
+    def _error(self, trial: Trial, noise: Tensor) -> Tensor:
+        z_t = trial.schedule.add_noise(trial.latents, noise, self.timestep)
+        return -vector_norm((noise - trial.predicted_noise_at(z_t, self.timestep)).flatten(1), ord=self.p, dim=1)

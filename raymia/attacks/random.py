@@ -1,0 +1,37 @@
+"""A control that knows nothing: seeded uniform noise."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from raymia.attacks.base import Access, Attack, Cost, Signal
+from raymia.attacks.trial import Trial
+
+
+class Random(Attack):
+    """Uniform noise in [0, 1), a function of seed, key and pixels. It must sit inside the noise floor.
+
+    The pixels take part because data sets often give the same keys to both splits; the key alone would then give
+    members and non-members the very same scores.
+    """
+
+    name: ClassVar = "random"
+    access: ClassVar = Access.CONTROL
+    reference: ClassVar = "control: uniform noise"
+
+    def signals(self) -> list[Signal]:
+        return [Signal("random", primary=True)]
+
+    def cost(self) -> Cost:
+        return Cost()
+
+    def score(self, trial: Trial) -> dict[str, Tensor]:
+        digests = [hashlib.sha256(image.cpu().numpy().tobytes()).hexdigest() for image in trial.images]
+        keys = [f"{key} {digest}" for key, digest in zip(trial.keys, digests, strict=True)]
+        seeds = [trial.sample_seed(key, 0, purpose="random") for key in keys]
+        draws = [torch.rand((), generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
+        return {"random": torch.stack(draws)}

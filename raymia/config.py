@@ -1,0 +1,164 @@
+"""Job files: what to scan, with which replica and attacks, on what pool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+
+from raymia.attacks.base import Attack, registry
+from raymia.errors import ConfigError, describe_validation, suggest
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReplicaConfig(_Section):
+    """The attacked model and how it is run."""
+
+    model: str = Field(description="A folder in diffusers' layout, a hub id, `testbed`, or `testbed-tiny`.")
+    revision: str | None = Field(None, description="Revision of a hub id; none for the newest.")
+    dtype: Dtype = Field("auto", description="Of UNet and text encoder; `auto` is bfloat16 on a GPU and float32 on a CPU.")
+    resolution_px: int = Field(512, ge=8, le=4096, description="Side of the square that images are resized and cropped to.")
+
+
+class PoolConfig(_Section):
+    """The replicas and what each is given."""
+
+    replicas: int | None = Field(None, ge=1, description="Fixed number of replicas; by default one per GPU, or one per two CPUs.")
+    min_replicas: int | None = Field(None, ge=1, description="With max_replicas: an elastic pool, instead of `replicas`.")
+    max_replicas: int | None = Field(None, ge=1)
+    initial_replicas: int | None = Field(None, ge=1, description="Size that an elastic pool asks for at once; max_replicas if unset.")
+    gpus_per_replica: float | None = Field(None, ge=0, description="By default 1 where the cluster has GPUs, else 0.")
+    batch_size: int = Field(16, ge=1, description="Samples in front of a replica at once; unit_size should be a multiple.")
+
+    @model_validator(mode="after")
+    def _fixed_or_elastic(self) -> PoolConfig:
+        elastic = (self.min_replicas, self.max_replicas, self.initial_replicas)
+        if self.replicas is not None and any(elastic):
+            raise ValueError("give either replicas, or min_replicas and max_replicas")
+        if any(elastic) and not (self.min_replicas and self.max_replicas):
+            raise ValueError("an elastic pool needs both min_replicas and max_replicas")
+        if self.min_replicas and self.max_replicas:
+            initial = self.initial_replicas or self.max_replicas
+            if not self.min_replicas <= initial <= self.max_replicas:
+                raise ValueError("expected min_replicas <= initial_replicas <= max_replicas")
+        return self
+
+
+def _attacks(value: object) -> dict[str, Attack]:
+    known = registry()
+    if not isinstance(value, dict) or not value:
+        raise ConfigError(f"`attacks`: expected a map from attack to its parameters; known are {', '.join(known)}")
+    attacks = {}
+    for name, parameters in value.items():
+        if name not in known:
+            raise ConfigError(f"`attacks.{name}`: no such attack{suggest(str(name), list(known))}; `raymia attacks` lists them")
+        if isinstance(parameters, Attack):
+            attacks[name] = parameters
+            continue
+        try:
+            attacks[name] = known[name].model_validate(parameters or {})
+        except ValidationError as error:
+            raise ConfigError(f"attacks.{name}: {describe_validation(error, known[name])}") from error
+    return attacks
+
+
+class Job(_Section):
+    """One scan: manifest x replica x attacks to a run directory."""
+
+    manifest: str = Field(description="Path or fsspec URL of a manifest, or `testbed`.")
+    replica: ReplicaConfig
+    attacks: Annotated[dict[str, SerializeAsAny[Attack]], BeforeValidator(_attacks)] = Field(
+        description="Parameters by attack; `{}` for the defaults."
+    )
+    clip: str | None = Field(
+        None, description="CLIP for attacks that compare embeddings: a folder, ARCHITECTURE/TAG of open_clip, or `testbed`."
+    )
+    pool: PoolConfig = PoolConfig()
+    unit_size: int = Field(256, ge=1, description="Samples per unit: the grain of commit and resume.")
+    seed: int = Field(0, ge=0, description="Of all noise.")
+    run: str = Field(description="Run directory; by default runs/ and the job file's name.")
+    max_pixels: int = Field(64_000_000, ge=1, description="Images whose header announces more are quarantined undecoded.")
+    max_quarantined_fraction: float = Field(0.05, ge=0, le=1, description="A scan that quarantines more ends with exit code 3.")
+
+
+FREE_TO_CHANGE = ("run", "pool", "max_quarantined_fraction")
+"""Fields that change no score, so that a run may be resumed with other values."""
+
+
+def load_job(path: Path, overrides: list[str] | None = None, run: str | None = None) -> Job:
+    """Read a job file.
+
+    Args:
+        path: YAML.
+        overrides: ``a.b=value`` pairs, the value in YAML.
+        run: run directory instead of the file's.
+
+    Raises:
+        ConfigError: names the file and field, what was expected and what to do.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a job file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a map with `manifest`, `replica` and `attacks`")
+    for override in overrides or []:
+        _override(content, override)
+    if run is not None:
+        content["run"] = run
+    content.setdefault("run", f"runs/{path.stem}")
+    return parse_job(content, str(path))
+
+
+def parse_job(content: dict[str, Any], source: str) -> Job:
+    """Validate the contents of a job file; `source` is named in errors.
+
+    Raises:
+        ConfigError: names the field, what was expected and, for an unknown key, the nearest known one.
+    """
+    try:
+        return Job.model_validate(content)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {describe_validation(error, Job)}") from error
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {override}: expected FIELD=VALUE, such as pool.batch_size=8")
+    *parents, last = path.split(".")
+    place = content
+    for part in parents:
+        if place.get(part) is None:
+            place[part] = {}
+        place = place[part]
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {override}: `{part}` is a value, not a section")
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """The fields in which two dumped jobs differ, each as ``field: before -> after``."""
+    lines = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        name = f"{prefix}{key}"
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{name}.")
+        elif old != new:
+            lines.append(f"{name}: {old!r} -> {new!r}")
+    return lines

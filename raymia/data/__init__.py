@@ -1,0 +1,1 @@
+"""What is scanned: manifests, shards and images."""

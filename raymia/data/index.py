@@ -1,0 +1,142 @@
+"""Manifests made from tars, and tars held against their manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+import fsspec
+from pydantic import BaseModel
+
+from raymia.data.manifest import Manifest, Shard, Split, resolve_shards
+from raymia.data.tar import NO_CAPTION, RawSample, read_shard
+
+
+class ShardSummary(BaseModel):
+    """What one tar holds, by reading its headers, captions and images' bytes, without decoding images."""
+
+    shard: Shard
+    samples: int
+    sha256: str | None
+    faults: dict[str, int]
+    """Number of samples by reason for which they cannot be scored, as far as that shows without decoding."""
+    without_caption: int
+    shard_fault: str | None
+    keys: tuple[str, ...]
+
+
+def summarise_shard(shard: Shard) -> ShardSummary:
+    """Read one tar to its end."""
+    faults: Counter[str] = Counter()
+    keys: list[str] = []
+    without_caption, samples, shard_fault = 0, 0, None
+    for item in read_shard(shard.url):
+        if isinstance(item, RawSample):
+            keys.append(item.key)
+            without_caption += NO_CAPTION in item.flags
+            if item.fault is not None:
+                faults[item.fault.reason] += 1
+        else:
+            samples = item.samples
+            shard_fault = None if item.fault is None else f"{item.fault.reason}: {item.fault.detail}"
+    return ShardSummary(
+        shard=shard,
+        samples=samples,
+        sha256=_digest(shard.url),
+        faults=dict(faults),
+        without_caption=without_caption,
+        shard_fault=shard_fault,
+        keys=tuple(keys),
+    )
+
+
+def _digest(url: str) -> str | None:
+    try:
+        with fsspec.open(url, "rb") as stream:
+            digest = hashlib.sha256()
+            while chunk := stream.read(2**20):
+                digest.update(chunk)
+            return digest.hexdigest()
+    except (OSError, ValueError, ImportError):
+        return None
+
+
+class Finding(BaseModel):
+    """One thing that verification found."""
+
+    split: str
+    shard: str
+    problem: str
+    fatal: bool
+    """Whether the manifest is wrong or samples are lost, as against a mere remark."""
+
+
+def verify(manifest: Manifest, summaries: list[ShardSummary]) -> list[Finding]:
+    """Hold the shards against the manifest: counts, digests, damage, and keys that stand in more than one shard."""
+    findings: list[Finding] = []
+    for summary in summaries:
+        where = {"split": summary.shard.split, "shard": summary.shard.name}
+        if summary.shard_fault:
+            findings.append(Finding(**where, problem=summary.shard_fault, fatal=True))
+        for reason, count in summary.faults.items():
+            findings.append(Finding(**where, problem=f"{count} samples cannot be scored: {reason}", fatal=True))
+        if summary.without_caption:
+            findings.append(Finding(**where, problem=f"{summary.without_caption} samples have no caption", fatal=False))
+    for split in manifest.splits:
+        mine = [summary for summary in summaries if summary.shard.split == split.name]
+        found = sum(summary.samples for summary in mine)
+        if split.samples is not None and found != split.samples:
+            problem = f"{found} samples found, {split.samples} expected"
+            findings.append(Finding(split=split.name, shard="(all)", problem=problem, fatal=True))
+        findings += _wrong_digests(split, mine)
+        repeated = [key for key, count in Counter(key for s in mine for key in set(s.keys)).items() if count > 1]
+        if repeated:
+            problem = f"{len(repeated)} keys stand in several shards, such as {repeated[0]!r}; each counts as a sample of its own"
+            findings.append(Finding(split=split.name, shard="(all)", problem=problem, fatal=False))
+    return findings
+
+
+def _wrong_digests(split: Split, summaries: list[ShardSummary]) -> list[Finding]:
+    findings = []
+    for path, expected in (split.sha256 or {}).items():
+        match = [summary for summary in summaries if summary.shard.url.endswith(path)]
+        found = match[0].sha256 if match else None
+        if found != expected:
+            problem = f"sha256 of {path} is {found}, expected {expected}"
+            findings.append(Finding(split=split.name, shard=path, problem=problem, fatal=True))
+    return findings
+
+
+def index_shards(name: str, splits: dict[str, tuple[bool | Literal["unknown"], list[str]]], folder: Path) -> tuple[Manifest, list[ShardSummary]]:
+    """Make a manifest by reading tars.
+
+    Args:
+        name: of the data set.
+        splits: label and shard patterns by split name; relative patterns start at the working directory.
+        folder: where the manifest will stand; shards below it are written relative to it.
+
+    Raises:
+        ConfigError: a pattern matches nothing.
+    """
+    draft = Manifest(name=name, splits=tuple(Split(name=key, member=label, shards=tuple(p)) for key, (label, p) in splits.items()))
+    summaries = [summarise_shard(shard) for shard in resolve_shards(draft, str(Path.cwd()))]
+    final = []
+    for split in draft.splits:
+        mine = [summary for summary in summaries if summary.shard.split == split.name]
+        paths = {_relative(summary.shard.url, folder): summary for summary in mine}
+        final.append(
+            Split(
+                name=split.name,
+                member=split.member,
+                shards=tuple(paths),
+                samples=sum(summary.samples for summary in mine),
+                sha256={path: summary.sha256 for path, summary in paths.items() if summary.sha256},
+            )
+        )
+    return Manifest(name=name, provenance="indexed from the shards", splits=tuple(final)), summaries
+
+
+def _relative(url: str, folder: Path) -> str:
+    return str(Path(url).relative_to(folder)) if "://" not in url and Path(url).is_relative_to(folder) else url

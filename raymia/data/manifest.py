@@ -1,0 +1,148 @@
+"""Manifests: which shards hold which samples, and what is known of their membership."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Literal
+
+import fsspec
+import yaml
+from braceexpand import UnbalancedBracesError, braceexpand
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from raymia.errors import ConfigError, describe_validation
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+SHIPPED = {"testbed": Path(__file__).parents[1] / "testbed" / "assets" / "manifest.yaml"}
+"""Manifests that come with the package, by the name a job may use for them."""
+
+
+class Split(BaseModel):
+    """Shards whose samples share one label."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name = Field(description="Letters, digits, `_`, `.` and `-`; names folders of the run directory.")
+    member: bool | Literal["unknown"] = Field(description="Whether the samples were in the model's training set.")
+    shards: tuple[str, ...] = Field(
+        min_length=1, description="Paths or fsspec URLs with {0000..0003} braces and * globs; relative to the manifest."
+    )
+    samples: int | None = Field(None, ge=0, description="Expected number of samples; checked where given.")
+    sha256: dict[str, str] | None = Field(None, description="Expected digest by shard, as written in `shards` expanded.")
+
+
+class Manifest(BaseModel):
+    """A data set: splits, licence, provenance, and the models for which the labels hold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    licence: str = Field("unknown", description="Licence of the images.")
+    provenance: str = Field("", description="Where the images and the labels come from.")
+    valid_for_models: tuple[str, ...] = Field(("*",), description="Patterns of models for which the labels hold.")
+    splits: tuple[Split, ...] = Field(min_length=1)
+
+    @field_validator("splits")
+    @classmethod
+    def _distinct(cls, splits: tuple[Split, ...]) -> tuple[Split, ...]:
+        repeated = [name for name, count in Counter(split.name for split in splits).items() if count > 1]
+        if repeated:
+            raise ValueError(f"split names must differ; repeated: {', '.join(repeated)}")
+        return splits
+
+
+class Shard(BaseModel):
+    """One tar of a split."""
+
+    model_config = ConfigDict(frozen=True)
+
+    split: str
+    name: str
+    """Distinct within its split and fit for a file name."""
+    url: str
+    """Absolute path or fsspec URL."""
+    member: bool | None
+    """None where membership is unknown."""
+
+
+def load_manifest(source: str) -> tuple[Manifest, str]:
+    """Read a manifest; return it with the folder that relative shard paths start at.
+
+    Args:
+        source: a path, an fsspec URL, or the name of a manifest that comes with the package (``testbed``).
+
+    Raises:
+        ConfigError: names the file and field, what was expected and what to do.
+    """
+    path = str(SHIPPED[source]) if source in SHIPPED else source
+    try:
+        with fsspec.open(path, "r") as stream:
+            content = yaml.safe_load(stream)
+    except FileNotFoundError as error:
+        raise ConfigError(f"manifest {source}: no such file; give a path, a URL or one of {', '.join(SHIPPED)}") from error
+    except (OSError, ValueError, ImportError, yaml.YAMLError) as error:
+        raise ConfigError(f"manifest {source}: cannot be read as YAML: {_first_line(error)}") from error
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"manifest {source}: {describe_validation(error, Manifest)}") from error
+    return manifest, posixpath.dirname(path) if "://" in path else str(Path(path).resolve().parent)
+
+
+def resolve_shards(manifest: Manifest, folder: str) -> list[Shard]:
+    """Every shard of every split, splits taking turns so that each part of a scan sees all of them.
+
+    Shards are named by their file names; where a split has two of the same name, a digest of the path is added.
+
+    Raises:
+        ConfigError: a split's patterns are malformed or match nothing, or name one shard twice.
+    """
+    by_split = [_name_shards(split, _expand(split, folder)) for split in manifest.splits]
+    longest = max(len(shards) for shards in by_split)
+    return [shards[i] for i in range(longest) for shards in by_split if i < len(shards)]
+
+
+def _expand(split: Split, folder: str) -> list[str]:
+    urls: list[str] = []
+    for pattern in split.shards:
+        try:
+            expanded = list(braceexpand(pattern))
+        except (UnbalancedBracesError, ValueError) as error:
+            raise ConfigError(f"splits.{split.name}.shards: {pattern!r} is not a brace pattern: {error}") from error
+        for path in expanded:
+            url = path if "://" in path or posixpath.isabs(path) else posixpath.join(folder, path)
+            urls += _glob(split, url) if re.search(r"[*?\[]", path) else [url]
+    if not urls:
+        raise ConfigError(f"splits.{split.name}: no shard matches {', '.join(split.shards)} (relative to {folder}); correct the pattern")
+    twice = [url for url, count in Counter(urls).items() if count > 1]
+    if twice:
+        raise ConfigError(f"splits.{split.name}: {twice[0]} is named twice; name each shard once")
+    return urls
+
+
+def _glob(split: Split, url: str) -> list[str]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        found = sorted(str(match) for match in filesystem.glob(path))
+    except (OSError, ValueError, ImportError, NotImplementedError) as error:
+        raise ConfigError(f"splits.{split.name}.shards: {url}: {_first_line(error)}") from error
+    return [str(filesystem.unstrip_protocol(match)) for match in found] if "://" in url else found
+
+
+def _name_shards(split: Split, urls: list[str]) -> list[Shard]:
+    stems = [re.sub(r"[^A-Za-z0-9_.-]", "_", posixpath.basename(url).removesuffix(".tar")) for url in urls]
+    counts = Counter(stem.lower() for stem in stems)
+    member = None if split.member == "unknown" else split.member
+    shards = []
+    for stem, url in zip(stems, urls, strict=True):
+        name = stem if counts[stem.lower()] == 1 else f"{stem}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+        shards.append(Shard(split=split.name, name=name, url=url, member=member))
+    return shards
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,285 @@
+"""Tolerant reading of one WebDataset tar: every sample comes out once, whole or with the reason why not."""
+
+from __future__ import annotations
+
+import io
+import json
+import posixpath
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import fsspec
+
+from raymia.data.images import EXTENSIONS
+
+MAX_IMAGE_BYTES = 256 * 2**20
+MAX_TEXT_BYTES = 2**20
+BLOCK = tarfile.BLOCKSIZE
+
+# Flags: the sample is scored, with this remark.
+NO_CAPTION = "no_caption"
+CAPTION_NOT_UTF8 = "caption_not_utf8"
+CAPTION_UNREADABLE = "caption_unreadable"
+SEVERAL_IMAGES = "several_images"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a sample or the rest of a shard cannot be scored."""
+
+    reason: str
+    """A short fixed word, counted in summaries."""
+    detail: str
+    """What was found, for a person."""
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One sample as it stands in a tar, undecoded.
+
+    Attributes:
+        index: position in the shard, counting every sample.
+        image: bytes of the image file; None where there is a fault or the sample was not asked for.
+        caption: empty where there is none.
+        flags: remarks that do not keep it from being scored.
+    """
+
+    index: int
+    key: str
+    image: bytes | None
+    caption: str
+    flags: tuple[str, ...]
+    fault: Fault | None
+
+
+@dataclass(frozen=True)
+class ShardEnd:
+    """How reading a shard ended: the samples found and, where it could not be read to its end, why and where."""
+
+    samples: int
+    bytes_reached: int
+    fault: Fault | None
+
+
+@dataclass
+class _Group:
+    """Consecutive members of one key."""
+
+    index: int
+    key: str
+    wanted: bool
+    contents: dict[str, bytes] = field(default_factory=dict)
+    image_extension: str | None = None
+    flags: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    fault: Fault | None = None
+
+
+def everything(_: int) -> bool:
+    """Wanted-predicate for `read_shard`: all samples."""
+    return True
+
+
+def read_shard(url: str, wanted: Callable[[int], bool] = everything) -> Iterator[RawSample | ShardEnd]:
+    """Read a tar at a local path or fsspec URL; the last item is always a `ShardEnd`. Never raises for bad data.
+
+    Args:
+        url: where the tar is.
+        wanted: of a sample's index; the content of samples that are not wanted is neither read nor yielded.
+    """
+    try:
+        with fsspec.open(url, "rb") as stream:
+            yield from read_tar(stream, wanted)
+    except FileNotFoundError:
+        yield ShardEnd(0, 0, Fault("missing_shard", f"{url}: no such file"))
+    except (OSError, ValueError, ImportError) as error:
+        yield ShardEnd(0, 0, Fault("unreadable_shard", f"{url}: {type(error).__name__}: {error}"))
+
+
+def read_tar(stream: BinaryIO, wanted: Callable[[int], bool] = everything) -> Iterator[RawSample | ShardEnd]:
+    """Read a tar from a seekable stream; see `read_shard`."""
+    reader = _TarReader(stream, wanted)
+    yield from reader.samples()
+    yield reader.end()
+
+
+class _TarReader:
+    def __init__(self, stream: BinaryIO, wanted: Callable[[int], bool]) -> None:
+        self._stream = stream
+        self._wanted = wanted
+        self._keys: set[str] = set()
+        self._count = 0
+        self._reached = 0
+        self._fault: Fault | None = None
+
+    def end(self) -> ShardEnd:
+        fault = self._fault
+        if fault is None and self._count == 0:
+            fault = Fault("empty_shard", "the tar holds no samples")
+        return ShardEnd(self._count, self._reached, fault)
+
+    def samples(self) -> Iterator[RawSample]:
+        group: _Group | None = None
+        broken_key: str | None = None
+        try:
+            for member in self._members():
+                key, extension = split_name(member.name)
+                broken_key = key
+                if group is None or key != group.key or extension in group.seen:
+                    if group is not None and group.wanted:
+                        yield self._finish(group)
+                    group = self._start(key)
+                self._take(group, member, extension)
+                broken_key = None
+                self._reached = member.offset_data + member.size
+        except (_Truncated, tarfile.TarError, *_HEADER_ERRORS) as error:
+            self._fault = Fault("truncated_shard", f"{error}; readable up to byte {self._reached}")
+        except OSError as error:
+            self._fault = Fault("unreadable_shard", f"{error}; readable up to byte {self._reached}")
+        if group is None or not group.wanted:
+            return
+        if self._fault is not None and (broken_key == group.key or not {"txt", "json"} & group.seen):
+            # The tar breaks off inside or right behind this sample: what is missing from it cannot be known.
+            group.fault = group.fault or Fault("truncated_sample", f"the shard breaks off here: {self._fault.detail}")
+        yield self._finish(group)
+
+    def _start(self, key: str) -> _Group:
+        group = _Group(self._count, key, self._wanted(self._count))
+        self._count += 1
+        if key in self._keys:
+            group.fault = Fault("duplicate_key", "the key stands in this shard before; the first sample is kept")
+        self._keys.add(key)
+        return group
+
+    def _take(self, group: _Group, member: tarfile.TarInfo, extension: str) -> None:
+        group.seen.add(extension)
+        if not group.wanted or extension not in (*EXTENSIONS, "txt", "json"):
+            return
+        if extension in EXTENSIONS:
+            if group.image_extension is not None:
+                group.flags.append(SEVERAL_IMAGES)
+                return
+            group.image_extension = extension
+        content = self._content(member, MAX_IMAGE_BYTES if extension in EXTENSIONS else MAX_TEXT_BYTES)
+        if isinstance(content, bytes):
+            group.contents[extension] = content
+        elif extension in EXTENSIONS:
+            group.fault = group.fault or content
+        else:
+            group.flags.append(CAPTION_UNREADABLE)
+
+    def _finish(self, group: _Group) -> RawSample:
+        caption, flags = _caption(group)
+        fault = group.fault
+        if fault is None and group.image_extension is None:
+            found = ", ".join(sorted(f".{extension}" for extension in group.seen))
+            fault = Fault("no_image", f"no member with one of {', '.join('.' + e for e in EXTENSIONS)}; found {found}")
+        image = None if fault or group.image_extension is None else group.contents.get(group.image_extension)
+        return RawSample(group.index, group.key, image, caption, (*group.flags, *flags), fault)
+
+    def _members(self) -> Iterator[tarfile.TarInfo]:
+        """Everything but folders and WebDataset's own ``__meta__`` entries, in order.
+
+        Raises:
+            tarfile.TarError, OSError, ValueError and the like: the tar cannot be read on from here.
+        """
+        try:
+            self._tar = tarfile.TarFile(fileobj=self._stream, mode="r", errors="backslashreplace")
+        except (tarfile.TarError, *_HEADER_ERRORS) as error:
+            self._fault = _not_a_tar(self._stream, error)
+            return
+        while (member := self._tar.next()) is not None:
+            self._tar.members.clear()
+            self._reached = member.offset
+            base = posixpath.basename(member.name)
+            if not (member.isdir() or (base.startswith("__") and base.endswith("__"))):
+                yield member
+        self._fault = self._check_end(self._tar.offset)
+
+    def _content(self, member: tarfile.TarInfo, limit: int) -> bytes | Fault:
+        file = self._tar.extractfile(member) if member.isreg() else None
+        if file is None:
+            return Fault("not_a_file", f"{member.name} is a link or device in the tar, not a file")
+        if member.size > limit:
+            return Fault("too_many_bytes", f"{member.name} has {member.size} bytes, more than {limit}")
+        try:
+            content = file.read()
+        except tarfile.ReadError as error:
+            raise _Truncated(f"the data of {member.name} end early") from error
+        if len(content) < member.size:
+            raise _Truncated(f"the data of {member.name} end after {len(content)} of {member.size} bytes")
+        return content
+
+    def _check_end(self, offset: int) -> Fault | None:
+        """tarfile takes a damaged header or the bare end of the file for the end of the archive; tell them apart."""
+        self._stream.seek(offset)
+        header = self._stream.read(BLOCK)
+        if len(header) == BLOCK and not header.strip(b"\0"):
+            return None
+        if not header:
+            return Fault("truncated_shard", f"no end-of-archive mark at byte {offset}, where the file ends")
+        if len(header) < BLOCK:
+            return Fault("truncated_shard", f"the file ends inside the header at byte {offset}")
+        return Fault("corrupt_shard", f"damaged header at byte {offset}; what follows cannot be read")
+
+
+class _Truncated(Exception):
+    pass
+
+
+# What tarfile raises for headers that are damaged or made to harm.
+_HEADER_ERRORS = (ValueError, OverflowError, EOFError, KeyError, IndexError, RecursionError)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and lower-case extension of a member: ``a/b.c.JPG`` gives ``a/b.c`` and ``jpg``."""
+    name = name.removeprefix("./")
+    folder, base = posixpath.split(name)
+    stem, dot, extension = base.rpartition(".")
+    if not dot or not stem:
+        return _encodable(name), ""
+    return _encodable(posixpath.join(folder, stem)), extension.lower()
+
+
+def _not_a_tar(stream: BinaryIO, error: Exception) -> Fault:
+    stream.seek(0, io.SEEK_END)
+    size = stream.tell()
+    if size == 0:
+        return Fault("empty_shard", "the file has 0 bytes")
+    if 0 < size < BLOCK:
+        return Fault("not_a_tar", f"{size} bytes, less than one tar header")
+    return Fault("not_a_tar", f"no tar header at byte 0 ({error}); compressed tars must be unpacked first")
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _caption(group: _Group) -> tuple[str, list[str]]:
+    """The caption from ``.txt``, else from the ``caption`` field of ``.json``; remarks where it is missing or damaged."""
+    flags: list[str] = []
+    caption: object = None
+    if "txt" in group.contents:
+        caption = _text(group.contents["txt"], flags)
+    elif "json" in group.contents:
+        try:
+            facts = json.loads(_text(group.contents["json"], flags))
+            caption = facts.get("caption") if isinstance(facts, dict) else None
+        except (ValueError, RecursionError):
+            caption = None
+    if not isinstance(caption, str) or not caption.strip():
+        return "", [*flags, NO_CAPTION]
+    clean = caption.strip().encode("utf-8", "replace").decode()
+    if clean != caption.strip() and CAPTION_NOT_UTF8 not in flags:
+        flags.append(CAPTION_NOT_UTF8)
+    return clean, flags
+
+
+def _text(content: bytes, flags: list[str]) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        flags.append(CAPTION_NOT_UTF8)
+        return content.decode("utf-8", "replace")

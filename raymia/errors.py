@@ -1,0 +1,48 @@
+"""Errors that a user can act on: each names what is wrong, what was expected and what to do, in one line."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+class RaymiaError(Exception):
+    """The command failed (exit code 1)."""
+
+
+class ConfigError(RaymiaError):
+    """Bad usage or configuration (exit code 2); raised before a model is loaded."""
+
+
+def describe_validation(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first fault that pydantic found, as field, problem and, for an unknown key, the nearest known one."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(model, fault["loc"][:-1])
+        return f"unknown key `{place}`{suggest(str(fault['loc'][-1]), known)}{more}"
+    if fault["type"] == "missing":
+        return f"`{place}` is missing{more}"
+    message = fault["msg"].removeprefix("Value error, ")
+    shown = f", not {fault['input']!r}" if isinstance(fault["input"], str | int | float | bool | None) else ""
+    return f"`{place}`: {message}{shown}{more}" if place else f"{message}{shown}{more}"
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """The nearest known name, or all of them."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean `{near[0]}`?" if near else f"; known are {', '.join(sorted(known))}"
+
+
+def _fields_at(model: type[BaseModel], place: tuple[str | int, ...]) -> list[str]:
+    current: Any = model
+    for part in place:
+        field = getattr(current, "model_fields", {}).get(part)
+        if field is None:
+            continue
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), current)
+    return list(getattr(current, "model_fields", {}))

@@ -1,0 +1,267 @@
+"""One Stable Diffusion pipeline on one device: encode, text, predicted noise, decode."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from jaxtyping import Float
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from raymia.errors import ConfigError
+from raymia.replica.schedule import Schedule
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+CONFIGS = ["model_index.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/*.txt", *(f"{part}/config.json" for part in WEIGHTS)]
+VARIANTS = (None, "fp16")
+
+
+class Replica(Protocol):
+    """What a trial asks of a model. Tensors live on `device`; latents are float32 whatever the model computes in."""
+
+    schedule: Schedule
+    device: torch.device
+
+    def encode(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch c h w"]:
+        """Scaled mean of the autoencoder's posterior for images in [-1, 1]."""
+        ...
+
+    def text(self, prompts: Sequence[str]) -> Float[Tensor, "batch tokens width"]:
+        """Text states of the prompts; the empty prompt is the unconditional one."""
+        ...
+
+    def predicted_noise(
+        self, z_t: Float[Tensor, "batch c h w"], t: int, states: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch c h w"]:
+        """Noise that the model sees in `z_t` at timestep `t`, without classifier-free guidance."""
+        ...
+
+    def decode(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
+        """Images in [-1, 1] for clean latents."""
+        ...
+
+
+@dataclass(frozen=True)
+class PipelineFolder:
+    """A pipeline folder in diffusers' layout whose configs passed every check.
+
+    Attributes:
+        path: the folder; for a hub id the snapshot in the local cache.
+        revision: the hub's revision; none for a local folder.
+    """
+
+    path: Path
+    revision: str | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """The model's own noise schedule."""
+        return Schedule.from_file(self.path / "scheduler" / "scheduler_config.json")
+
+    def weights(self) -> tuple[str | None, list[Path]]:
+        """Variant (none or ``fp16``) and safetensors files of all parts.
+
+        Raises:
+            ConfigError: a part has no safetensors.
+        """
+        for variant in VARIANTS:
+            files = [_weight_files(self.path, part, variant) for part in WEIGHTS]
+            if all(files):
+                return variant, [file for part in files for file in part]
+        lacking = [part for part in WEIGHTS if not _weight_files(self.path, part, None)]
+        raise ConfigError(
+            f"{self.path}: no safetensors weights in {', '.join(lacking)}; pickled weights (.bin, .ckpt, .pt) are never "
+            "loaded. Save the pipeline again with save_pretrained(..., safe_serialization=True)"
+        )
+
+    def fingerprint(self) -> str:
+        """What identifies the model: the hub's revision, or sha256 over configs and weights of a local folder."""
+        if self.revision is not None:
+            return self.revision
+        digest = hashlib.sha256()
+        configs = [self.path / part / "config.json" for part in WEIGHTS]
+        for file in [*configs, self.path / "scheduler" / "scheduler_config.json", *self.weights()[1]]:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+
+
+def find_pipeline(model: str, with_weights: bool, revision: str | None = None) -> PipelineFolder:
+    """Find a pipeline folder and check it as far as that needs no loading.
+
+    Args:
+        model: a folder, or a hub id; of a hub id the configs are downloaded, and the safetensors where `with_weights`.
+        with_weights: whether the weights must be there.
+        revision: of a hub id; none for the newest.
+
+    Raises:
+        ConfigError: names the folder, file or field, what was expected and what to do.
+    """
+    if Path(model).is_dir():
+        folder = PipelineFolder(Path(model))
+        with_weights = True
+    elif Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+        raise ConfigError(f"replica.model {model!r}: no such folder; give a folder in diffusers' layout or a hub id")
+    else:
+        folder = _download(model, CONFIGS, revision)
+        for variant in VARIANTS if with_weights else ():
+            stems = [f"{part}/{stem}" + (f".{variant}" if variant else "") for part, stem in WEIGHTS.items()]
+            patterns = [f"{stem}{ending}" for stem in stems for ending in (".safetensors", "-*-of-*.safetensors")]
+            _download(model, [*patterns, *(f"{stem}.safetensors.index.json" for stem in stems)], folder.revision)
+            if all(_weight_files(folder.path, part, variant) for part in WEIGHTS):
+                break
+    check_configs(folder.path)
+    if with_weights:
+        folder.weights()
+    return folder
+
+
+def _download(model: str, patterns: list[str], revision: str | None) -> PipelineFolder:
+    try:
+        path = Path(snapshot_download(model, revision=revision, allow_patterns=patterns, etag_timeout=5))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"replica.model {model!r}: no such folder, and no such pipeline on the hub or in its cache "
+            f"({str(error).strip().splitlines()[0]}); give a folder in diffusers' layout or the id of one"
+        ) from error
+    return PipelineFolder(path, path.name)
+
+
+def check_configs(path: Path) -> None:
+    """Check the configs of a pipeline folder.
+
+    Raises:
+        ConfigError: names the file or field, what was expected and what to do.
+    """
+    index = _read_json(path / "model_index.json")
+    kind = str(index.get("_class_name"))
+    extra = [part for part in ("text_encoder_2", "transformer", "prior") if _present(index, part)]
+    if extra or not kind.startswith("StableDiffusion"):
+        raise ConfigError(f"{path}: a {kind} is not supported; expected a StableDiffusionPipeline (Stable Diffusion 1.x or 2.x)")
+    unet, vae = _read_json(path / "unet" / "config.json"), _read_json(path / "vae" / "config.json")
+    _read_json(path / "text_encoder" / "config.json")
+    channels, latent = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if channels != latent:
+        raise ConfigError(f"{path}/unet: in_channels {channels} but the autoencoder has {latent}; inpainting UNets are not supported")
+    if unet.get("addition_embed_type") or unet.get("class_embed_type"):
+        raise ConfigError(f"{path}/unet: needs conditions other than text, which are not supported")
+    Schedule.from_file(path / "scheduler" / "scheduler_config.json")
+
+
+def _present(index: dict[str, object], part: str) -> bool:
+    value = index.get(part)
+    return isinstance(value, list) and bool(value) and value[0] is not None
+
+
+class StableDiffusion:
+    """A Stable Diffusion 1.x or 2.x pipeline (epsilon or v-prediction), loaded from safetensors only."""
+
+    def __init__(self, folder: PipelineFolder, dtype: str = "float32", device: str = "auto", resolution_px: int = 512) -> None:
+        """Load onto `device` (``auto``: CUDA where there is one).
+
+        The autoencoder always computes in float32: its activations overflow in half precision.
+
+        Raises:
+            ConfigError: weights that do not fit their config, an unknown dtype, or a resolution the model cannot take.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        self.dtype = DTYPES[dtype]
+        self.schedule = folder.schedule
+        _quiet()
+        variant, _ = folder.weights()
+        options = {"use_safetensors": True, "variant": variant, "local_files_only": True}
+        try:
+            vae = AutoencoderKL.from_pretrained(folder.path / "vae", torch_dtype=torch.float32, **options)
+            unet = UNet2DConditionModel.from_pretrained(folder.path / "unet", torch_dtype=self.dtype, **options)
+            text_encoder = CLIPTextModel.from_pretrained(folder.path / "text_encoder", dtype=self.dtype, **options)
+            tokenizer = CLIPTokenizer.from_pretrained(folder.path / "tokenizer", local_files_only=True)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ConfigError(f"{folder.path}: cannot load the pipeline: {error}") from error
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        if resolution_px % factor:
+            raise ConfigError(f"replica.resolution_px {resolution_px} is not a multiple of {factor}, as the autoencoder needs")
+        # Channels-last is the layout that convolutions compute in fastest, on CPU and on GPU.
+        layout = torch.channels_last
+        self._vae = vae.to(self.device, memory_format=layout).eval().requires_grad_(False)
+        self._unet = unet.to(self.device, memory_format=layout).eval().requires_grad_(False)
+        self._text_encoder = text_encoder.to(self.device).eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+
+    @torch.no_grad()
+    def encode(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch c h w"]:
+        """Scaled mean (not a draw) of the autoencoder's posterior for images in [-1, 1]."""
+        images = images.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
+        mean: Tensor = self._vae.encode(images).latent_dist.mean
+        return mean.contiguous() * self._vae.config.scaling_factor
+
+    @torch.no_grad()
+    def text(self, prompts: Sequence[str]) -> Float[Tensor, "batch tokens width"]:
+        """Last hidden states of the prompts, padded and cut to the tokenizer's length."""
+        padded = self._tokenizer(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=self._tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        states: Tensor = self._text_encoder(padded.input_ids.to(self.device)).last_hidden_state
+        return states
+
+    @torch.no_grad()
+    def predicted_noise(
+        self, z_t: Float[Tensor, "batch c h w"], t: int, states: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch c h w"]:
+        """Predicted noise in float32, whatever the prediction type and the dtype of the UNet."""
+        output: Tensor = self._unet(z_t.to(self.dtype), t, states.to(self.dtype)).sample
+        return self.schedule.noise_from_output(output.float(), z_t, t)
+
+    @torch.no_grad()
+    def decode(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
+        """Images for clean latents, clamped to [-1, 1]."""
+        scaled = (z0.float() / self._vae.config.scaling_factor).contiguous(memory_format=torch.channels_last)
+        decoded: Tensor = self._vae.decode(scaled).sample
+        return decoded.clamp(-1.0, 1.0).contiguous()
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: missing or unreadable; expected a pipeline folder in diffusers' layout") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a JSON object")
+    return content
+
+
+def _weight_files(path: Path, part: str, variant: str | None) -> list[Path]:
+    stem = WEIGHTS[part] + (f".{variant}" if variant else "")
+    single, shards = path / part / f"{stem}.safetensors", sorted((path / part).glob(f"{stem}-*-of-*.safetensors"))
+    return [single] if single.is_file() else shards
+
+
+def _quiet() -> None:
+    # Loading messages of the libraries would drown the scan's own; their errors are raised all the same.
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

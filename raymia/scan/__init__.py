@@ -1,0 +1,1 @@
+"""Where attacks run: scoring on replicas, the Ray pipeline, and the record of what is done."""

@@ -1,0 +1,116 @@
+"""Scores batches of decoded images with one replica; a bare loop, a notebook and a Ray actor use it alike."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raymia.attacks.base import Attack
+from raymia.attacks.trial import Evaluations, ImageEmbedder, Trial
+from raymia.clip import Clip
+from raymia.config import Job
+from raymia.data.tar import Fault
+from raymia.replica.stable_diffusion import Replica, StableDiffusion, find_pipeline
+from raymia.testbed import clip_folder, model_folder
+
+log = logging.getLogger(__name__)
+
+Scores = dict[str, float]
+# What a replica or an attack raises when it cannot take a sample; anything else is a fault of the program and ends the scan.
+SCORING_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
+
+
+class Scorer:
+    """One replica with its attacks.
+
+    Attributes:
+        evaluations: model evaluations made so far, in images.
+    """
+
+    def __init__(
+        self, replica: Replica, attacks: Mapping[str, Attack], seed: int, clip: ImageEmbedder | None = None
+    ) -> None:
+        self._replica = replica
+        self._attacks = attacks
+        self._seed = seed
+        self._clip = clip
+        self.evaluations = Evaluations()
+
+    @classmethod
+    def from_job(cls, job: Job, dtype: str, device: str, threads: int | None = None) -> Scorer:
+        """Load what a job names.
+
+        Args:
+            dtype: one of ``float32``, ``bfloat16``, ``float16``.
+            device: ``cpu`` or ``cuda``.
+            threads: CPU threads that this process may use; none leaves torch's default.
+
+        Raises:
+            ConfigError: the model or the CLIP cannot be loaded.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        folder = find_pipeline(model_folder(job.replica.model), with_weights=True, revision=job.replica.revision)
+        replica = StableDiffusion(folder, dtype, device, job.replica.resolution_px)
+        wants_clip = any(attack.uses_clip for attack in job.attacks.values())
+        clip = Clip(clip_folder(job.clip), replica.device) if job.clip and wants_clip else None
+        return cls(replica, job.attacks, job.seed, clip)
+
+    def score(
+        self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]
+    ) -> list[Scores | Fault]:
+        """Scores of each sample by signal name, or why it could not be scored.
+
+        A batch that runs out of memory is halved. A batch that fails otherwise is scored sample by sample, so that only
+        the samples at fault are lost.
+
+        Args:
+            pixels: (batch, side, side, 3) upright RGB.
+            captions, keys: one per sample.
+
+        Raises:
+            RuntimeError and the like: every sample of a larger batch failed, so it is not the samples' fault.
+        """
+        try:
+            return self._score_together(pixels, captions, keys)
+        except torch.OutOfMemoryError as error:
+            if len(keys) == 1:
+                return [Fault("out_of_memory", str(error).splitlines()[0])]
+            torch.cuda.empty_cache()
+            half = len(keys) // 2
+            log.warning("out of memory at batch %d; going on at %d", len(keys), half)
+            return self.score(pixels[:half], captions[:half], keys[:half]) + self.score(
+                pixels[half:], captions[half:], keys[half:]
+            )
+        except SCORING_ERRORS as error:
+            if len(keys) == 1:
+                return [Fault("scoring_failed", f"{type(error).__name__}: {error}")]
+            alone = [self.score(pixels[i : i + 1], captions[i : i + 1], keys[i : i + 1])[0] for i in range(len(keys))]
+            if all(isinstance(outcome, Fault) and outcome.reason == "scoring_failed" for outcome in alone):
+                raise
+            return alone
+
+    def _score_together(
+        self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]
+    ) -> list[Scores | Fault]:
+        images = torch.tensor(pixels, device=self._replica.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        trial = Trial(self._replica, images, captions, keys, self._seed, self._clip)
+        columns: dict[str, Tensor] = {}
+        for attack in self._attacks.values():
+            columns |= attack.score(trial)
+        for count in fields(Evaluations):
+            total = getattr(self.evaluations, count.name) + getattr(trial.evaluations, count.name)
+            setattr(self.evaluations, count.name, total)
+        table = torch.stack([column.double() for column in columns.values()], dim=1).cpu().numpy()
+        return [_finite(dict(zip(columns, map(float, row), strict=True))) for row in table]
+
+
+def _finite(scores: Scores) -> Scores | Fault:
+    broken = [name for name, value in scores.items() if not np.isfinite(value)]
+    return Fault("non_finite", f"not a finite number: {', '.join(broken)}") if broken else scores

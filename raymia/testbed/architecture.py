@@ -1,0 +1,181 @@
+"""The miniature Stable Diffusion: Stable Diffusion 1's parts and wiring at a size that a laptop trains in minutes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+VERSION = 1
+RESOLUTION_PX = 64
+TOKENS = 32
+TEXT_WIDTH = 64
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+CLIP_CONFIG: dict[str, Any] = {
+    "model_cfg": {
+        "embed_dim": 64,
+        "vision_cfg": {"image_size": 64, "patch_size": 8, "layers": 3, "width": 128, "head_width": 32},
+        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 2},
+    },
+    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic", "resize_mode": "shortest"},
+}
+
+
+def new_vae() -> AutoencoderKL:
+    """Autoencoder with Stable Diffusion's four blocks: (batch, 3, 64, 64) to (batch, 4, 8, 8)."""
+    return AutoencoderKL(
+        block_out_channels=(16, 32, 64, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=RESOLUTION_PX,
+    )
+
+
+def new_unet() -> UNet2DConditionModel:
+    """Conditional UNet over (batch, 4, 8, 8) latents and (batch, tokens, 64) text states."""
+    return UNet2DConditionModel(
+        sample_size=RESOLUTION_PX // 8,
+        block_out_channels=(32, 64, 64),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """CLIP text transformer of width 64 over the tokenizer's own vocabulary."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            projection_dim=TEXT_WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """The noise schedule of Stable Diffusion 1."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def new_tokenizer(captions: list[str]) -> CLIPTokenizer:
+    """CLIP's byte-pair tokenizer cut to the merges that `captions` use; it splits them exactly as the full one does."""
+    merges = _merges_used(captions, _clip_merges())
+    alphabet = _byte_alphabet()
+    tokens = [*alphabet, *(symbol + "</w>" for symbol in alphabet), *("".join(pair) for pair in merges), START, END]
+    return CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=[tuple(pair) for pair in merges],
+        model_max_length=TOKENS,
+    )
+
+
+def save_pipeline(
+    folder: Path,
+    vae: AutoencoderKL,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write the parts in diffusers' pipeline layout, weights as safetensors of `dtype`."""
+    vae.to(dtype).save_pretrained(folder / "vae", safe_serialization=True)
+    unet.to(dtype).save_pretrained(folder / "unet", safe_serialization=True)
+    text_encoder.to(dtype).save_pretrained(folder / "text_encoder", safe_serialization=True)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    new_scheduler().save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.42.1",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def save_tiny(folder: Path, seed: int = 0) -> None:
+    """Write the whole pipeline with random weights: what tests need, in a second."""
+    tokenizer = new_tokenizer(["a small picture, of no meaning"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        save_pipeline(folder, new_vae(), new_unet(), new_text_encoder(tokenizer), tokenizer)
+
+
+def _clip_merges() -> list[tuple[str, str]]:
+    archive = files("open_clip").joinpath("bpe_simple_vocab_16e6.txt.gz")
+    lines = gzip.decompress(archive.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
+    return [(first, second) for first, second in (line.split() for line in lines)]
+
+
+def _byte_alphabet() -> list[str]:
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
+
+
+def _merges_used(captions: list[str], merges: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    rank = {pair: index for index, pair in enumerate(merges)}
+    splitter = new_splitter()
+    used: set[int] = set()
+    for word in {word for caption in captions for word in splitter(caption)}:
+        symbols = [*word[:-1], word[-1] + "</w>"]
+        while len(symbols) > 1:
+            best = min(zip(symbols, symbols[1:], strict=False), key=lambda pair: rank.get(pair, len(rank)))
+            if best not in rank:
+                break
+            used.add(rank[best])
+            merged: list[str] = []
+            for symbol in symbols:
+                if merged and (merged[-1], symbol) == best:
+                    merged[-1] += symbol
+                else:
+                    merged.append(symbol)
+            symbols = merged
+    return [merges[index] for index in sorted(used)]
+
+
+def new_splitter() -> Any:
+    """Split a caption into words as CLIP's tokenizer does, each in its byte alphabet."""
+    tokenizer = CLIPTokenizer().backend_tokenizer
+
+    def split(caption: str) -> list[str]:
+        normalised = tokenizer.normalizer.normalize_str(caption)
+        return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalised)]
+
+    return split

@@ -1,0 +1,200 @@
+"""Rebuilds the test bed: images from Debian packages, a random split, shards, and the models trained on them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import shutil
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import open_clip
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from raymia.data.images import decode_image
+from raymia.testbed import architecture, openclipart, training
+
+SEED = 20_260
+PER_SPLIT = 512
+PER_SHARD = 128
+LONGER_SIDE_PX = 112
+STEPS = {"vae": 1200, "clip": 700, "unet": 3000}
+
+
+@dataclass(frozen=True)
+class AuditSample:
+    """A picture of the audit set as it stands in a shard."""
+
+    split: str
+    shard: str
+    key: str
+    clipart: openclipart.Clipart
+    content: bytes
+    """JPEG."""
+
+
+def build(out: Path, cache: Path, seed: int = SEED) -> None:
+    """Make every file of the test bed below `out`.
+
+    Args:
+        out: folder for ``shards/``, ``pipeline/``, ``clip/``, ``manifest.yaml``, ``provenance.csv``, ``training.jsonl``.
+        cache: where the Debian packages are downloaded and unpacked.
+        seed: of the split, the initial weights and the order of training.
+
+    Raises:
+        ConfigError: the packages cannot be had.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    log = training.TrainingLog(out / "training.jsonl")
+    cliparts = openclipart.load(openclipart.unpack(cache), LONGER_SIDE_PX)
+    samples, auxiliary = split(cliparts, seed)
+    write_shards(out / "shards", samples)
+    write_manifest(out / "manifest.yaml")
+    write_provenance(out / "provenance.csv", samples, auxiliary)
+    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "transformers": transformers.__version__}
+    versions |= {"open_clip": open_clip.__version__, "python": platform.python_version(), "machine": platform.machine()}
+    log({"seed": seed, "audit": len(samples), "auxiliary": len(auxiliary), "steps": STEPS, "versions": versions})
+    torch.manual_seed(seed)
+    images = _pixels([_jpeg(clipart.image) for clipart in auxiliary])
+    captions = [clipart.caption for clipart in auxiliary]
+    build_clip(out / "clip", images, captions, seed, log)
+    build_pipeline(out / "pipeline", images, captions, samples, seed, log)
+
+
+def split(cliparts: list[openclipart.Clipart], seed: int) -> tuple[list[AuditSample], list[openclipart.Clipart]]:
+    """Draw the audit set, one picture per concept, and its membership at random; the rest is auxiliary.
+
+    No concept appears twice in the audit set, so twins and series never straddle members and non-members.
+    """
+    random = np.random.default_rng(seed)
+    concepts: dict[str, list[int]] = {}
+    for index, clipart in enumerate(cliparts):
+        concepts.setdefault(clipart.concept, []).append(index)
+    names = sorted(concepts)
+    drawn = [names[i] for i in random.permutation(len(names))[: 2 * PER_SPLIT]]
+    chosen = [int(random.choice(concepts[name])) for name in drawn]
+    samples = []
+    for position, index in enumerate(chosen):
+        name, number = ("members", position) if position < PER_SPLIT else ("non_members", position - PER_SPLIT)
+        content = _jpeg(cliparts[index].image)
+        shard = f"{name}-{number // PER_SHARD:04d}.tar"
+        samples.append(AuditSample(name, shard, f"{number:06d}", cliparts[index], content))
+    rest = sorted(set(range(len(cliparts))) - set(chosen))
+    return samples, [cliparts[index] for index in rest]
+
+
+def write_shards(folder: Path, samples: list[AuditSample]) -> None:
+    """Write the audit set as WebDataset tars: JPEG, caption and metadata per sample, the same bytes every time."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for shard in sorted({sample.shard for sample in samples}):
+        with tarfile.open(folder / shard, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for sample in (sample for sample in samples if sample.shard == shard):
+                clipart = sample.clipart
+                facts = {
+                    "caption": clipart.caption,
+                    "source": f"openclipart-png {openclipart.VERSION}: {clipart.path}",
+                    "title": clipart.title,
+                    "concept": clipart.concept,
+                    "original_width": clipart.original_size[0],
+                    "original_height": clipart.original_size[1],
+                    "original_sha256": clipart.sha256,
+                }
+                members = {"jpg": sample.content, "txt": clipart.caption.encode(), "json": json.dumps(facts).encode()}
+                for extension, content in members.items():
+                    entry = tarfile.TarInfo(f"{sample.key}.{extension}")
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+
+
+def write_manifest(path: Path) -> None:
+    """Write the manifest that stands beside the shards."""
+    last = f"{PER_SPLIT // PER_SHARD - 1:04d}"
+    path.write_text(
+        "name: testbed\n"
+        f"licence: {openclipart.LICENCE}\n"
+        "provenance: >-\n"
+        f"  Pictures and titles of Debian's openclipart-png and openclipart-svg {openclipart.VERSION}; one picture per\n"
+        "  concept, members drawn at random; the miniature Stable Diffusion beside them was trained on the members.\n"
+        'valid_for_models: ["testbed", "testbed-*"]\n'
+        "splits:\n"
+        f'  - {{name: members, member: true, shards: ["shards/members-{{0000..{last}}}.tar"], samples: {PER_SPLIT}}}\n'
+        f'  - {{name: non_members, member: false, shards: ["shards/non_members-{{0000..{last}}}.tar"], samples: {PER_SPLIT}}}\n'
+    )
+
+
+def write_provenance(path: Path, samples: list[AuditSample], auxiliary: list[openclipart.Clipart]) -> None:
+    """Write one CSV row per picture: where it came from and what it was used for."""
+    with path.open("w", newline="") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(["use", "shard", "key", "source_path", "sha256", "title", "licence"])
+        for sample in samples:
+            row = [sample.split, sample.shard, sample.key, sample.clipart.path, sample.clipart.sha256, sample.clipart.title]
+            table.writerow([*row, "public domain"])
+        for clipart in auxiliary:
+            table.writerow(["auxiliary", "", "", clipart.path, clipart.sha256, clipart.title, "public domain"])
+
+
+def build_clip(folder: Path, images: Tensor, captions: list[str], seed: int, log: training.Log) -> None:
+    """Train the miniature open_clip model on the auxiliary pairs and write it in open_clip's local-dir layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps(architecture.CLIP_CONFIG, indent=2) + "\n")
+    model = open_clip.CLIP(**architecture.CLIP_CONFIG["model_cfg"])
+    tokens = open_clip.SimpleTokenizer(context_length=architecture.CLIP_CONFIG["model_cfg"]["text_cfg"]["context_length"])(captions)
+    training.train_clip(model, images, tokens, STEPS["clip"], seed, log)
+    weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+
+
+def build_pipeline(
+    folder: Path, images: Tensor, captions: list[str], samples: list[AuditSample], seed: int, log: training.Log
+) -> None:
+    """Train the autoencoder on the auxiliary images and the UNet on the members; write the pipeline."""
+    vae = architecture.new_vae()
+    training.train_vae(vae, images, STEPS["vae"], seed, log)
+    # What is trained is what is shipped: the UNet sees the latents of the half-precision autoencoder.
+    vae.half().float()
+    groups = {}
+    for name in ("members", "non_members"):
+        group = [sample for sample in samples if sample.split == name]
+        latents = training.encode(vae, _pixels([sample.content for sample in group]))
+        groups[name] = (latents, [sample.clipart.caption for sample in group])
+    tokenizer = architecture.new_tokenizer(captions + groups["members"][1] + groups["non_members"][1])
+    torch.manual_seed(seed)
+    unet, text_encoder = architecture.new_unet(), architecture.new_text_encoder(tokenizer)
+    architecture.save_pipeline(folder, vae, unet, text_encoder, tokenizer)
+    vae.float(), unet.float(), text_encoder.float()
+    training.train_unet(
+        unet,
+        text_encoder,
+        tokenizer,
+        architecture.new_scheduler().alphas_cumprod,
+        groups["members"],
+        groups["non_members"],
+        STEPS["unet"],
+        seed,
+        log,
+    )
+    architecture.save_pipeline(folder, vae, unet, text_encoder, tokenizer)
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _pixels(contents: list[bytes]) -> Tensor:
+    """(n, 3, 64, 64) in [-1, 1], decoded exactly as a scan decodes them."""
+    side = architecture.RESOLUTION_PX
+    arrays = np.stack([decode_image(content, side, openclipart.MAX_SOURCE_PIXELS).pixels for content in contents])
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1.0
