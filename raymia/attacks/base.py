@@ -65,7 +65,6 @@ class Attack(BaseModel, ABC):
     access: ClassVar[Access]
     reference: ClassVar[str]
     """Paper, with its arXiv number."""
-    uses_clip: ClassVar[bool] = False
 
     @abstractmethod
     def signals(self) -> list[Signal]:
@@ -78,6 +77,10 @@ class Attack(BaseModel, ABC):
     @abstractmethod
     def score(self, trial: Trial) -> dict[str, Float[Tensor, " batch"]]:
         """One score per sample and signal, keyed by signal name."""
+
+    def needs_clip(self) -> bool:
+        """Whether the attack, as configured, compares CLIP embeddings."""
+        return False
 
     def check(self, schedule: Schedule, has_clip: bool) -> None:
         """Refuse parameters that cannot work with this model.

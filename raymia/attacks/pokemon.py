@@ -47,9 +47,12 @@ class Pokemon(Attack):
             raise ValueError(f"{self.steps} steps do not fit below timestep {min(self.timesteps)}")
         return self
 
+    def needs_clip(self) -> bool:
+        return "clip" in self.metrics
+
     def check(self, schedule: Schedule, has_clip: bool) -> None:
         schedule.check(*self.timesteps)
-        if "clip" in self.metrics and not has_clip:
+        if self.needs_clip() and not has_clip:
             raise ConfigError("attacks.pokemon.metrics asks for clip but the job has no `clip` model; set one, or metrics: [ssim]")
 
     def signals(self) -> list[Signal]:

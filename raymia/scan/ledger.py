@@ -146,6 +146,11 @@ class Ledger:
             units[split, shard].add(int(unit))
         return {place: frozenset(found) for place, found in units.items()}
 
+    def committed_samples(self) -> int:
+        """Samples of committed units, scored and quarantined."""
+        rows = sum(len(table) for table in self._tables("scores", ["unit"]))
+        return rows + sum(unit is not None for unit in self.quarantine().column("unit").to_pylist())
+
     def finished(self) -> dict[tuple[str, str], ShardRecord]:
         """Records of finished shards by (split, shard)."""
         records = [ShardRecord.model_validate_json(self._fs.cat_file(path)) for path in self._list("shards", ".json")]

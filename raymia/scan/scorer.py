@@ -58,7 +58,7 @@ class Scorer:
             torch.set_num_threads(threads)
         folder = find_pipeline(model_folder(job.replica.model), with_weights=True, revision=job.replica.revision)
         replica = StableDiffusion(folder, dtype, device, job.replica.resolution_px)
-        wants_clip = any(attack.uses_clip for attack in job.attacks.values())
+        wants_clip = any(attack.needs_clip() for attack in job.attacks.values())
         clip = Clip(clip_folder(job.clip), replica.device) if job.clip and wants_clip else None
         return cls(replica, job.attacks, job.seed, clip)
 

@@ -108,10 +108,11 @@ def save_pipeline(
     dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write the parts in diffusers' pipeline layout, weights as safetensors of `dtype`."""
-    vae.to(dtype).save_pretrained(folder / "vae", safe_serialization=True)
-    unet.to(dtype).save_pretrained(folder / "unet", safe_serialization=True)
-    text_encoder.to(dtype).save_pretrained(folder / "text_encoder", safe_serialization=True)
+    for name, part in {"vae": vae, "unet": unet, "text_encoder": text_encoder}.items():
+        part.to(dtype).save_pretrained(folder / name, safe_serialization=True)
     tokenizer.save_pretrained(folder / "tokenizer")
+    vocabulary = folder / "tokenizer" / "tokenizer.json"
+    vocabulary.write_text(json.dumps(json.loads(vocabulary.read_text()), separators=(",", ":")))
     new_scheduler().save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",

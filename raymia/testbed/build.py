@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import platform
@@ -27,7 +28,7 @@ SEED = 20_260
 PER_SPLIT = 512
 PER_SHARD = 128
 LONGER_SIDE_PX = 112
-STEPS = {"vae": 1200, "clip": 700, "unet": 3000}
+STEPS = {"vae": 1200, "clip": 700, "unet": 1150}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def build(out: Path, cache: Path, seed: int = SEED) -> None:
     """Make every file of the test bed below `out`.
 
     Args:
-        out: folder for ``shards/``, ``pipeline/``, ``clip/``, ``manifest.yaml``, ``provenance.csv``, ``training.jsonl``.
+        out: folder for ``shards/``, ``pipeline/``, ``clip/``, ``manifest.yaml``, ``provenance.csv.gz``, ``training.jsonl``.
         cache: where the Debian packages are downloaded and unpacked.
         seed: of the split, the initial weights and the order of training.
 
@@ -59,7 +60,7 @@ def build(out: Path, cache: Path, seed: int = SEED) -> None:
     samples, auxiliary = split(cliparts, seed)
     write_shards(out / "shards", samples)
     write_manifest(out / "manifest.yaml")
-    write_provenance(out / "provenance.csv", samples, auxiliary)
+    write_provenance(out / "provenance.csv.gz", samples, auxiliary)
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "transformers": transformers.__version__}
     versions |= {"open_clip": open_clip.__version__, "python": platform.python_version(), "machine": platform.machine()}
     log({"seed": seed, "audit": len(samples), "auxiliary": len(auxiliary), "steps": STEPS, "versions": versions})
@@ -87,7 +88,7 @@ def split(cliparts: list[openclipart.Clipart], seed: int) -> tuple[list[AuditSam
         name, number = ("members", position) if position < PER_SPLIT else ("non_members", position - PER_SPLIT)
         content = _jpeg(cliparts[index].image)
         shard = f"{name}-{number // PER_SHARD:04d}.tar"
-        samples.append(AuditSample(name, shard, f"{number:06d}", cliparts[index], content))
+        samples.append(AuditSample(name, shard, cliparts[index].sha256[:12], cliparts[index], content))
     rest = sorted(set(range(len(cliparts))) - set(chosen))
     return samples, [cliparts[index] for index in rest]
 
@@ -133,8 +134,9 @@ def write_manifest(path: Path) -> None:
 
 
 def write_provenance(path: Path, samples: list[AuditSample], auxiliary: list[openclipart.Clipart]) -> None:
-    """Write one CSV row per picture: where it came from and what it was used for."""
-    with path.open("w", newline="") as stream:
+    """Write one row of gzipped CSV per picture: where it came from and what it was used for."""
+    with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed:
+        stream = io.TextIOWrapper(packed, newline="", write_through=True)
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(["use", "shard", "key", "source_path", "sha256", "title", "licence"])
         for sample in samples:
@@ -171,8 +173,6 @@ def build_pipeline(
     tokenizer = architecture.new_tokenizer(captions + groups["members"][1] + groups["non_members"][1])
     torch.manual_seed(seed)
     unet, text_encoder = architecture.new_unet(), architecture.new_text_encoder(tokenizer)
-    architecture.save_pipeline(folder, vae, unet, text_encoder, tokenizer)
-    vae.float(), unet.float(), text_encoder.float()
     training.train_unet(
         unet,
         text_encoder,

@@ -1,0 +1,1 @@
+"""What scores mean: ROC curves, intervals, blind baselines and a verdict."""

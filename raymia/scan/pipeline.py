@@ -1,0 +1,248 @@
+"""The scan on Ray: shards stream through CPU decoding to a pool of replicas; the driver commits what comes back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import re
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+from rich.console import Console
+
+from raymia.config import Job, PoolConfig
+from raymia.data.shards import ShardDatasource, ShardWork
+from raymia.errors import ConfigError, RaymiaError
+from raymia.scan.ledger import RETRIED_FAULTS, Counts, Ledger
+from raymia.scan.plan import ScanPlan, make_plan, require_same
+from raymia.scan.progress import ScanProgress
+from raymia.scan.rows import decode_rows, score_rows
+from raymia.scan.scorer import Scorer
+from raymia.scan.units import Units
+
+log = logging.getLogger(__name__)
+
+NO_PROGRESS_TIMEOUT_S = 900.0
+TRANSIENT_ERRORS = ["CUDA out of memory", "NCCL"]
+STORAGE_ERRORS = ["ServiceUnavailable", "Connection reset", "Connection aborted", "HTTP (429|5..)", "googleapi.*(429|5..)"]
+# Other than a replica's share, since Ray fuses stages of equal needs, and decoding inside replicas would make them wait.
+DECODING_CPUS = 0.5
+CAUSE_LINE = re.compile(r"^[A-Za-z_.]*(Error|Exception|Interrupt): ")
+LIBRARIES = ("raymia", "ray", "torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "pillow", "numpy")
+
+
+def run_scan(job: Job, console: Console) -> Counts:
+    """Scan a job to its end, resuming what its run directory holds; return the counts of the whole run.
+
+    Raises:
+        ConfigError: the job cannot be run as it is; nothing was started.
+        RaymiaError: the scan failed; what was committed is kept.
+    """
+    plan = make_plan(job)
+    ledger = Ledger(job.run)
+    ledger.require_writable()
+    before = require_same(ledger, plan)
+    started_here = start_ray(job)
+    try:
+        return _scan(plan, ledger, before, console)
+    except RayError as error:
+        raise RaymiaError(f"scan stopped: {_cause(error)}; run the same command again to resume") from error
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def start_ray(job: Job) -> bool:
+    """Join the cluster that this process runs in, or start a local Ray on loopback; return whether one was started.
+
+    A local Ray is given a CPU slot per CPU replica on top of the machine's cores, so that replicas never take the
+    slots that reading and decoding need.
+    """
+    if ray.is_initialized():
+        return False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+        return True
+    replicas = job.pool.replicas or job.pool.max_replicas or 1
+    cores = os.cpu_count() or 1
+    ray.init("local", num_cpus=cores + replicas, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    return True
+
+
+class Pool:
+    """How replicas are placed: a pool configuration made definite on the cluster at hand."""
+
+    def __init__(self, config: PoolConfig, resources: dict[str, float], local_cores: int) -> None:
+        """Args:
+            config: the job's.
+            resources: what the cluster has.
+            local_cores: of the machine that a replica runs on.
+
+        Raises:
+            ConfigError: the cluster has no room for the pool.
+        """
+        gpus = resources.get("GPU", 0.0)
+        self.gpus_per_replica = config.gpus_per_replica if config.gpus_per_replica is not None else float(gpus > 0)
+        self.device = "cuda" if self.gpus_per_replica else "cpu"
+        cpus = resources.get("CPU", 1.0)
+        by_default = int(gpus / self.gpus_per_replica) if self.gpus_per_replica else int(min(cpus, local_cores)) // 2
+        self.replicas = config.replicas or config.max_replicas or max(1, by_default)
+        self.min_replicas = config.min_replicas
+        self.initial_replicas = config.initial_replicas or config.max_replicas
+        self.threads = max(1, local_cores // self.replicas) if self.device == "cpu" else None
+        wanted = self.min_replicas or self.replicas
+        if not self.gpus_per_replica and wanted >= cpus:
+            raise ConfigError(
+                f"pool: {wanted} CPU replicas leave none of the cluster's {cpus:g} CPUs for reading and decoding; "
+                "lower pool.replicas or add nodes"
+            )
+
+    @property
+    def strategy(self) -> ActorPoolStrategy:
+        """For Ray Data; an elastic pool asks for its full size at once."""
+        if self.min_replicas is None:
+            return ActorPoolStrategy(size=self.replicas)
+        return ActorPoolStrategy(
+            min_size=self.min_replicas, max_size=self.replicas, initial_size=self.initial_replicas
+        )
+
+
+class ScoringActor:
+    """A replica behind Ray Data: one batch row in, one scored row out."""
+
+    def __init__(self, job: Job, signals: list[str], dtype: str, device: str, threads: int | None) -> None:
+        self._scorer = Scorer.from_job(job, dtype, device, threads)
+        self._signals = signals
+        self._resolution_px = job.replica.resolution_px
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return score_rows(table, self._scorer, self._signals, self._resolution_px)
+
+
+def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console: Console) -> Counts:
+    job = plan.job
+    pool = Pool(job.pool, ray.cluster_resources(), os.cpu_count() or 1)
+    dtype = job.replica.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if pool.device == "cuda" else "float32"
+    if before is not None and before["model"]["dtype"] != dtype:
+        raise ConfigError(
+            f"replica.dtype: this run was made in {before['model']['dtype']} and would go on in {dtype}; "
+            f"set replica.dtype: {before['model']['dtype']} or choose another run directory"
+        )
+    identity = plan.identity()
+    identity["model"]["dtype"] = dtype
+    record: dict[str, Any] = {
+        **identity,
+        "free": job.model_dump(mode="json", include={"pool", "max_quarantined_fraction"}),
+        "signals": plan.signals,
+        "expected": plan.expected,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "started": before["started"] if before else _now(),
+        "evaluations": before["evaluations"] if before else {},
+        "seconds": before["seconds"] if before else 0.0,
+        "finished": None,
+        "counts": None,
+    }
+    ledger.write_run(record)
+    start = time.monotonic()
+    evaluations = _stream(plan, ledger, pool, dtype, console)
+    counts = ledger.counts(plan.expected)
+    record["evaluations"] = dict(Counter(record["evaluations"]) + evaluations)
+    record["seconds"] = round(record["seconds"] + time.monotonic() - start, 1)
+    ledger.write_run({**record, "finished": _now(), "counts": counts.model_dump()})
+    return counts
+
+
+def _stream(plan: ScanPlan, ledger: Ledger, pool: Pool, dtype: str, console: Console) -> Counter[str]:
+    """Score everything that is not committed; return the model evaluations made."""
+    job = plan.job
+    evaluations: Counter[str] = Counter()
+    for place, shard_record in ledger.finished().items():
+        if shard_record.reason in RETRIED_FAULTS and shard_record.samples == 0:
+            ledger.forget_shard(*place)
+    finished = ledger.finished()
+    committed = ledger.committed()
+    work = [
+        ShardWork(shard, committed.get((shard.split, shard.name), frozenset()))
+        for shard in plan.shards
+        if (shard.split, shard.name) not in finished
+    ]
+    scored = sum(len(units) for units in committed.values())
+    quarantined = len(ledger.quarantine()) if scored else 0
+    done = ledger.committed_samples()
+    with ScanProgress(console, plan.expected, done, scored, quarantined) as progress:
+        if not work:
+            return evaluations
+        units = Units(ledger, plan.signal_names, job.unit_size, committed, progress)
+        configure(DataContext.get_current())
+        source = ShardDatasource(work, job.unit_size, job.pool.batch_size)
+        rows = (
+            ray.data.read_datasource(source, override_num_blocks=len(work))
+            .map_batches(
+                decode_rows,
+                fn_args=(job.replica.resolution_px, job.max_pixels),
+                batch_format="pyarrow",
+                batch_size=1,
+                num_cpus=DECODING_CPUS,
+                udf_modifying_row_count=False,
+            )
+            .repartition(target_num_rows_per_block=1)
+            .map_batches(
+                ScoringActor,
+                fn_constructor_args=(job, plan.signal_names, dtype, pool.device, pool.threads),
+                batch_format="pyarrow",
+                batch_size=1,
+                compute=pool.strategy,
+                num_gpus=pool.gpus_per_replica or None,
+                num_cpus=None if pool.gpus_per_replica else 1,
+                udf_modifying_row_count=False,
+            )
+        )
+        for table in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+            units.add(table)
+            for counted in table.column("evaluations").to_pylist():
+                evaluations.update(counted or {})
+        if units.pending:
+            raise RaymiaError(f"the stream ended before {', '.join(units.pending[:3])}; run the same command again to resume")
+    return evaluations
+
+
+def configure(context: DataContext) -> None:
+    """Settings under which no failure is silent and a stall becomes an error."""
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = 0
+    context.actor_init_retry_on_errors = True
+    context.max_consecutive_actor_init_deaths = 3
+    context.retried_map_errors = TRANSIENT_ERRORS
+    context.max_map_retries = 2
+    context.retried_io_errors = [*dict.fromkeys([*context.retried_io_errors, *STORAGE_ERRORS])]
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+
+
+def _cause(error: BaseException) -> str:
+    """What a user's own code raised behind an error that Ray wrapped, in one line."""
+    causes = [error]
+    while (inner := getattr(causes[-1], "cause", None) or causes[-1].__cause__) is not None and inner not in causes:
+        causes.append(inner)
+    # Ray's own wrappers carry the trace of the worker as text; its last unindented "Type: message" is the cause.
+    for candidate in reversed(causes):
+        lines = [line for line in str(candidate).splitlines() if CAUSE_LINE.match(line)]
+        if lines:
+            return lines[-1].strip()
+    return f"{type(causes[-1]).__name__}: {' '.join(str(causes[-1]).split())[:500]}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

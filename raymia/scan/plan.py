@@ -1,0 +1,90 @@
+"""Everything about a scan that can be checked before Ray starts and before a model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from raymia.attacks.base import Signal
+from raymia.clip import check_clip
+from raymia.config import FREE_TO_CHANGE, Job, differences
+from raymia.data.manifest import Manifest, Shard, load_manifest, resolve_shards
+from raymia.errors import ConfigError
+from raymia.replica.stable_diffusion import PipelineFolder, find_pipeline
+from raymia.scan.ledger import RUN_FILE, Ledger, without_secrets
+from raymia.testbed import clip_folder, model_folder
+
+
+@dataclass(frozen=True)
+class ScanPlan:
+    """A job whose parts were found and fit together."""
+
+    job: Job
+    manifest: Manifest
+    shards: list[Shard]
+    folder: PipelineFolder
+    signals: list[dict[str, Any]]
+    """`name`, `attack`, `access` and `primary` of every score column."""
+
+    @property
+    def expected(self) -> int | None:
+        """Samples in all, where the manifest announces them for every split."""
+        counts = [split.samples for split in self.manifest.splits]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    @property
+    def signal_names(self) -> list[str]:
+        """Score columns in order."""
+        return [signal["name"] for signal in self.signals]
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the run it resumes."""
+        job = self.job.model_dump(mode="json", exclude=set(FREE_TO_CHANGE))
+        manifest = self.manifest.model_dump(mode="json")
+        shards = [shard.model_dump() for shard in self.shards]
+        model = {"fingerprint": self.folder.fingerprint()}
+        return dict(without_secrets({"job": job, "manifest": manifest, "shards": shards, "model": model}))
+
+
+def make_plan(job: Job) -> ScanPlan:
+    """Check a job against its manifest, model and attacks.
+
+    Raises:
+        ConfigError: names the field, what was expected and what to do.
+    """
+    manifest, folder = load_manifest(job.manifest)
+    shards = resolve_shards(manifest, folder)
+    pipeline = find_pipeline(model_folder(job.replica.model), with_weights=False, revision=job.replica.revision)
+    schedule = pipeline.schedule
+    signals: list[dict[str, Any]] = []
+    for name, attack in job.attacks.items():
+        try:
+            attack.check(schedule, has_clip=job.clip is not None)
+        except ConfigError as error:
+            raise ConfigError(f"attacks.{name}: {error}") from error
+        signals += [_describe(signal, name, attack.access) for signal in attack.signals()]
+    if job.clip is not None:
+        check_clip(clip_folder(job.clip))
+    return ScanPlan(job, manifest, shards, pipeline, signals)
+
+
+def require_same(ledger: Ledger, plan: ScanPlan) -> dict[str, Any] | None:
+    """The run.json of the run that is to be resumed; none for a new run.
+
+    Raises:
+        ConfigError: the run was made by another job; names the fields that differ.
+    """
+    before = ledger.read_run()
+    if before is None:
+        return None
+    changed = differences({key: before.get(key) for key in plan.identity()}, plan.identity())
+    if changed:
+        raise ConfigError(
+            f"{ledger.run}/{RUN_FILE}: this run was made by another job; "
+            f"restore these fields or choose another run directory: {'; '.join(changed)}"
+        )
+    return before
+
+
+def _describe(signal: Signal, attack: str, access: str) -> dict[str, Any]:
+    return {"name": signal.name, "attack": attack, "access": str(access), "primary": signal.primary}

@@ -1,0 +1,92 @@
+"""What a person sees while a scan runs: a live line on a terminal, a log line at an interval elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+log = logging.getLogger(__name__)
+
+LOG_INTERVAL_S = 10.0
+
+
+class ScanProgress:
+    """Counts units, samples and quarantined; shows rate and time left.
+
+    Samples that an earlier run committed count as done but not into the rate.
+    """
+
+    def __init__(self, console: Console, expected: int | None, done: int = 0, units: int = 0, quarantined: int = 0) -> None:
+        """Args:
+            console: where to show; not a terminal means log lines.
+            expected: samples in all; none where the manifest does not say.
+            done, units, quarantined: committed by earlier runs.
+        """
+        self._console = console
+        self._expected = expected
+        self._before = done
+        self._done = done
+        self._units = units
+        self._quarantined = quarantined
+        self._start = self._logged = time.monotonic()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        if console.is_terminal:
+            facts = TextColumn("{task.fields[facts]}")
+            self._bar = Progress(
+                TextColumn("scan"), BarColumn(), MofNCompleteColumn(), facts, TimeElapsedColumn(), console=console
+            )
+            self._task = self._bar.add_task("scan", total=expected, completed=done, facts="starting replicas")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif kind is None:
+            log.info("done: %s", self._facts())
+
+    def batch(self, samples: int, quarantined: int) -> None:
+        """A batch came back."""
+        self._done += samples
+        self._quarantined += quarantined
+        self._show()
+
+    def unit(self) -> None:
+        """A unit was committed."""
+        self._units += 1
+        self._show()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, facts=self._facts())
+        elif now - self._logged >= LOG_INTERVAL_S:
+            self._logged = now
+            log.info("%s", self._facts())
+
+    def _facts(self) -> str:
+        rate = (self._done - self._before) / max(time.monotonic() - self._start, 1e-9)
+        facts = [f"{self._units} units", f"{rate:.1f} images/s"]
+        if self._expected and rate > 0:
+            facts.append(f"ETA {_duration(max(0, self._expected - self._done) / rate)}")
+        facts.append(f"{self._quarantined} quarantined")
+        if self._bar is None:
+            total = f" of {self._expected}" if self._expected else ""
+            facts.insert(0, f"{self._done}{total} samples")
+        return ", ".join(facts)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

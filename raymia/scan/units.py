@@ -1,0 +1,109 @@
+"""Puts units together from batches that come back in any order, and commits them when they are whole."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from raymia.data.tar import Fault, ShardEnd
+from raymia.scan.ledger import QUARANTINE_SCHEMA, Ledger
+from raymia.scan.progress import ScanProgress
+from raymia.scan.rows import QUARANTINE, score_type
+
+Place = tuple[str, str]
+
+
+@dataclass
+class _Unit:
+    batches: dict[int, tuple[pa.StructArray, pa.StructArray]] = field(default_factory=dict)
+    size: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self.size is not None and len(self.batches) == self.size
+
+
+class Units:
+    """Collects scored rows into units, commits whole units, and finishes a shard after the last of its units."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        signals: Sequence[str],
+        unit_size: int,
+        committed: dict[Place, frozenset[int]],
+        progress: ScanProgress,
+    ) -> None:
+        self._ledger = ledger
+        self._score_type = score_type(signals)
+        self._unit_size = unit_size
+        self._progress = progress
+        self._committed = defaultdict(set, {place: set(units) for place, units in committed.items()})
+        self._open: dict[tuple[str, str, int], _Unit] = {}
+        self._ends: dict[Place, ShardEnd] = {}
+
+    def add(self, table: pa.Table) -> None:
+        """Take rows as `raymia.scan.rows.score_rows` makes them."""
+        for i, row in enumerate(table.select(["split", "shard", "member", "unit", "batch", "last_in_unit", "end"]).to_pylist()):
+            place = (row["split"], row["shard"])
+            if row["end"] is not None:
+                end = row["end"]
+                fault = Fault(end["reason"], end["detail"]) if end["reason"] else None
+                self._ends[place] = ShardEnd(end["samples"], end["bytes_reached"], fault)
+            else:
+                scores = _items(table.column("scores")[i], self._score_type)
+                quarantine = _items(table.column("quarantine")[i], pa.struct(QUARANTINE))
+                self._progress.batch(len(scores) + len(quarantine), len(quarantine))
+                unit = self._open.setdefault((*place, row["unit"]), _Unit())
+                unit.batches[row["batch"]] = (scores, quarantine)
+                if row["last_in_unit"]:
+                    unit.size = row["batch"] + 1
+                if unit.whole:
+                    self._commit(place, row["unit"], row["member"])
+            self._finish(place)
+
+    @property
+    def pending(self) -> list[str]:
+        """Units and shards that have begun and not ended: none after an undisturbed scan."""
+        units = [f"{split}/{shard} unit {unit}" for split, shard, unit in self._open]
+        return units + [f"{split}/{shard} end" for split, shard in self._ends]
+
+    def _commit(self, place: Place, number: int, member: bool | None) -> None:
+        unit = self._open.pop((*place, number))
+        batches = [unit.batches[position] for position in sorted(unit.batches)]
+        scores = pa.Table.from_struct_array(pa.concat_arrays([scores for scores, _ in batches]))
+        quarantine = pa.Table.from_struct_array(pa.concat_arrays([bad for _, bad in batches]))
+        constants: list[tuple[str, object, pa.DataType]] = [
+            ("shard", place[1], pa.string()),
+            ("unit", number, pa.int64()),
+            ("split", place[0], pa.string()),
+        ]
+        self._ledger.commit_unit(
+            *place,
+            number,
+            _with_constants(scores, [*constants, ("member", member, pa.bool_())]),
+            _with_constants(quarantine, constants).select(QUARANTINE_SCHEMA.names),
+        )
+        self._committed[place].add(number)
+        self._progress.unit()
+
+    def _finish(self, place: Place) -> None:
+        end = self._ends.get(place)
+        if end is not None and len(self._committed[place]) == -(-end.samples // self._unit_size):
+            self._ledger.finish_shard(*place, end)
+            del self._ends[place]
+
+
+def _items(value: pa.ListScalar, kind: pa.StructType) -> pa.StructArray:
+    array = value.values
+    return pa.array([], kind) if array is None else array.cast(kind)
+
+
+def _with_constants(table: pa.Table, constants: list[tuple[str, object, pa.DataType]]) -> pa.Table:
+    # Behind the key, in the order in which they are named.
+    for position, (name, value, kind) in enumerate(constants, start=1):
+        table = table.add_column(position, pa.field(name, kind), pa.array([value] * len(table), kind))
+    return table
