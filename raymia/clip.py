@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -71,7 +72,7 @@ def check_clip(model: str) -> None:
         _hub_config(model)
 
 
-def _local(folder: Path) -> tuple[dict[str, dict[str, object]], Path]:
+def _local(folder: Path) -> tuple[dict[str, dict[str, Any]], Path]:
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise ConfigError(f"{folder}: no {WEIGHTS_FILE}; CLIP weights are loaded from safetensors only")
@@ -93,10 +94,12 @@ def _hub_config(model: str) -> tuple[str, str]:
     return architecture, str(found["hf_hub"]).rstrip("/")
 
 
-def _from_hub(model: str) -> tuple[dict[str, dict[str, object]], Path]:
+def _from_hub(model: str) -> tuple[dict[str, dict[str, Any]], Path]:
     _, repository = _hub_config(model)
     try:
         config = Path(hf_hub_download(repository, CONFIG_FILE))
         return json.loads(config.read_text()), Path(hf_hub_download(repository, WEIGHTS_FILE))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(f"clip {model!r}: cannot fetch {WEIGHTS_FILE} of {repository}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"clip {model!r}: cannot fetch {WEIGHTS_FILE} of {repository}: {str(error).splitlines()[0]}"
+        ) from error

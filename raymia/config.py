@@ -30,10 +30,14 @@ class ReplicaConfig(_Section):
 class PoolConfig(_Section):
     """The replicas and what each is given."""
 
-    replicas: int | None = Field(None, ge=1, description="Fixed number of replicas; by default one per GPU, or one per two CPUs.")
+    replicas: int | None = Field(
+        None, ge=1, description="Fixed number of replicas; by default one per GPU, or one per two CPUs."
+    )
     min_replicas: int | None = Field(None, ge=1, description="With max_replicas: an elastic pool, instead of `replicas`.")
     max_replicas: int | None = Field(None, ge=1)
-    initial_replicas: int | None = Field(None, ge=1, description="Size that an elastic pool asks for at once; max_replicas if unset.")
+    initial_replicas: int | None = Field(
+        None, ge=1, description="Size that an elastic pool asks for at once; max_replicas if unset."
+    )
     gpus_per_replica: float | None = Field(None, ge=0, description="By default 1 where the cluster has GPUs, else 0.")
     batch_size: int = Field(16, ge=1, description="Samples in front of a replica at once; unit_size should be a multiple.")
 

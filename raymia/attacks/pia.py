@@ -49,4 +49,6 @@ class PIA(Attack):
 
     def _error(self, trial: Trial, noise: Tensor) -> Tensor:
         z_t = trial.schedule.add_noise(trial.latents, noise, self.timestep)
-        return -vector_norm((noise - trial.predicted_noise_at(z_t, self.timestep)).flatten(1), ord=self.p, dim=1)
+        difference = noise - trial.predicted_noise_at(z_t, self.timestep)
+        norm: Tensor = vector_norm(difference.flatten(1), ord=self.p, dim=1)
+        return -norm

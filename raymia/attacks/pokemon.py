@@ -53,7 +53,9 @@ class Pokemon(Attack):
     def check(self, schedule: Schedule, has_clip: bool) -> None:
         schedule.check(*self.timesteps)
         if self.needs_clip() and not has_clip:
-            raise ConfigError("attacks.pokemon.metrics asks for clip but the job has no `clip` model; set one, or metrics: [ssim]")
+            raise ConfigError(
+                "attacks.pokemon.metrics asks for clip but the job has no `clip` model; set one, or metrics: [ssim]"
+            )
 
     def signals(self) -> list[Signal]:
         names = ["pokemon"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -54,10 +55,10 @@ class Trial:
         clip: ImageEmbedder | None = None,
     ) -> None:
         """Args:
-            images: in [-1, 1].
-            captions: one per image; the empty string where there is none.
-            keys: sample keys; with `seed` they determine all noise.
-            clip: needed by attacks that compare embeddings.
+        images: in [-1, 1].
+        captions: one per image; the empty string where there is none.
+        keys: sample keys; with `seed` they determine all noise.
+        clip: needed by attacks that compare embeddings.
         """
         self.replica = replica
         self.images = images.to(replica.device)
@@ -154,7 +155,7 @@ class Trial:
         def compute() -> Tensor:
             visited = [round(t * (steps - i) / steps) for i in range(steps)]
             z = self.noisy(t, draw)
-            for now, following in zip(visited, visited[1:], strict=False):
+            for now, following in pairwise(visited):
                 z = self.schedule.ddim_move(z, self.predicted_noise_at(z, now), now, following)
             return self.decode(self.schedule.clean_from_noise(z, self.predicted_noise_at(z, visited[-1]), visited[-1]))
 

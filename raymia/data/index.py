@@ -93,7 +93,9 @@ def verify(manifest: Manifest, summaries: list[ShardSummary]) -> list[Finding]:
         findings += _wrong_digests(split, mine)
         repeated = [key for key, count in Counter(key for s in mine for key in set(s.keys)).items() if count > 1]
         if repeated:
-            problem = f"{len(repeated)} keys stand in several shards, such as {repeated[0]!r}; each counts as a sample of its own"
+            problem = (
+                f"{len(repeated)} keys stand in several shards, such as {repeated[0]!r}; each counts as a sample of its own"
+            )
             findings.append(Finding(split=split.name, shard="(all)", problem=problem, fatal=False))
     return findings
 
@@ -109,7 +111,9 @@ def _wrong_digests(split: Split, summaries: list[ShardSummary]) -> list[Finding]
     return findings
 
 
-def index_shards(name: str, splits: dict[str, tuple[bool | Literal["unknown"], list[str]]], folder: Path) -> tuple[Manifest, list[ShardSummary]]:
+def index_shards(
+    name: str, splits: dict[str, tuple[bool | Literal["unknown"], list[str]]], folder: Path
+) -> tuple[Manifest, list[ShardSummary]]:
     """Make a manifest by reading tars.
 
     Args:
@@ -120,7 +124,9 @@ def index_shards(name: str, splits: dict[str, tuple[bool | Literal["unknown"], l
     Raises:
         ConfigError: a pattern matches nothing.
     """
-    draft = Manifest(name=name, splits=tuple(Split(name=key, member=label, shards=tuple(p)) for key, (label, p) in splits.items()))
+    draft = Manifest(
+        name=name, splits=tuple(Split(name=key, member=label, shards=tuple(p)) for key, (label, p) in splits.items())
+    )
     summaries = [summarise_shard(shard) for shard in resolve_shards(draft, str(Path.cwd()))]
     final = []
     for split in draft.splits:

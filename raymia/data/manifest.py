@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import fsspec
 import yaml
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raymia.errors import ConfigError, describe_validation
@@ -111,13 +111,15 @@ def _expand(split: Split, folder: str) -> list[str]:
     for pattern in split.shards:
         try:
             expanded = list(braceexpand(pattern))
-        except (UnbalancedBracesError, ValueError) as error:
+        except ValueError as error:
             raise ConfigError(f"splits.{split.name}.shards: {pattern!r} is not a brace pattern: {error}") from error
         for path in expanded:
             url = path if "://" in path or posixpath.isabs(path) else posixpath.join(folder, path)
             urls += _glob(split, url) if re.search(r"[*?\[]", path) else [url]
     if not urls:
-        raise ConfigError(f"splits.{split.name}: no shard matches {', '.join(split.shards)} (relative to {folder}); correct the pattern")
+        raise ConfigError(
+            f"splits.{split.name}: no shard matches {', '.join(split.shards)} (relative to {folder}); correct the pattern"
+        )
     twice = [url for url, count in Counter(urls).items() if count > 1]
     if twice:
         raise ConfigError(f"splits.{split.name}: {twice[0]} is named twice; name each shard once")

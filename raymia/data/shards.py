@@ -59,14 +59,14 @@ class ShardWork:
     committed: frozenset[int]
 
 
-class ShardDatasource(Datasource):
+class ShardDatasource(Datasource):  # type: ignore[misc]
     """Reads tars tolerantly: damage becomes values in rows, never an error of the read task."""
 
     def __init__(self, work: list[ShardWork], unit_size: int, batch_size: int) -> None:
         """Args:
-            work: shards in the order in which they are to be read.
-            unit_size: samples per unit.
-            batch_size: samples per row.
+        work: shards in the order in which they are to be read.
+        unit_size: samples per unit.
+        batch_size: samples per row.
         """
         super().__init__()
         self._work = work
@@ -137,7 +137,7 @@ def _batch(shard: Shard, samples: list[RawSample], unit_size: int, batch_size: i
         }
         for sample in samples
     ]
-    place = {"split": shard.split, "shard": shard.name, "member": shard.member}
+    place: dict[str, object] = {"split": shard.split, "shard": shard.name, "member": shard.member}
     place |= {"unit": unit, "batch": batch, "last_in_unit": last}
     return pa.Table.from_pylist([{**place, "end": None, "samples": rows}], schema=BATCH_SCHEMA)
 

@@ -134,7 +134,7 @@ class _TarReader:
                 self._take(group, member, extension)
                 broken_key = None
                 self._reached = member.offset_data + member.size
-        except (_Truncated, tarfile.TarError, *_HEADER_ERRORS) as error:
+        except (_TruncatedError, tarfile.TarError, *_HEADER_ERRORS) as error:
             self._fault = Fault("truncated_shard", f"{error}; readable up to byte {self._reached}")
         except OSError as error:
             self._fault = Fault("unreadable_shard", f"{error}; readable up to byte {self._reached}")
@@ -191,7 +191,8 @@ class _TarReader:
             self._fault = _not_a_tar(self._stream, error)
             return
         while (member := self._tar.next()) is not None:
-            self._tar.members.clear()
+            # tarfile keeps every header it has read; a shard of a million members would fill memory with them.
+            self._tar.members.clear()  # type: ignore[attr-defined]
             self._reached = member.offset
             base = posixpath.basename(member.name)
             if not (member.isdir() or (base.startswith("__") and base.endswith("__"))):
@@ -207,9 +208,9 @@ class _TarReader:
         try:
             content = file.read()
         except tarfile.ReadError as error:
-            raise _Truncated(f"the data of {member.name} end early") from error
+            raise _TruncatedError(f"the data of {member.name} end early") from error
         if len(content) < member.size:
-            raise _Truncated(f"the data of {member.name} end after {len(content)} of {member.size} bytes")
+            raise _TruncatedError(f"the data of {member.name} end after {len(content)} of {member.size} bytes")
         return content
 
     def _check_end(self, offset: int) -> Fault | None:
@@ -225,7 +226,7 @@ class _TarReader:
         return Fault("corrupt_shard", f"damaged header at byte {offset}; what follows cannot be read")
 
 
-class _Truncated(Exception):
+class _TruncatedError(Exception):
     pass
 
 

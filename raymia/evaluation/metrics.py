@@ -164,9 +164,7 @@ def _unknown(described: dict[str, object], member: NDArray[np.bool_], reason: st
     )
 
 
-def _warnings(
-    counts: Counts, run: dict[str, object], member: NDArray[np.bool_], labelled: NDArray[np.bool_]
-) -> list[str]:
+def _warnings(counts: Counts, run: dict[str, object], member: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> list[str]:
     warnings = []
     others = int((~member).sum())
     few = [f"{rate:g}" for rate in FPRS if others * rate < MIN_FALSE_ALARMS]

@@ -31,14 +31,28 @@ def run_verdict(verdicts: dict[str, Verdict], controls: dict[str, Verdict], best
         best_blind: name and AUC of the best blind baseline, for the words.
     """
     alarmed = [name for name, verdict in controls.items() if verdict != "no signal"]
-    warning = f" Beware: the control {', '.join(alarmed)} separates the splits too, so the images themselves differ." if alarmed else ""
-    blind = f"the best classifier that never sees the model ({best_blind})" if best_blind else "blind baselines, which could not be fitted,"
+    warning = (
+        f" Beware: the control {', '.join(alarmed)} separates the splits too, so the images themselves differ."
+        if alarmed
+        else ""
+    )
+    blind = (
+        f"the best classifier that never sees the model ({best_blind})"
+        if best_blind
+        else "blind baselines, which could not be fitted,"
+    )
     evidence = [name for name, verdict in verdicts.items() if verdict == "evidence"]
     explained = [name for name, verdict in verdicts.items() if verdict == "explained by the data set"]
     if evidence:
-        return "evidence", f"{_names(evidence)} tell members from non-members better than chance and better than {blind}.{warning}"
+        return (
+            "evidence",
+            f"{_names(evidence)} tell members from non-members better than chance and better than {blind}.{warning}",
+        )
     if explained:
-        return "explained by the data set", f"{_names(explained)} beat chance but not {blind}: the data set alone explains it.{warning}"
+        return (
+            "explained by the data set",
+            f"{_names(explained)} beat chance but not {blind}: the data set alone explains it.{warning}",
+        )
     return "no signal", f"No attack tells members from non-members better than chance at this number of samples.{warning}"
 
 

@@ -39,7 +39,9 @@ class Schedule:
             )
         self.prediction_type: str = config.get("prediction_type", "epsilon")
         if self.prediction_type not in PREDICTION_TYPES:
-            raise ConfigError(f"{source}: prediction_type {self.prediction_type!r}; supported are {', '.join(PREDICTION_TYPES)}")
+            raise ConfigError(
+                f"{source}: prediction_type {self.prediction_type!r}; supported are {', '.join(PREDICTION_TYPES)}"
+            )
         known = {key: value for key, value in config.items() if key in DDIMScheduler._get_init_keys(DDIMScheduler)}
         try:
             alphas_cumprod = DDIMScheduler(**known).alphas_cumprod.double()

@@ -28,7 +28,13 @@ WEIGHTS = {
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
-CONFIGS = ["model_index.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/*.txt", *(f"{part}/config.json" for part in WEIGHTS)]
+CONFIGS = [
+    "model_index.json",
+    "scheduler/*.json",
+    "tokenizer/*.json",
+    "tokenizer/*.txt",
+    *(f"{part}/config.json" for part in WEIGHTS),
+]
 VARIANTS = (None, "fp16")
 
 
@@ -153,12 +159,16 @@ def check_configs(path: Path) -> None:
     kind = str(index.get("_class_name"))
     extra = [part for part in ("text_encoder_2", "transformer", "prior") if _present(index, part)]
     if extra or not kind.startswith("StableDiffusion"):
-        raise ConfigError(f"{path}: a {kind} is not supported; expected a StableDiffusionPipeline (Stable Diffusion 1.x or 2.x)")
+        raise ConfigError(
+            f"{path}: a {kind} is not supported; expected a StableDiffusionPipeline (Stable Diffusion 1.x or 2.x)"
+        )
     unet, vae = _read_json(path / "unet" / "config.json"), _read_json(path / "vae" / "config.json")
     _read_json(path / "text_encoder" / "config.json")
     channels, latent = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if channels != latent:
-        raise ConfigError(f"{path}/unet: in_channels {channels} but the autoencoder has {latent}; inpainting UNets are not supported")
+        raise ConfigError(
+            f"{path}/unet: in_channels {channels} but the autoencoder has {latent}; inpainting UNets are not supported"
+        )
     if unet.get("addition_embed_type") or unet.get("class_embed_type"):
         raise ConfigError(f"{path}/unet: needs conditions other than text, which are not supported")
     Schedule.from_file(path / "scheduler" / "scheduler_config.json")
@@ -210,7 +220,7 @@ class StableDiffusion:
         """Scaled mean (not a draw) of the autoencoder's posterior for images in [-1, 1]."""
         images = images.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
         mean: Tensor = self._vae.encode(images).latent_dist.mean
-        return mean.contiguous() * self._vae.config.scaling_factor
+        return mean.contiguous() * float(self._vae.config.scaling_factor)
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> Float[Tensor, "batch tokens width"]:

@@ -82,7 +82,9 @@ class Ledger:
             self._write(".writable", b"")
             self._fs.rm(self._path(".writable"))
         except (OSError, ValueError) as error:
-            raise ConfigError(f"run {self.run}: cannot be written ({error}); choose another run directory with --run") from error
+            raise ConfigError(
+                f"run {self.run}: cannot be written ({error}); choose another run directory with --run"
+            ) from error
 
     def read_run(self) -> dict[str, Any] | None:
         """Contents of run.json; none for a new run.

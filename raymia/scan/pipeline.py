@@ -112,9 +112,7 @@ class Pool:
         """For Ray Data; an elastic pool asks for its full size at once."""
         if self.min_replicas is None:
             return ActorPoolStrategy(size=self.replicas)
-        return ActorPoolStrategy(
-            min_size=self.min_replicas, max_size=self.replicas, initial_size=self.initial_replicas
-        )
+        return ActorPoolStrategy(min_size=self.min_replicas, max_size=self.replicas, initial_size=self.initial_replicas)
 
 
 class ScoringActor:

@@ -23,9 +23,9 @@ class ScanProgress:
 
     def __init__(self, console: Console, expected: int | None, done: int = 0, units: int = 0, quarantined: int = 0) -> None:
         """Args:
-            console: where to show; not a terminal means log lines.
-            expected: samples in all; none where the manifest does not say.
-            done, units, quarantined: committed by earlier runs.
+        console: where to show; not a terminal means log lines.
+        expected: samples in all; none where the manifest does not say.
+        done, units, quarantined: committed by earlier runs.
         """
         self._console = console
         self._expected = expected
@@ -48,9 +48,7 @@ class ScanProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif kind is None:

@@ -33,9 +33,7 @@ class Scorer:
         evaluations: model evaluations made so far, in images.
     """
 
-    def __init__(
-        self, replica: Replica, attacks: Mapping[str, Attack], seed: int, clip: ImageEmbedder | None = None
-    ) -> None:
+    def __init__(self, replica: Replica, attacks: Mapping[str, Attack], seed: int, clip: ImageEmbedder | None = None) -> None:
         self._replica = replica
         self._attacks = attacks
         self._seed = seed
@@ -62,9 +60,7 @@ class Scorer:
         clip = Clip(clip_folder(job.clip), replica.device) if job.clip and wants_clip else None
         return cls(replica, job.attacks, job.seed, clip)
 
-    def score(
-        self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]
-    ) -> list[Scores | Fault]:
+    def score(self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]) -> list[Scores | Fault]:
         """Scores of each sample by signal name, or why it could not be scored.
 
         A batch that runs out of memory is halved. A batch that fails otherwise is scored sample by sample, so that only
@@ -96,9 +92,7 @@ class Scorer:
                 raise
             return alone
 
-    def _score_together(
-        self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]
-    ) -> list[Scores | Fault]:
+    def _score_together(self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]) -> list[Scores | Fault]:
         images = torch.tensor(pixels, device=self._replica.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         trial = Trial(self._replica, images, captions, keys, self._seed, self._clip)
         columns: dict[str, Tensor] = {}

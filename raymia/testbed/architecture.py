@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def _merges_used(captions: list[str], merges: list[tuple[str, str]]) -> list[tup
     for word in {word for caption in captions for word in splitter(caption)}:
         symbols = [*word[:-1], word[-1] + "</w>"]
         while len(symbols) > 1:
-            best = min(zip(symbols, symbols[1:], strict=False), key=lambda pair: rank.get(pair, len(rank)))
+            best = min(pairwise(symbols), key=lambda pair: rank.get(pair, len(rank)))
             if best not in rank:
                 break
             used.add(rank[best])

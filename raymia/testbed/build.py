@@ -151,7 +151,9 @@ def build_clip(folder: Path, images: Tensor, captions: list[str], seed: int, log
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "open_clip_config.json").write_text(json.dumps(architecture.CLIP_CONFIG, indent=2) + "\n")
     model = open_clip.CLIP(**architecture.CLIP_CONFIG["model_cfg"])
-    tokens = open_clip.SimpleTokenizer(context_length=architecture.CLIP_CONFIG["model_cfg"]["text_cfg"]["context_length"])(captions)
+    tokens = open_clip.SimpleTokenizer(context_length=architecture.CLIP_CONFIG["model_cfg"]["text_cfg"]["context_length"])(
+        captions
+    )
     training.train_clip(model, images, tokens, STEPS["clip"], seed, log)
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "open_clip_model.safetensors")

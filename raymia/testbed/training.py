@@ -87,8 +87,8 @@ def train_vae(vae: AutoencoderKL, images: Tensor, steps: int, seed: int, log: Lo
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Tensor, scaled: bool = True) -> Tensor:
     """Posterior means of `images`, (n, 4, h/8, w/8), times the scaling factor where `scaled`."""
-    means = [vae.encode(chunk).latent_dist.mean for chunk in images.split(BATCH)]
-    return torch.cat(means) * (vae.config.scaling_factor if scaled else 1.0)
+    means = [vae.encode(chunk).latent_dist.mean for chunk in torch.split(images, BATCH)]
+    return torch.cat(means) * (float(vae.config.scaling_factor) if scaled else 1.0)
 
 
 def train_clip(model: nn.Module, images: Tensor, tokens: Tensor, steps: int, seed: int, log: Log) -> None:
@@ -104,7 +104,7 @@ def train_clip(model: nn.Module, images: Tensor, tokens: Tensor, steps: int, see
         target = torch.arange(len(index))
         loss = (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         if (step + 1) % 50 == 0:
@@ -157,7 +157,7 @@ def train_unet(
         predicted = unet(alphabar.sqrt() * z + (1 - alphabar).sqrt() * noise, t, states).sample
         loss = functional.mse_loss(predicted, noise)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
@@ -196,4 +196,5 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     padded = tokenizer(
         captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
     )
-    return padded.input_ids
+    ids: Tensor = padded.input_ids
+    return ids

@@ -1,0 +1,5 @@
+"""`python -m raymia` is the same as `raymia`."""
+
+from raymia.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""Real parts shared by all tests: one Ray for the whole run, a tiny pipeline, and a maker of tars."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from PIL import Image
+
+from raymia.testbed.architecture import save_tiny
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    ray.init("local", num_cpus=4, num_gpus=0, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
+    save_tiny(folder)
+    return folder
+
+
+def image_bytes(seed: int, kind: str = "JPEG", size: tuple[int, int] = (80, 64), mode: str = "RGB") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def tar_bytes(members: list[tuple[str, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def good_members(count: int, start: int = 0) -> list[tuple[str, bytes]]:
+    members = []
+    for i in range(start, start + count):
+        members += [(f"{i:04d}.jpg", image_bytes(i)), (f"{i:04d}.txt", f"picture number {i}".encode())]
+    return members
+
+
+@pytest.fixture
+def write_tar(tmp_path: Path) -> Callable[[str, list[tuple[str, bytes]]], Path]:
+    def write(name: str, members: list[tuple[str, bytes]]) -> Path:
+        path = tmp_path / name
+        path.write_bytes(tar_bytes(members))
+        return path
+
+    return write

@@ -1,0 +1,162 @@
+"""Whole scans on a real local Ray with a real, tiny diffusers pipeline."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+
+from raymia.config import Job, parse_job
+from raymia.errors import ConfigError
+from raymia.scan.ledger import Counts, Ledger
+from raymia.scan.pipeline import run_scan
+from tests.conftest import good_members, image_bytes, tar_bytes
+from tests.data.test_images import bomb_header
+
+Write = Callable[[str, list[tuple[str, bytes]]], Path]
+ATTACKS = {"loss": {"timesteps": [100, 300], "draws": 1}, "pia": {}, "random": {}, "autoencoder": {}}
+
+
+def make_job(folder: Path, model: Path, run: str, **changes: Any) -> Job:
+    manifest = {
+        "name": "set",
+        "splits": [
+            {"name": "members", "member": True, "shards": ["m*.tar"]},
+            {"name": "non_members", "member": False, "shards": ["n*.tar"]},
+        ],
+    }
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    content = {
+        "manifest": str(folder / "manifest.yaml"),
+        "replica": {"model": str(model), "dtype": "float32", "resolution_px": 64},
+        "attacks": ATTACKS,
+        "pool": {"replicas": 1, "gpus_per_replica": 0, "batch_size": 8},
+        "unit_size": 8,
+        "run": str(folder / run),
+    }
+    return parse_job({**content, **changes}, "job")
+
+
+def scan(job: Job) -> tuple[Counts, pd.DataFrame]:
+    counts = run_scan(job, Console(quiet=True))
+    table = Ledger(job.run).scores().to_pandas()
+    return counts, table.sort_values(["split", "shard", "key"], ignore_index=True)
+
+
+@pytest.fixture
+def good_shards(write_tar: Write) -> None:
+    write_tar("m0.tar", good_members(20))
+    write_tar("m1.tar", good_members(5, start=20))
+    write_tar("n0.tar", good_members(18, start=100))
+
+
+@pytest.mark.usefixtures("local_ray", "good_shards")
+def test_batch_size_and_actors_change_no_score_beyond_rounding(tmp_path: Path, tiny: Path) -> None:
+    counts, one = scan(make_job(tmp_path, tiny, "one"))
+    assert (counts.read, counts.scored, counts.quarantined) == (43, 43, 0)
+    _, two = scan(make_job(tmp_path, tiny, "two", pool={"replicas": 2, "gpus_per_replica": 0, "batch_size": 5}))
+    identity = ["split", "shard", "key", "unit", "member", "caption", "image_sha256", "width", "height", "jpeg_bytes"]
+    pd.testing.assert_frame_equal(one[identity], two[identity])
+    for name in ("loss", "loss.t=100", "pia", "pia.normalised", "autoencoder", "random"):
+        assert np.abs(one[name] - two[name]).max() < 1e-3 * one[name].std(), name
+
+
+@pytest.mark.usefixtures("local_ray", "good_shards")
+def test_a_resumed_scan_rescored_only_what_was_missing_and_ends_byte_identical(tmp_path: Path, tiny: Path) -> None:
+    job = make_job(tmp_path, tiny, "run")
+    scan(job)
+    files = {path: path.read_bytes() for path in sorted((tmp_path / "run" / "scores").rglob("*.parquet"))}
+    lost = tmp_path / "run" / "scores" / "members" / "m0-000001.parquet"
+    lost.unlink()
+    (tmp_path / "run" / "shards" / "members" / "m0.json").unlink()
+    kept = next(path for path in files if path != lost)
+    before = kept.stat().st_mtime_ns
+    counts, _ = scan(job)
+    assert counts.scored == 43
+    assert kept.stat().st_mtime_ns == before
+    assert {path: path.read_bytes() for path in files} == files
+
+
+@pytest.mark.usefixtures("local_ray", "good_shards")
+def test_a_changed_job_is_refused_with_the_fields_that_differ_and_pool_may_change(tmp_path: Path, tiny: Path) -> None:
+    scan(make_job(tmp_path, tiny, "run"))
+    with pytest.raises(ConfigError, match="job.seed: 0 -> 1"):
+        scan(make_job(tmp_path, tiny, "run", seed=1))
+    with pytest.raises(ConfigError, match="attacks.loss.draws: 1 -> 2"):
+        scan(make_job(tmp_path, tiny, "run", attacks={**ATTACKS, "loss": {"timesteps": [100, 300], "draws": 2}}))
+    scan(make_job(tmp_path, tiny, "run", pool={"replicas": 1, "gpus_per_replica": 0, "batch_size": 4}))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_hostile_shards_are_scanned_to_the_end_and_every_sample_is_accounted_for(tmp_path: Path, tiny: Path, write_tar: Write) -> None:
+    trap = b"cos\nsystem\n(S'touch /tmp/owned'\ntR."
+    bad: list[tuple[str, bytes]] = [
+        ("ok.jpg", image_bytes(1)),
+        ("ok.txt", b"fine"),
+        ("ok.pkl", trap),
+        ("zero.jpg", b""),
+        ("zero.txt", b"x"),
+        ("corrupt.png", image_bytes(2, "PNG")[:900]),
+        ("corrupt.txt", b"x"),
+        ("bomb.png", bomb_header(60000, 60000)),
+        ("bomb.txt", b"x"),
+        ("lonely.txt", b"no image"),
+        ("nocaption.jpg", image_bytes(3)),
+        ("latin.jpg", image_bytes(4)),
+        ("latin.txt", b"caf\xe9"),
+        ("ok.jpg", image_bytes(5)),
+        ("ok.txt", b"again"),
+    ]
+    write_tar("m0.tar", bad)
+    cut = tar_bytes(good_members(6))
+    (tmp_path / "m1.tar").write_bytes(cut[: len(cut) // 2])
+    (tmp_path / "m2.tar").write_bytes(b"")
+    (tmp_path / "m3.tar").write_bytes(b"not a tar" * 200)
+    (tmp_path / "m4.tar").mkdir()
+    write_tar("n0.tar", good_members(9, start=50))
+    job = make_job(tmp_path, tiny, "run")
+    counts, table = scan(job)
+    assert counts.scored + counts.quarantined == counts.read
+    expected = {"empty_image", "corrupt_image", "too_many_pixels", "no_image", "duplicate_key"}
+    expected |= {"truncated_sample", "truncated_shard", "empty_shard", "not_a_tar", "unreadable_shard"}
+    assert set(counts.by_reason) == expected
+    assert counts.flagged == {"no_caption": 1, "caption_not_utf8": 1}
+    assert set(table[table.shard == "m0"].key) == {"ok", "nocaption", "latin"}
+    assert (table.split == "non_members").sum() == 9
+    assert not Path("/tmp/owned").exists()
+
+
+@pytest.mark.usefixtures("good_shards")
+def test_a_scan_killed_with_sigkill_resumes_to_the_table_of_an_undisturbed_one(tmp_path: Path, tiny: Path, write_tar: Write) -> None:
+    write_tar("n1.tar", good_members(200, start=300))
+    job = make_job(tmp_path, tiny, "killed", attacks={**ATTACKS, "secmi": {}})
+    job_file = tmp_path / "job.yaml"
+    job_file.write_text(yaml.safe_dump(job.model_dump(mode="json")))
+    command = [sys.executable, "-m", "raymia", "scan", str(job_file)]
+    first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    scores = tmp_path / "killed" / "scores"
+    deadline = time.monotonic() + 120
+    while len(list(scores.rglob("*.parquet"))) < 3 and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.05)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert len(list(scores.rglob("*.parquet"))) >= 3
+    assert not (tmp_path / "killed" / "shards" / "non_members" / "n1.json").exists(), "killed too late to prove anything"
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    undisturbed = subprocess.run([*command, "--run", str(tmp_path / "whole")], capture_output=True, text=True, check=False)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    whole = {p.relative_to(tmp_path / "whole"): p.read_bytes() for p in (tmp_path / "whole" / "scores").rglob("*.parquet")}
+    resumed = {p.relative_to(tmp_path / "killed"): p.read_bytes() for p in scores.rglob("*.parquet")}
+    assert resumed == whole

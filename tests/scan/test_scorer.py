@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from raymia.attacks.loss import Loss
+from raymia.attacks.random import Random
+from raymia.data.tar import Fault
+from raymia.scan.scorer import Scorer
+from tests.attacks.test_closed_form import GaussianReplica
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+KEYS = ["a", "b", "c", "d"]
+
+
+class Moody(GaussianReplica):
+    """Fails or overflows on images whose caption says so."""
+
+    def __init__(self, largest: int = 100) -> None:
+        super().__init__(0.0, 1.0)
+        self.largest = largest
+
+    def text(self, prompts: Sequence[str]) -> Tensor:
+        if "raise" in prompts:
+            raise RuntimeError("cannot take this one")
+        if len(prompts) > self.largest:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.tensor([float("nan") if prompt == "nan" else 0.0 for prompt in prompts])[:, None, None, None]
+
+    def predicted_noise(self, z_t: Tensor, t: int, states: Tensor) -> Tensor:
+        return super().predicted_noise(z_t, t, states) + states
+
+
+def test_only_the_sample_at_fault_is_lost() -> None:
+    outcomes = Scorer(Moody(), {"loss": Loss(draws=1)}, 0).score(PIXELS, ["x", "raise", "x", "x"], KEYS)
+    assert [isinstance(outcome, Fault) for outcome in outcomes] == [False, True, False, False]
+
+
+def test_a_fault_of_every_sample_ends_the_scan() -> None:
+    with pytest.raises(RuntimeError, match="cannot take"):
+        Scorer(Moody(), {"loss": Loss(draws=1)}, 0).score(PIXELS, ["raise"] * 4, KEYS)
+
+
+def test_a_score_that_is_not_finite_is_quarantined_with_the_signals_name() -> None:
+    outcomes = Scorer(Moody(), {"loss": Loss(timesteps=(100,), draws=1), "random": Random()}, 0).score(PIXELS, ["x", "nan", "x", "x"], KEYS)
+    fault = outcomes[1]
+    assert isinstance(fault, Fault)
+    assert fault.reason == "non_finite"
+    assert fault.detail.endswith("loss, loss.t=100")
+
+
+def test_a_batch_that_runs_out_of_memory_is_halved() -> None:
+    attacks = {"loss": Loss(draws=1)}
+    whole = Scorer(Moody(), attacks, 0).score(PIXELS, ["x"] * 4, KEYS)
+    assert Scorer(Moody(largest=1), attacks, 0).score(PIXELS, ["x"] * 4, KEYS) == whole
+
+
+def test_the_scorer_runs_where_ray_is_not_installed() -> None:
+    code = "import sys; sys.modules['ray'] = None; import raymia.scan.scorer, raymia.scan.rows, raymia.attacks.base as b; b.registry()"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
