@@ -133,15 +133,14 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
     dtype = job.replica.dtype
     if dtype == "auto":
         dtype = "bfloat16" if pool.device == "cuda" else "float32"
-    if before is not None and before["model"]["dtype"] != dtype:
+    if before is not None and before["dtype"] != dtype:
         raise ConfigError(
-            f"replica.dtype: this run was made in {before['model']['dtype']} and would go on in {dtype}; "
-            f"set replica.dtype: {before['model']['dtype']} or choose another run directory"
+            f"replica.dtype: this run was made in {before['dtype']} and would go on in {dtype}; "
+            f"set replica.dtype: {before['dtype']} or choose another run directory"
         )
-    identity = plan.identity()
-    identity["model"]["dtype"] = dtype
     record: dict[str, Any] = {
-        **identity,
+        **plan.identity(),
+        "dtype": dtype,
         "free": job.model_dump(mode="json", include={"pool", "max_quarantined_fraction"}),
         "signals": plan.signals,
         "expected": plan.expected,
