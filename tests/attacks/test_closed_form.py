@@ -51,7 +51,11 @@ class GaussianReplica:
 
 
 def trial(mean: float = 0.3, variance: float = 0.5, memorised: bool = False) -> Trial:
-    images = torch.full((BATCH, 3, 4, 4), mean) if memorised else torch.randn(BATCH, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    images = (
+        torch.full((BATCH, 3, 4, 4), mean)
+        if memorised
+        else torch.randn(BATCH, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    )
     return Trial(GaussianReplica(mean, variance), images, ["c"] * BATCH, [f"k{i}" for i in range(BATCH)], seed=7)
 
 

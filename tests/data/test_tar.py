@@ -31,14 +31,22 @@ def test_every_sample_of_a_good_tar_comes_out_whole(write_tar: Write) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("a.b.jpg", ("a.b", "jpg")), ("d/x.JPG", ("d/x", "jpg")), ("./k.png", ("k", "png")), ("noext", ("noext", "")), (".h", (".h", ""))],
+    [
+        ("a.b.jpg", ("a.b", "jpg")),
+        ("d/x.JPG", ("d/x", "jpg")),
+        ("./k.png", ("k", "png")),
+        ("noext", ("noext", "")),
+        (".h", (".h", "")),
+    ],
 )
 def test_keys_are_cut_at_the_last_dot(name: str, expected: tuple[str, str]) -> None:
     assert split_name(name) == expected
 
 
 def test_keys_with_dots_stay_apart_and_extensions_match_in_any_case(write_tar: Write) -> None:
-    members = [(f"a.{c}.{e}", image_bytes(i)) for i, (c, e) in enumerate([("b", "JPG"), ("c", "jpeg"), ("d", "Png"), ("e", "WEBP")])]
+    members = [
+        (f"a.{c}.{e}", image_bytes(i)) for i, (c, e) in enumerate([("b", "JPG"), ("c", "jpeg"), ("d", "Png"), ("e", "WEBP")])
+    ]
     samples, _ = read(write_tar("a.tar", members))
     assert [s.key for s in samples] == ["a.b", "a.c", "a.d", "a.e"]
     assert all(s.image for s in samples)
@@ -81,7 +89,8 @@ def test_a_damaged_header_ends_the_shard_with_a_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "empty_shard"), (b"no tar" * 300, "not_a_tar"), (b"x", "not_a_tar"), (b"\0" * 10240, "empty_shard")]
+    ("content", "reason"),
+    [(b"", "empty_shard"), (b"no tar" * 300, "not_a_tar"), (b"x", "not_a_tar"), (b"\0" * 10240, "empty_shard")],
 )
 def test_what_is_no_tar_with_samples_gives_a_shard_fault(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "x.tar").write_bytes(content)

@@ -91,16 +91,18 @@ def test_a_resumed_scan_rescored_only_what_was_missing_and_ends_byte_identical(t
 @pytest.mark.usefixtures("local_ray", "good_shards")
 def test_a_changed_job_is_refused_with_the_fields_that_differ_and_pool_may_change(tmp_path: Path, tiny: Path) -> None:
     scan(make_job(tmp_path, tiny, "run"))
-    with pytest.raises(ConfigError, match="job.seed: 0 -> 1"):
+    with pytest.raises(ConfigError, match=r"job\.seed: 0 -> 1"):
         scan(make_job(tmp_path, tiny, "run", seed=1))
-    with pytest.raises(ConfigError, match="attacks.loss.draws: 1 -> 2"):
+    with pytest.raises(ConfigError, match=r"attacks\.loss\.draws: 1 -> 2"):
         scan(make_job(tmp_path, tiny, "run", attacks={**ATTACKS, "loss": {"timesteps": [100, 300], "draws": 2}}))
     scan(make_job(tmp_path, tiny, "run", pool={"replicas": 1, "gpus_per_replica": 0, "batch_size": 4}))
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_hostile_shards_are_scanned_to_the_end_and_every_sample_is_accounted_for(tmp_path: Path, tiny: Path, write_tar: Write) -> None:
-    trap = b"cos\nsystem\n(S'touch /tmp/owned'\ntR."
+def test_hostile_shards_are_scanned_to_the_end_and_every_sample_is_accounted_for(
+    tmp_path: Path, tiny: Path, write_tar: Write
+) -> None:
+    trap = f"cos\nsystem\n(S'touch {tmp_path}/owned'\ntR.".encode()
     bad: list[tuple[str, bytes]] = [
         ("ok.jpg", image_bytes(1)),
         ("ok.txt", b"fine"),
@@ -134,11 +136,13 @@ def test_hostile_shards_are_scanned_to_the_end_and_every_sample_is_accounted_for
     assert counts.flagged == {"no_caption": 1, "caption_not_utf8": 1}
     assert set(table[table.shard == "m0"].key) == {"ok", "nocaption", "latin"}
     assert (table.split == "non_members").sum() == 9
-    assert not Path("/tmp/owned").exists()
+    assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.usefixtures("good_shards")
-def test_a_scan_killed_with_sigkill_resumes_to_the_table_of_an_undisturbed_one(tmp_path: Path, tiny: Path, write_tar: Write) -> None:
+def test_a_scan_killed_with_sigkill_resumes_to_the_table_of_an_undisturbed_one(
+    tmp_path: Path, tiny: Path, write_tar: Write
+) -> None:
     write_tar("n1.tar", good_members(200, start=300))
     job = make_job(tmp_path, tiny, "killed", attacks={**ATTACKS, "secmi": {}})
     job_file = tmp_path / "job.yaml"

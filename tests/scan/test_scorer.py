@@ -48,7 +48,9 @@ def test_a_fault_of_every_sample_ends_the_scan() -> None:
 
 
 def test_a_score_that_is_not_finite_is_quarantined_with_the_signals_name() -> None:
-    outcomes = Scorer(Moody(), {"loss": Loss(timesteps=(100,), draws=1), "random": Random()}, 0).score(PIXELS, ["x", "nan", "x", "x"], KEYS)
+    outcomes = Scorer(Moody(), {"loss": Loss(timesteps=(100,), draws=1), "random": Random()}, 0).score(
+        PIXELS, ["x", "nan", "x", "x"], KEYS
+    )
     fault = outcomes[1]
     assert isinstance(fault, Fault)
     assert fault.reason == "non_finite"
@@ -62,5 +64,5 @@ def test_a_batch_that_runs_out_of_memory_is_halved() -> None:
 
 
 def test_the_scorer_runs_where_ray_is_not_installed() -> None:
-    code = "import sys; sys.modules['ray'] = None; import raymia.scan.scorer, raymia.scan.rows, raymia.attacks.base as b; b.registry()"
+    code = "import sys; sys.modules['ray'] = None; import raymia.scan.rows, raymia.attacks.base as b; b.registry()"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

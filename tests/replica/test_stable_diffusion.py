@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from raymia.errors import ConfigError
+from raymia.replica.schedule import Schedule
+from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
+
+
+@pytest.fixture(scope="module")
+def replica(tiny: Path) -> StableDiffusion:
+    return StableDiffusion(find_pipeline(str(tiny), with_weights=True), "float32", "cpu", 64)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny: Path) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline.from_pretrained(tiny, use_safetensors=True, torch_dtype=torch.float32, safety_checker=None)
+
+
+def edited(tiny: Path, target: Path, file: str, **changes: object) -> Path:
+    shutil.copytree(tiny, target)
+    content = json.loads((target / file).read_text())
+    (target / file).write_text(json.dumps({**content, **changes}))
+    return target
+
+
+def test_parts_agree_with_the_diffusers_pipeline(replica: StableDiffusion, pipeline: StableDiffusionPipeline) -> None:
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    z = replica.encode(x)
+    with torch.no_grad():
+        expected = pipeline.vae.encode(x).latent_dist.mean * pipeline.vae.config.scaling_factor
+        states, empty = pipeline.encode_prompt(["a small picture", "of"], "cpu", 1, True)
+        noise = pipeline.unet(z, 300, states).sample
+    assert torch.allclose(z, expected, atol=1e-5)
+    assert torch.allclose(replica.text(["a small picture", "of"]), states, atol=1e-5)
+    assert torch.allclose(replica.text(["", ""]), empty, atol=1e-5)
+    assert torch.allclose(replica.predicted_noise(z, 300, states), noise, atol=1e-5)
+    assert replica.decode(z).shape == x.shape
+
+
+def test_schedule_is_the_models_own_scaled_linear_one_and_not_linear(replica: StableDiffusion) -> None:
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alphabar = torch.cumprod(1 - betas, 0)
+    for t in (0, 1, 500, 999):
+        assert replica.schedule.alpha(t) == pytest.approx(alphabar[t].item() ** 0.5, rel=1e-4)
+        assert replica.schedule.alpha(t) ** 2 + replica.schedule.sigma(t) ** 2 == pytest.approx(1)
+
+
+def test_ddim_moves_agree_with_diffusers_scheduler(replica: StableDiffusion) -> None:
+    scheduler = DDIMScheduler.from_config(json.loads(json.dumps(dict(DDIMScheduler(clip_sample=False).config))))
+    schedule = Schedule(dict(scheduler.config))
+    scheduler.set_timesteps(10)
+    z, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    expected = scheduler.step(noise, 500, z).prev_sample
+    assert torch.allclose(schedule.ddim_move(z, noise, 500, 400), expected, atol=1e-5)
+
+
+def test_v_prediction_is_returned_as_noise(tiny: Path, tmp_path: Path, replica: StableDiffusion) -> None:
+    folder = edited(tiny, tmp_path / "v", "scheduler/scheduler_config.json", prediction_type="v_prediction")
+    velocity = StableDiffusion(find_pipeline(str(folder), with_weights=True), "float32", "cpu", 64)
+    z, states = torch.randn(2, 4, 8, 8), replica.text(["a", "b"])
+    output = replica.predicted_noise(z, 200, states)
+    expected = replica.schedule.sigma(200) * z + replica.schedule.alpha(200) * output
+    assert torch.allclose(velocity.predicted_noise(z, 200, states), expected, atol=1e-5)
+
+
+def test_bfloat16_returns_float32_noise(tiny: Path) -> None:
+    replica = StableDiffusion(find_pipeline(str(tiny), with_weights=True), "bfloat16", "cpu", 64)
+    noise = replica.predicted_noise(torch.randn(1, 4, 8, 8), 100, replica.text([""]))
+    assert noise.dtype == torch.float32
+    assert torch.isfinite(noise).all()
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("model_index.json", {"_class_name": "FluxPipeline"}, "FluxPipeline is not supported"),
+        ("model_index.json", {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}, "not supported"),
+        ("unet/config.json", {"in_channels": 9}, "inpainting"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction_type 'sample'"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "odd"}, "odd"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused(
+    tiny: Path, tmp_path: Path, file: str, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_pipeline(str(edited(tiny, tmp_path / "p", file, **changes)), with_weights=True)
+
+
+def test_a_resolution_that_the_autoencoder_cannot_take_is_refused(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match="multiple of 8"):
+        StableDiffusion(find_pipeline(str(tiny), with_weights=True), "float32", "cpu", 60)
+
+
+def test_timesteps_outside_the_schedule_are_refused(replica: StableDiffusion) -> None:
+    with pytest.raises(ConfigError, match="0 to 999"):
+        replica.schedule.check(1000)

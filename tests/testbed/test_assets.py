@@ -1,0 +1,101 @@
+"""What the package ships: the audit set, and models with known members."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from raymia.attacks.loss import Loss
+from raymia.attacks.trial import Trial
+from raymia.clip import Clip
+from raymia.data.images import decode_image
+from raymia.data.tar import RawSample, read_shard
+from raymia.evaluation.intervals import noise_floor
+from raymia.evaluation.roc import exact_roc
+from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
+from raymia.testbed import ASSETS, CLIP, PIPELINE
+from raymia.testbed.architecture import new_tokenizer, new_unet
+
+PER_SPLIT = 256
+
+
+@pytest.fixture(scope="module")
+def samples() -> dict[str, list[RawSample]]:
+    found = {}
+    for split in ("members", "non_members"):
+        shards = sorted((ASSETS / "shards").glob(f"{split}-*.tar"))
+        found[split] = [item for shard in shards for item in read_shard(str(shard)) if isinstance(item, RawSample)]
+    return found
+
+
+def pixels(samples: list[RawSample]) -> torch.Tensor:
+    arrays = [decode_image(sample.image or b"", 64, 10**6).pixels for sample in samples]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def loss_auc(replica: StableDiffusion, samples: dict[str, list[RawSample]]) -> float:
+    scores = []
+    for group in samples.values():
+        part = group[:PER_SPLIT]
+        trial = Trial(replica, pixels(part), [s.caption for s in part], [s.key for s in part], seed=0)
+        scores.append(Loss(timesteps=(100, 300, 500), draws=1).score(trial)["loss"].numpy())
+    return exact_roc(np.concatenate(scores).astype(float), np.arange(2 * PER_SPLIT) < PER_SPLIT).auc
+
+
+def test_the_package_ships_less_than_16_mib() -> None:
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) < 16 * 2**20
+
+
+def test_no_sample_is_damaged_and_no_concept_stands_twice(samples: dict[str, list[RawSample]]) -> None:
+    everything = [sample for group in samples.values() for sample in group]
+    assert len(everything) == 1024
+    assert all(sample.fault is None and sample.caption for sample in everything)
+    assert len({sample.key for sample in everything}) == 1024
+
+
+def test_provenance_names_every_picture_once_and_auxiliary_pictures_are_others(samples: dict[str, list[RawSample]]) -> None:
+    with gzip.open(ASSETS / "provenance.csv.gz", "rt") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len({row["sha256"] for row in rows}) == len(rows)
+    for split, group in samples.items():
+        assert {row["key"] for row in rows if row["use"] == split} == {sample.key for sample in group}
+
+
+def test_the_trained_model_tells_members_and_the_untrained_one_does_not(samples: dict[str, list[RawSample]]) -> None:
+    replica = StableDiffusion(find_pipeline(str(PIPELINE), with_weights=True), "float32", "cpu", 64)
+    assert 0.75 < loss_auc(replica, samples) < 0.95
+    torch.manual_seed(0)
+    replica._unet = new_unet().eval()
+    low, high = noise_floor(PER_SPLIT, PER_SPLIT).auc
+    assert low < loss_auc(replica, samples) < high
+
+
+def test_the_training_log_says_how_each_model_came_about() -> None:
+    head, *entries = [json.loads(line) for line in (ASSETS / "training.jsonl").read_text().splitlines()]
+    assert {"seed", "steps", "versions"} <= head.keys()
+    assert {entry["model"] for entry in entries} == {"clip", "vae", "unet"}
+
+
+def test_clip_knows_an_image_again_among_others(samples: dict[str, list[RawSample]]) -> None:
+    clip = Clip(str(CLIP), torch.device("cpu"))
+    images = pixels(samples["non_members"][:64])
+    embeddings = clip.embed_images(images)
+    assert torch.allclose(embeddings.norm(dim=1), torch.ones(64), atol=1e-5)
+    noisy = clip.embed_images(
+        (images + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
+    )
+    assert (embeddings @ noisy.T).argmax(1).eq(torch.arange(64)).float().mean() > 0.9
+
+
+def test_the_cut_tokenizer_splits_captions_as_the_full_one_does() -> None:
+    import open_clip
+
+    captions = ["a red cow, farm animal", "einstein's café 1234"]
+    cut, full = new_tokenizer(captions), open_clip.SimpleTokenizer()
+    for caption in captions:
+        assert cut.tokenize(caption) == [full.decoder[index] for index in full.encode(caption)]
