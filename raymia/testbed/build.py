@@ -28,7 +28,7 @@ SEED = 20_260
 PER_SPLIT = 512
 PER_SHARD = 128
 LONGER_SIDE_PX = 112
-STEPS = {"vae": 1200, "clip": 700, "unet": 1150}
+STEPS = {"vae": 1200, "clip": 700, "unet": 1100}
 
 
 @dataclass(frozen=True)
