@@ -227,7 +227,7 @@ class _TarReader:
 
 
 class _TruncatedError(Exception):
-    pass
+    """The data of a member end before its header says."""
 
 
 # What tarfile raises for headers that are damaged or made to harm.

@@ -139,7 +139,7 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
             f"set replica.dtype: {before['dtype']} or choose another run directory"
         )
     record: dict[str, Any] = {
-        **plan.identity(),
+        **plan.identity,
         "dtype": dtype,
         "free": job.model_dump(mode="json", include={"pool", "max_quarantined_fraction"}),
         "signals": plan.signals,
@@ -175,10 +175,10 @@ def _stream(plan: ScanPlan, ledger: Ledger, pool: Pool, dtype: str, console: Con
         for shard in plan.shards
         if (shard.split, shard.name) not in finished
     ]
-    scored = sum(len(units) for units in committed.values())
-    quarantined = len(ledger.quarantine()) if scored else 0
+    units_before = sum(len(units) for units in committed.values())
+    quarantined = len(ledger.quarantine()) if units_before else 0
     done = ledger.committed_samples()
-    with ScanProgress(console, plan.expected, done, scored, quarantined) as progress:
+    with ScanProgress(console, plan.expected, done, units_before, quarantined) as progress:
         if not work:
             return evaluations
         units = Units(ledger, plan.signal_names, job.unit_size, committed, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from raymia.attacks.base import Signal
@@ -37,8 +38,9 @@ class ScanPlan:
         """Score columns in order."""
         return [signal["name"] for signal in self.signals]
 
+    @cached_property
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the run it resumes."""
+        """What a resumed run must have in common with the run it resumes; reads all weights, hence once."""
         job = self.job.model_dump(mode="json", exclude=set(FREE_TO_CHANGE))
         manifest = self.manifest.model_dump(mode="json")
         shards = [shard.model_dump() for shard in self.shards]
@@ -77,7 +79,7 @@ def require_same(ledger: Ledger, plan: ScanPlan) -> dict[str, Any] | None:
     before = ledger.read_run()
     if before is None:
         return None
-    changed = differences({key: before.get(key) for key in plan.identity()}, plan.identity())
+    changed = differences({key: before.get(key) for key in plan.identity}, plan.identity)
     if changed:
         raise ConfigError(
             f"{ledger.run}/{RUN_FILE}: this run was made by another job; "
