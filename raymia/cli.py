@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from dataclasses import asdict
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 from pydantic import ValidationError
+from rich import box
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -30,6 +32,9 @@ data_app = typer.Typer(help="Data sets: make and check manifests.", no_args_is_h
 testbed_app = typer.Typer(help="The miniature Stable Diffusion with known members.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(testbed_app, name="testbed")
+
+COSTS = {"unet_forwards": "fwd", "unet_backwards": "bwd", "encodes": "enc", "decodes": "dec", "queries": "query"}
+COST_LEGEND = "fwd, bwd: UNet forwards and backwards; enc, dec: of the autoencoder; query: images asked of a black box"
 
 out = Console()
 err = Console(stderr=True)
@@ -69,11 +74,65 @@ def scan(
         list[str] | None, typer.Option("--set", help="FIELD=VALUE of the job, such as pool.batch_size=8.")
     ] = None,
     run: RunOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the job and print what it costs; load no model, score nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON instead of a table.")] = False,
 ) -> None:
     """Score a manifest with a replica and attacks. The same command resumes a scan that was stopped."""
     from raymia.config import load_job
 
-    _scan_and_report(load_job(job_file, override, run), report=False)
+    job = load_job(job_file, override, run)
+    if dry_run:
+        _print_cost(job, as_json)
+    elif as_json:
+        raise ConfigError("--json goes with --dry-run; the results of a scan come as JSON from `raymia evaluate RUN --json`")
+    else:
+        _scan_and_report(job, report=False)
+
+
+def _print_cost(job: Any, as_json: bool) -> None:
+    from raymia.attacks.cost import count
+    from raymia.scan.plan import make_plan
+
+    plan = make_plan(job)
+    alone = {name: asdict(attack.cost()) for name, attack in job.attacks.items()}
+    apart = {kind: sum(cost[kind] for cost in alone.values()) for kind in COSTS}
+    together = asdict(count(job.attacks.values(), plan.folder.schedule))
+    samples = plan.expected
+    in_total = {kind: None if samples is None else number * samples for kind, number in together.items()}
+    if as_json:
+        costs = {"per_image": alone, "apart": apart, "together": together, "samples": samples, "in_total": in_total}
+        out.print_json(json.dumps(costs))
+        return
+    table = _cost_table("Cost per image")
+    for name, cost in alone.items():
+        table.add_row(name, str(job.attacks[name].access), *(_count(cost[kind]) for kind in COSTS))
+    table.add_section()
+    table.add_row("each alone", "", *(_count(apart[kind]) for kind in COSTS))
+    table.add_row("all together", "", *(_count(together[kind]) for kind in COSTS), style="bold")
+    saved = (f"{1 - together[kind] / apart[kind]:.0%}" if apart[kind] else "" for kind in COSTS)
+    table.add_row("saved by sharing", "", *saved)
+    table.add_section()
+    heading = "samples unknown" if samples is None else f"x {samples:,} samples"
+    table.add_row(heading, "", *(_count(in_total[kind]) for kind in COSTS))
+    out.print(table)
+    if samples is None:
+        unknown = ", ".join(split.name for split in plan.manifest.splits if split.samples is None)
+        out.print(f"The manifest announces no number of samples for {unknown}; `raymia data index` counts them.", markup=False)
+
+
+def _cost_table(title: str) -> Table:
+    table = Table(title=title, caption=COST_LEGEND, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("attack", no_wrap=True)
+    table.add_column("access", no_wrap=True)
+    for heading in COSTS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}" if number else ""
 
 
 def _scan_and_report(job: Any, report: bool) -> None:
@@ -150,25 +209,38 @@ def _interval(value: dict[str, float] | None) -> str:
 @app.command()
 def attacks(as_json: Json = False) -> None:
     """List the attacks: access, signals, cost per image at their defaults, reference."""
-    from raymia.attacks.base import registry
+    from raymia.attacks.base import Access, registry
 
-    rows = []
-    for name, kind in registry().items():
-        attack = kind()
-        signals = [signal.name for signal in attack.signals()]
-        row = {"attack": name, "access": str(kind.access), "signals": signals, "cost": str(attack.cost())}
-        rows.append({**row, "reference": kind.reference})
+    known = {name: kind() for name, kind in registry().items()}
     if as_json:
+        rows = [
+            {
+                "attack": name,
+                "access": str(attack.access),
+                "signals": [signal.name for signal in attack.signals()],
+                "cost": asdict(attack.cost()),
+                "reference": attack.reference,
+            }
+            for name, attack in known.items()
+        ]
         out.print_json(json.dumps(rows))
         return
-    table = Table(title="Attacks")
-    for heading in ("attack", "access", "signals", "cost per image", "reference"):
-        table.add_column(heading, overflow="fold")
-    for entry in rows:
-        names = entry["signals"]
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        table.add_row(str(entry["attack"]), str(entry["access"]), shown, str(entry["cost"]), str(entry["reference"]))
+    table = _cost_table("Attacks, and what each costs per image at its defaults")
+    table.add_column("signals", justify="right")
+    table.add_column("reference")
+    for name, attack in sorted(known.items(), key=lambda entry: list(Access).index(entry[1].access)):
+        cost = [_count(getattr(attack.cost(), kind)) for kind in COSTS]
+        table.add_row(name, str(attack.access), *cost, str(len(attack.signals())), attack.reference.rpartition(", ")[2])
     out.print(table)
+
+
+@testbed_app.command("lpips")
+def testbed_lpips(output: Annotated[Path, typer.Option("--out", help="Safetensors file to write.")]) -> None:
+    """Write AlexNet's ImageNet weights for LPIPS from a package of the index, where torchvision's host is out of reach."""
+    from raymia.testbed.alexnet import build_trunk
+
+    build_trunk(output)
+    out.print(f"{output}: set `lpips: {{trunk: {output}}}` in a job", markup=False, highlight=False)
 
 
 @data_app.command("index")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
-from raymia.attacks.base import Attack, registry
+from raymia.attacks.base import Access, Attack, registry
 from raymia.errors import ConfigError, describe_validation, suggest
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -55,6 +55,15 @@ class PoolConfig(_Section):
         return self
 
 
+class LpipsConfig(_Section):
+    """The perceptual distance of attacks that compare by LPIPS."""
+
+    net: Literal["alex", "vgg", "squeeze"] = Field("alex", description="Architecture of the trunk.")
+    trunk: str = Field(
+        "torchvision", description="ImageNet weights of the trunk: `torchvision` fetches them; or a safetensors file of them."
+    )
+
+
 def _attacks(value: object) -> dict[str, Attack]:
     known = registry()
     if not isinstance(value, dict) or not value:
@@ -84,12 +93,28 @@ class Job(_Section):
     clip: str | None = Field(
         None, description="CLIP for attacks that compare embeddings: a folder, ARCHITECTURE/TAG of open_clip, or `testbed`."
     )
+    lpips: LpipsConfig = Field(LpipsConfig(), description="LPIPS for attacks that compare by it.")
+    access: Literal["black", "grey", "white"] = Field(
+        "white", description="What the attacker can do; attacks that need more are refused."
+    )
     pool: PoolConfig = PoolConfig()
     unit_size: int = Field(256, ge=1, description="Samples per unit: the grain of commit and resume.")
     seed: int = Field(0, ge=0, description="Of all noise.")
     run: str = Field(description="Run directory; by default runs/ and the job file's name.")
     max_pixels: int = Field(64_000_000, ge=1, description="Images whose header announces more are quarantined undecoded.")
     max_quarantined_fraction: float = Field(0.05, ge=0, le=1, description="A scan that quarantines more ends with exit code 3.")
+
+    @model_validator(mode="after")
+    def _attacks_are_possible(self) -> Job:
+        for name, attack in self.attacks.items():
+            if not Access(self.access).allows(attack.access):
+                raise ConfigError(
+                    f"attacks.{name}: needs {attack.access} access, but `access` is {self.access}; leave the attack out, or "
+                    f"set access: {attack.access} if the attacker has it"
+                )
+            if "clip" in attack.needs() and self.clip is None:
+                raise ConfigError(f"attacks.{name}: compares by CLIP, but the job has no `clip`; set one, or another metric")
+        return self
 
 
 FREE_TO_CHANGE = ("run", "pool", "max_quarantined_fraction")

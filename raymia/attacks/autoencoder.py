@@ -27,4 +27,4 @@ class Autoencoder(Attack):
         return Cost(encodes=1, decodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
-        return {"autoencoder": -(trial.reconstruction() - trial.images).square().flatten(1).mean(1)}
+        return {"autoencoder": -(trial.decode(trial.latents) - trial.images).square().flatten(1).mean(1)}

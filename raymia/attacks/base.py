@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
@@ -25,9 +25,18 @@ class Access(StrEnum):
     GREY = "grey"
     """Run the UNet at chosen latents and timesteps."""
     WHITE = "white"
-    """See the weights."""
+    """See the weights and take gradients."""
     CONTROL = "control"
     """Nothing: a control that must find no members."""
+
+    def allows(self, other: Access) -> bool:
+        """Whether an attacker with this access can run an attack that needs `other`; controls always run."""
+        order = [Access.CONTROL, Access.BLACK, Access.GREY, Access.WHITE]
+        return order.index(other) <= order.index(self)
+
+
+Need = Literal["clip", "lpips"]
+"""A model beside the attacked one."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +50,13 @@ class Signal:
 
 @dataclass(frozen=True)
 class Cost:
-    """Model evaluations per image when the attack runs alone."""
+    """Model evaluations per image when the attack runs alone; the same counts as a trial's `Evaluations`."""
 
     unet_forwards: int = 0
     unet_backwards: int = 0
     encodes: int = 0
     decodes: int = 0
-
-    def __str__(self) -> str:
-        counts = ((getattr(self, field.name), field.name.replace("_", " ")) for field in fields(self))
-        return ", ".join(f"{count} {name}" for count, name in counts if count) or "none"
+    queries: int = 0
 
 
 class Attack(BaseModel, ABC):
@@ -78,11 +84,11 @@ class Attack(BaseModel, ABC):
     def score(self, trial: Trial) -> dict[str, Float[Tensor, " batch"]]:
         """One score per sample and signal, keyed by signal name."""
 
-    def needs_clip(self) -> bool:
-        """Whether the attack, as configured, compares CLIP embeddings."""
-        return False
+    def needs(self) -> frozenset[Need]:
+        """Models beside the attacked one that the attack, as configured, compares with."""
+        return frozenset()
 
-    def check(self, schedule: Schedule, has_clip: bool) -> None:
+    def check(self, schedule: Schedule) -> None:
         """Refuse parameters that cannot work with this model.
 
         Raises:

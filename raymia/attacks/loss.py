@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.timesteps import Timesteps
+from raymia.attacks.parameters import Timesteps
 from raymia.attacks.trial import Trial
 from raymia.replica.schedule import Schedule
 
@@ -29,7 +29,7 @@ class Loss(Attack):
     timesteps: Timesteps = Field((100, 200, 300, 400, 500), description="Timesteps at which the loss is taken.")
     draws: int = Field(5, ge=1, description="Noise draws per timestep.")
 
-    def check(self, schedule: Schedule, has_clip: bool) -> None:
+    def check(self, schedule: Schedule) -> None:
         schedule.check(*self.timesteps)
 
     def signals(self) -> list[Signal]:

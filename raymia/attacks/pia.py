@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.timesteps import Timestep
+from raymia.attacks.parameters import Timestep
 from raymia.attacks.trial import Trial
 from raymia.replica.schedule import Schedule
 
@@ -32,7 +32,7 @@ class PIA(Attack):
     timestep: Timestep = Field(500, description="t: where e0 is added and predicted again.")
     p: float = Field(4.0, ge=1.0, description="Order of the norm.")
 
-    def check(self, schedule: Schedule, has_clip: bool) -> None:
+    def check(self, schedule: Schedule) -> None:
         schedule.check(0, self.timestep)
 
     def signals(self) -> list[Signal]:

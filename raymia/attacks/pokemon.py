@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.timesteps import Timesteps
+from raymia.attacks.base import Access, Attack, Cost, Need, Signal
+from raymia.attacks.parameters import Guidance, Timesteps, evaluations_per_step
+from raymia.attacks.similarity import Metric, Metrics, needs_of, similarity
 from raymia.attacks.trial import Trial
-from raymia.errors import ConfigError
 from raymia.replica.schedule import Schedule
-
-Metric = Literal["ssim", "clip"]
 
 
 class Pokemon(Attack):
@@ -39,7 +36,8 @@ class Pokemon(Attack):
     timesteps: Timesteps = Field((200, 300, 400), description="Noise levels t from which the image is reconstructed.")
     steps: int = Field(10, ge=1, description="DDIM steps of each reconstruction.")
     draws: int = Field(2, ge=1, description="Noise draws per timestep.")
-    metrics: tuple[Metric, ...] = Field(("ssim", "clip"), min_length=1, description="Similarities; the first is primary.")
+    guidance: Guidance = Field(1.0, description="Guidance scale of the reconstruction; 1 is none.")
+    metrics: Metrics = Field(("ssim", "clip", "lpips"), description="Similarities; the first is primary.")
 
     @model_validator(mode="after")
     def _steps_fit(self) -> Self:
@@ -47,15 +45,11 @@ class Pokemon(Attack):
             raise ValueError(f"{self.steps} steps do not fit below timestep {min(self.timesteps)}")
         return self
 
-    def needs_clip(self) -> bool:
-        return "clip" in self.metrics
+    def needs(self) -> frozenset[Need]:
+        return needs_of(self.metrics)
 
-    def check(self, schedule: Schedule, has_clip: bool) -> None:
+    def check(self, schedule: Schedule) -> None:
         schedule.check(*self.timesteps)
-        if self.needs_clip() and not has_clip:
-            raise ConfigError(
-                "attacks.pokemon.metrics asks for clip but the job has no `clip` model; set one, or metrics: [ssim]"
-            )
 
     def signals(self) -> list[Signal]:
         names = ["pokemon"]
@@ -65,7 +59,8 @@ class Pokemon(Attack):
 
     def cost(self) -> Cost:
         variations = len(self.timesteps) * self.draws
-        return Cost(unet_forwards=variations * self.steps, encodes=1, decodes=variations + 1)
+        forwards = variations * self.steps * evaluations_per_step(self.guidance)
+        return Cost(unet_forwards=forwards, encodes=1, decodes=variations + 1, queries=variations + 1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         scores: dict[str, Tensor] = {}
@@ -79,17 +74,5 @@ class Pokemon(Attack):
         return {"pokemon": scores[f"pokemon.{self.metrics[0]}"], **scores}
 
     def _similarity(self, trial: Trial, metric: Metric, t: int) -> Tensor:
-        draws = [similarity(trial, metric, trial.image_to_image(t, draw, self.steps)) for draw in range(self.draws)]
-        return torch.stack(draws).mean(0)
-
-
-def similarity(trial: Trial, metric: Metric, images: Tensor) -> Tensor:
-    """Similarity of the trial's images and `images`, one value per sample; 1 for identical images.
-
-    ``ssim``: structural similarity (Wang et al. 2004, 11 px Gaussian window, range 2). ``clip``: cosine of CLIP embeddings.
-    """
-    if metric == "clip":
-        return (trial.embedding(trial.images) * trial.embedding(images)).sum(1)
-    ssim = structural_similarity_index_measure(images, trial.images, data_range=2.0, reduction="none")
-    assert isinstance(ssim, Tensor)
-    return ssim
+        images = [trial.image_to_image(t, draw, self.steps, self.guidance) for draw in range(self.draws)]
+        return torch.stack([similarity(trial, metric, image) for image in images]).mean(0)

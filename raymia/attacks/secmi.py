@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.timesteps import Timestep
+from raymia.attacks.parameters import Timestep
 from raymia.attacks.trial import Trial
 from raymia.replica.schedule import Schedule
 
@@ -35,7 +35,7 @@ class SecMI(Attack):
             raise ValueError(f"timestep {self.timestep} is not a positive multiple of step {self.step}")
         return self
 
-    def check(self, schedule: Schedule, has_clip: bool) -> None:
+    def check(self, schedule: Schedule) -> None:
         schedule.check(self.timestep, self.timestep + self.step)
 
     def signals(self) -> list[Signal]:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raymia.replica.schedule import Schedule, noise_like
-from raymia.replica.stable_diffusion import Replica
+from raymia.replica.black_box import BlackBox, LocalPipeline
+from raymia.replica.protocol import Replica
+from raymia.replica.schedule import Schedule
+from raymia.replica.shared import Evaluations, SharedReplica, stacked_noise
 
-CAPTION = "caption"
-EMPTY = "empty"
+T = TypeVar("T")
 
 
 class ImageEmbedder(Protocol):
@@ -27,22 +27,42 @@ class ImageEmbedder(Protocol):
         ...
 
 
-@dataclass
-class Evaluations:
-    """How often the model ran, in images: a batch of 16 counts 16."""
+class PerceptualDistance(Protocol):
+    """What a trial asks of an LPIPS model."""
 
-    unet_forwards: int = 0
-    unet_backwards: int = 0
-    encodes: int = 0
-    decodes: int = 0
+    def distance(self, one: Float[Tensor, "batch 3 H W"], other: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, " batch"]:
+        """LPIPS of images in [-1, 1]; 0 for identical ones."""
+        ...
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the UNet is told about the image."""
+
+    words: float = 1.0
+    """Share of the caption's words that are kept, from its start: 1 is the caption as it is, 0 the empty prompt."""
+    shift: float = 0.0
+    """Standard deviation of the normal noise added to the text states."""
+
+    def prompt(self, caption: str) -> str:
+        """The caption cut to its first words, to the nearest whole word."""
+        if self.words == 1.0:
+            return caption
+        words = caption.split()
+        return " ".join(words[: int(self.words * len(words) + 0.5)])
+
+
+CAPTION = Condition()
+EMPTY = Condition(words=0.0)
 
 
 class Trial:
     """Lazy, memoised evaluations of one batch.
 
     Attributes:
+        model: the replica, which keeps and counts what it computes; for evaluations at other images or latents.
         images: (batch, 3, H, W) in [-1, 1] on the replica's device.
-        evaluations: what has been computed so far, in images.
+        captions, keys: one per image.
     """
 
     def __init__(
@@ -53,113 +73,133 @@ class Trial:
         keys: Sequence[str],
         seed: int,
         clip: ImageEmbedder | None = None,
+        lpips: PerceptualDistance | None = None,
+        black_box: BlackBox | None = None,
     ) -> None:
         """Args:
         images: in [-1, 1].
         captions: one per image; the empty string where there is none.
         keys: sample keys; with `seed` they determine all noise.
         clip: needed by attacks that compare embeddings.
+        lpips: needed by attacks that compare by LPIPS.
+        black_box: what black-box attacks query; by default a pipeline over the replica.
         """
-        self.replica = replica
+        self.model = SharedReplica(replica)
         self.images = images.to(replica.device)
         self.captions = list(captions)
         self.keys = list(keys)
-        self.seed = seed
-        self.evaluations = Evaluations()
+        self._seed = seed
         self._clip = clip
-        self._memo: dict[Hashable, Tensor] = {}
-        # Tensors that stand in a memo key by identity; held, so that no identity is used twice.
-        self._held: dict[int, Tensor] = {}
+        self._lpips = lpips
+        self._black_box = black_box or LocalPipeline(self.model)
+        self._memo: dict[Hashable, Any] = {}
 
     @property
     def schedule(self) -> Schedule:
         """The replica's noise schedule."""
-        return self.replica.schedule
+        return self.model.schedule
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """What has been computed so far, in images."""
+        return self.model.evaluations
 
     @property
     def latents(self) -> Float[Tensor, "batch c h w"]:
         """z_0: scaled posterior mean of the images."""
+        return self.model.encode(self.images)
 
-        def compute() -> Tensor:
-            self.evaluations.encodes += len(self.images)
-            return self.replica.encode(self.images)
-
-        return self._once(("latents",), compute)
-
-    def noise(self, draw: int) -> Float[Tensor, "batch c h w"]:
-        """The draw-th noise of each sample, a function of (seed, key, draw) alone."""
-
-        def compute() -> Tensor:
-            shape = tuple(self.latents.shape[1:])
-            draws = [noise_like(shape, self.sample_seed(key, draw)) for key in self.keys]
-            return torch.stack(draws).to(self.latents.device)
-
-        return self._once(("noise", draw), compute)
+    def seeds(self, draw: int, purpose: str = "noise") -> tuple[int, ...]:
+        """A 63-bit seed for each sample, a function of (seed, key, draw, purpose) alone."""
+        return self._once(("seeds", draw, purpose), lambda: tuple(self.sample_seed(key, draw, purpose) for key in self.keys))
 
     def sample_seed(self, key: str, draw: int, purpose: str = "noise") -> int:
         """A 63-bit seed from (seed, key, draw, purpose)."""
-        text = "\0".join([purpose, str(self.seed), key, str(draw)])
+        text = "\0".join([purpose, str(self._seed), key, str(draw)])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+    def noise(self, draw: int) -> Float[Tensor, "batch c h w"]:
+        """The draw-th noise of each sample."""
+        return self.model.noise(self.latents, self.seeds(draw))
 
     def noisy(self, t: int, draw: int) -> Float[Tensor, "batch c h w"]:
         """z_t: the latents with the draw-th noise at timestep `t`."""
-        return self._once(("noisy", t, draw), lambda: self.schedule.add_noise(self.latents, self.noise(draw), t))
+        return self.model.noisy(self.latents, self.seeds(draw), t)
 
-    def text(self, condition: str) -> Float[Tensor, "batch tokens width"]:
-        """Text states of a condition: ``caption`` or ``empty``."""
-        prompts = {CAPTION: self.captions, EMPTY: [""] * len(self.captions)}[condition]
-        return self._once(("text", condition), lambda: self.replica.text(prompts))
+    def text(self, condition: Condition = CAPTION) -> Float[Tensor, "batch tokens width"]:
+        """Text states of a condition."""
+        states = self.model.text([condition.prompt(caption) for caption in self.captions])
+        if condition.shift == 0.0:
+            return states
 
-    def predicted_noise(self, t: int, draw: int, condition: str = CAPTION) -> Float[Tensor, "batch c h w"]:
+        def compute() -> Tensor:
+            shape = tuple(states.shape[1:])
+            return states + condition.shift * stacked_noise(shape, self.seeds(0, "text"), states.device).to(states.dtype)
+
+        return self._once(("text", condition), compute)
+
+    def predicted_noise(self, t: int, draw: int, condition: Condition = CAPTION) -> Float[Tensor, "batch c h w"]:
         """E(z_t, t, condition) at the draw-th noisy latents."""
         return self.predicted_noise_at(self.noisy(t, draw), t, condition)
 
     def predicted_noise_at(
-        self, z: Float[Tensor, "batch c h w"], t: int, condition: str = CAPTION
+        self, z: Float[Tensor, "batch c h w"], t: int, condition: Condition = CAPTION
     ) -> Float[Tensor, "batch c h w"]:
         """E(z, t, condition); the same tensor object at the same `t` and condition is evaluated once."""
+        return self.model.predicted_noise(z, t, self.text(condition))
 
-        def compute() -> Tensor:
-            self.evaluations.unet_forwards += len(z)
-            return self.replica.predicted_noise(z, t, self.text(condition))
-
-        return self._once(("predicted_noise", self._identity(z), t, condition), compute)
-
-    def loss(self, t: int, draw: int, condition: str = CAPTION) -> Float[Tensor, " batch"]:
+    def loss(self, t: int, draw: int, condition: Condition = CAPTION) -> Float[Tensor, " batch"]:
         """L(t, draw, condition): mean squared difference of true and predicted noise."""
+        return self._once(
+            ("loss", t, draw, condition),
+            lambda: mean_squared(self.noise(draw) - self.predicted_noise(t, draw, condition)),
+        )
 
-        def compute() -> Tensor:
-            return (self.noise(draw) - self.predicted_noise(t, draw, condition)).square().flatten(1).mean(1)
+    def latent_gradients(
+        self, z: Float[Tensor, "batch c h w"], t: int, draw: int, micro_batch: int
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch c h w"]]:
+        """Mean squared error of the predicted noise at `z` against the draw-th noise, and its gradient by `z`.
 
-        return self._once(("loss", t, draw, condition), compute)
+        Args:
+            micro_batch: samples in one backward pass.
+        """
+        states, noise = self.text(), self.noise(draw)
+        parts = [self.model.latent_gradients(z[part], t, states[part], noise[part]) for part in self.micro_batches(micro_batch)]
+        losses, gradients = zip(*parts, strict=True)
+        return torch.cat(losses), torch.cat(gradients)
+
+    def micro_batches(self, size: int) -> list[slice]:
+        """The batch in parts of at most `size` samples."""
+        return [slice(start, start + size) for start in range(0, len(self.images), size)]
 
     def decode(self, z: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
         """Images in [-1, 1] for clean latents."""
+        return self.model.decode(z)
+
+    def image_to_image(self, t: int, draw: int, steps: int, guidance: float = 1.0) -> Float[Tensor, "batch 3 H W"]:
+        """Ask the black box for variations of the images at noise level `t`, under their captions."""
 
         def compute() -> Tensor:
-            self.evaluations.decodes += len(z)
-            return self.replica.decode(z)
+            self.evaluations.queries += len(self.images)
+            strength = t / self.schedule.timesteps
+            return self._black_box.image_to_image(self.images, self.captions, strength, steps, guidance, self.seeds(draw))
 
-        return self._once(("decode", self._identity(z)), compute)
+        return self._once(("image_to_image", t, draw, steps, guidance), compute)
 
     def reconstruction(self) -> Float[Tensor, "batch 3 H W"]:
-        """The images after the autoencoder alone."""
-        return self.decode(self.latents)
+        """The images after the autoencoder alone: image-to-image without noise."""
+        return self.image_to_image(0, 0, 0)
 
-    def image_to_image(self, t: int, draw: int, steps: int) -> Float[Tensor, "batch 3 H W"]:
-        """Noise the latents to timestep `t`, denoise in `steps` DDIM steps under the caption, decode.
-
-        The visited timesteps are t, t (steps-1)/steps, .., t/steps; the last step ends in clean latents.
-        """
+    def text_to_image(self, draw: int, steps: int, guidance: float) -> Float[Tensor, "batch 3 H W"]:
+        """Ask the black box for images of the captions, in the size of the originals."""
 
         def compute() -> Tensor:
-            visited = [round(t * (steps - i) / steps) for i in range(steps)]
-            z = self.noisy(t, draw)
-            for now, following in pairwise(visited):
-                z = self.schedule.ddim_move(z, self.predicted_noise_at(z, now), now, following)
-            return self.decode(self.schedule.clean_from_noise(z, self.predicted_noise_at(z, visited[-1]), visited[-1]))
+            self.evaluations.queries += len(self.images)
+            height, width = self.images.shape[-2:]
+            seeds = self.seeds(draw, "generation")
+            return self._black_box.text_to_image(self.captions, height, width, steps, guidance, seeds)
 
-        return self._once(("image_to_image", t, draw, steps), compute)
+        return self._once(("text_to_image", draw, steps, guidance), compute)
 
     def embedding(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch width"]:
         """Unit CLIP embeddings of images in [-1, 1].
@@ -170,13 +210,26 @@ class Trial:
         clip = self._clip
         if clip is None:
             raise RuntimeError("this trial has no CLIP model")
-        return self._once(("embedding", self._identity(images)), lambda: clip.embed_images(images))
+        return self.model.once(images, "embedding", lambda: clip.embed_images(images))
 
-    def _identity(self, tensor: Tensor) -> int:
-        self._held[id(tensor)] = tensor
-        return id(tensor)
+    def lpips(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, " batch"]:
+        """LPIPS distance between the trial's images and `images`.
 
-    def _once(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        Raises:
+            RuntimeError: the trial was made without an LPIPS model.
+        """
+        lpips = self._lpips
+        if lpips is None:
+            raise RuntimeError("this trial has no LPIPS model")
+        return self.model.once(images, "lpips", lambda: lpips.distance(self.images, images))
+
+    def _once(self, key: Hashable, compute: Callable[[], T]) -> T:
         if key not in self._memo:
             self._memo[key] = compute()
-        return self._memo[key]
+        kept: T = self._memo[key]
+        return kept
+
+
+def mean_squared(difference: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
+    """Mean of the squared elements of each sample."""
+    return difference.square().flatten(1).mean(1)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import diffusers
 import torch
@@ -17,6 +16,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float
 from torch import Tensor
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from raymia.errors import ConfigError
@@ -36,31 +37,6 @@ CONFIGS = [
     *(f"{part}/config.json" for part in WEIGHTS),
 ]
 VARIANTS = (None, "fp16")
-
-
-class Replica(Protocol):
-    """What a trial asks of a model. Tensors live on `device`; latents are float32 whatever the model computes in."""
-
-    schedule: Schedule
-    device: torch.device
-
-    def encode(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch c h w"]:
-        """Scaled mean of the autoencoder's posterior for images in [-1, 1]."""
-        ...
-
-    def text(self, prompts: Sequence[str]) -> Float[Tensor, "batch tokens width"]:
-        """Text states of the prompts; the empty prompt is the unconditional one."""
-        ...
-
-    def predicted_noise(
-        self, z_t: Float[Tensor, "batch c h w"], t: int, states: Float[Tensor, "batch tokens width"]
-    ) -> Float[Tensor, "batch c h w"]:
-        """Noise that the model sees in `z_t` at timestep `t`, without classifier-free guidance."""
-        ...
-
-    def decode(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
-        """Images in [-1, 1] for clean latents."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -205,15 +181,21 @@ class StableDiffusion:
             tokenizer = CLIPTokenizer.from_pretrained(folder.path / "tokenizer", local_files_only=True)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ConfigError(f"{folder.path}: cannot load the pipeline: {error}") from error
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        if resolution_px % factor:
-            raise ConfigError(f"replica.resolution_px {resolution_px} is not a multiple of {factor}, as the autoencoder needs")
+        self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        if resolution_px % self._factor:
+            raise ConfigError(
+                f"replica.resolution_px {resolution_px} is not a multiple of {self._factor}, as the autoencoder needs"
+            )
         # Channels-last is the layout that convolutions compute in fastest, on CPU and on GPU.
         layout = torch.channels_last
         self._vae = vae.to(self.device, memory_format=layout).eval().requires_grad_(False)
         self._unet = unet.to(self.device, memory_format=layout).eval().requires_grad_(False)
         self._text_encoder = text_encoder.to(self.device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of an image of that size in px."""
+        return self._vae.config.latent_channels, height // self._factor, width // self._factor
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch c h w"]:
@@ -235,12 +217,29 @@ class StableDiffusion:
         states: Tensor = self._text_encoder(padded.input_ids.to(self.device)).last_hidden_state
         return states
 
-    @torch.no_grad()
     def predicted_noise(
         self, z_t: Float[Tensor, "batch c h w"], t: int, states: Float[Tensor, "batch tokens width"]
     ) -> Float[Tensor, "batch c h w"]:
-        """Predicted noise in float32, whatever the prediction type and the dtype of the UNet."""
+        """Predicted noise in float32, whatever the prediction type and the dtype of the UNet; differentiable in `z_t`."""
         output: Tensor = self._unet(z_t.to(self.dtype), t, states.to(self.dtype)).sample
+        return self.schedule.noise_from_output(output.float(), z_t, t)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The UNet's parameters by name."""
+        return dict(self._unet.named_parameters())
+
+    def predicted_noise_with(
+        self,
+        parameters: Mapping[str, Tensor],
+        z_t: Float[Tensor, "batch c h w"],
+        t: int,
+        states: Float[Tensor, "batch tokens width"],
+    ) -> Float[Tensor, "batch c h w"]:
+        """Predicted noise of the UNet with other parameters, differentiable in all."""
+        # The fused attention kernels have no batching rule in torch.func; the plain one has.
+        with sdpa_kernel(SDPBackend.MATH):
+            called = functional_call(self._unet, dict(parameters), (z_t.to(self.dtype), t, states.to(self.dtype)))
+        output: Tensor = called.sample
         return self.schedule.noise_from_output(output.float(), z_t, t)
 
     @torch.no_grad()

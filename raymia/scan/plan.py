@@ -11,6 +11,7 @@ from raymia.clip import check_clip
 from raymia.config import FREE_TO_CHANGE, Job, differences
 from raymia.data.manifest import Manifest, Shard, load_manifest, resolve_shards
 from raymia.errors import ConfigError
+from raymia.perceptual import load_trunk
 from raymia.replica.stable_diffusion import PipelineFolder, find_pipeline
 from raymia.scan.ledger import RUN_FILE, Ledger, without_secrets
 from raymia.testbed import clip_folder, model_folder
@@ -61,12 +62,14 @@ def make_plan(job: Job) -> ScanPlan:
     signals: list[dict[str, Any]] = []
     for name, attack in job.attacks.items():
         try:
-            attack.check(schedule, has_clip=job.clip is not None)
+            attack.check(schedule)
         except ConfigError as error:
             raise ConfigError(f"attacks.{name}: {error}") from error
         signals += [_describe(signal, name, attack.access) for signal in attack.signals()]
     if job.clip is not None:
         check_clip(clip_folder(job.clip))
+    if any("lpips" in attack.needs() for attack in job.attacks.values()):
+        load_trunk(job.lpips.net, job.lpips.trunk)
     return ScanPlan(job, manifest, shards, pipeline, signals)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raymia.attacks.trial import Evaluations
 from raymia.data.images import DecodedImage, ImageError, decode_image
 from raymia.data.statistics import image_statistics
 from raymia.data.tar import Fault
+from raymia.replica.shared import Evaluations
 from raymia.scan.scorer import Scorer
 
 STATISTICS = ("entropy", "colourfulness", "edge_density")

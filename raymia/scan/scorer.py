@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raymia.attacks.base import Attack
-from raymia.attacks.trial import Evaluations, ImageEmbedder, Trial
+from raymia.attacks.trial import ImageEmbedder, PerceptualDistance, Trial
 from raymia.clip import Clip
 from raymia.config import Job
 from raymia.data.tar import Fault
-from raymia.replica.stable_diffusion import Replica, StableDiffusion, find_pipeline
+from raymia.perceptual import Lpips
+from raymia.replica.protocol import Replica
+from raymia.replica.shared import Evaluations
+from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
 from raymia.testbed import clip_folder, model_folder
 
 log = logging.getLogger(__name__)
@@ -33,11 +36,19 @@ class Scorer:
         evaluations: model evaluations made so far, in images.
     """
 
-    def __init__(self, replica: Replica, attacks: Mapping[str, Attack], seed: int, clip: ImageEmbedder | None = None) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        attacks: Mapping[str, Attack],
+        seed: int,
+        clip: ImageEmbedder | None = None,
+        lpips: PerceptualDistance | None = None,
+    ) -> None:
         self._replica = replica
         self._attacks = attacks
         self._seed = seed
         self._clip = clip
+        self._lpips = lpips
         self.evaluations = Evaluations()
 
     @classmethod
@@ -50,15 +61,16 @@ class Scorer:
             threads: CPU threads that this process may use; none leaves torch's default.
 
         Raises:
-            ConfigError: the model or the CLIP cannot be loaded.
+            ConfigError: the model, the CLIP or the LPIPS cannot be loaded.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         folder = find_pipeline(model_folder(job.replica.model), with_weights=True, revision=job.replica.revision)
         replica = StableDiffusion(folder, dtype, device, job.replica.resolution_px)
-        wants_clip = any(attack.needs_clip() for attack in job.attacks.values())
-        clip = Clip(clip_folder(job.clip), replica.device) if job.clip and wants_clip else None
-        return cls(replica, job.attacks, job.seed, clip)
+        needs = {need for attack in job.attacks.values() for need in attack.needs()}
+        clip = Clip(clip_folder(job.clip), replica.device) if job.clip and "clip" in needs else None
+        lpips = Lpips(job.lpips.net, job.lpips.trunk, replica.device) if "lpips" in needs else None
+        return cls(replica, job.attacks, job.seed, clip, lpips)
 
     def score(self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]) -> list[Scores | Fault]:
         """Scores of each sample by signal name, or why it could not be scored.
@@ -94,7 +106,7 @@ class Scorer:
 
     def _score_together(self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]) -> list[Scores | Fault]:
         images = torch.tensor(pixels, device=self._replica.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        trial = Trial(self._replica, images, captions, keys, self._seed, self._clip)
+        trial = Trial(self._replica, images, captions, keys, self._seed, self._clip, self._lpips)
         columns: dict[str, Tensor] = {}
         for attack in self._attacks.values():
             columns |= attack.score(trial)

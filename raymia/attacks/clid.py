@@ -1,0 +1,63 @@
+"""CLiD: a model that was trained on an image with its caption gains more from the caption."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Gt, Lt
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from raymia.attacks.base import Access, Attack, Cost, Signal
+from raymia.attacks.parameters import Timesteps, distinct
+from raymia.attacks.trial import CAPTION, EMPTY, Condition, Trial
+from raymia.replica.schedule import Schedule
+
+Share = Annotated[float, Gt(0.0), Lt(1.0)]
+
+
+class CLiD(Attack):
+    """How much the loss falls when the caption is given: L(empty) - L(c), averaged over timesteps and draws.
+
+    ``clid.words=s`` holds the loss against the caption cut to its first share s of words, ``clid.loss`` is -L(c) on the
+    same timesteps and draws.
+
+    Source: Zhai et al., Membership Inference on Text-to-Image Diffusion Models via Conditional Likelihood Discrepancy,
+    arXiv 2405.14800, eq. 8.
+    """
+
+    name: ClassVar = "clid"
+    access: ClassVar = Access.GREY
+    reference: ClassVar = "Zhai et al. 2024, arXiv 2405.14800"
+
+    timesteps: Timesteps = Field((400, 450, 500), description="Timesteps at which the losses are compared.")
+    draws: int = Field(3, ge=1, description="Noise draws per timestep.")
+    words: Annotated[tuple[Share, ...], AfterValidator(distinct)] = Field(
+        (1 / 3, 2 / 3), description="Shares of the caption's words that the cut captions keep."
+    )
+
+    def check(self, schedule: Schedule) -> None:
+        schedule.check(*self.timesteps)
+
+    def signals(self) -> list[Signal]:
+        cut = [Signal(_name(share)) for share in self.words]
+        return [Signal("clid", primary=True), *cut, Signal("clid.loss")]
+
+    def cost(self) -> Cost:
+        return Cost(unet_forwards=len(self.timesteps) * self.draws * (2 + len(self.words)), encodes=1)
+
+    def score(self, trial: Trial) -> dict[str, Tensor]:
+        conditional = self._loss(trial, CAPTION)
+        scores = {"clid": self._loss(trial, EMPTY) - conditional}
+        for share in self.words:
+            scores[_name(share)] = self._loss(trial, Condition(words=share)) - conditional
+        return scores | {"clid.loss": -conditional}
+
+    def _loss(self, trial: Trial, condition: Condition) -> Tensor:
+        losses = [trial.loss(t, draw, condition) for t in self.timesteps for draw in range(self.draws)]
+        return torch.stack(losses).mean(0)
+
+
+def _name(share: float) -> str:
+    return f"clid.words={share:.2f}"

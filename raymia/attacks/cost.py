@@ -1,0 +1,67 @@
+"""What a set of attacks costs per image, counted before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from raymia.attacks.base import Attack
+from raymia.attacks.trial import Trial
+from raymia.replica.schedule import Schedule
+from raymia.replica.shared import Evaluations
+
+SIDE_PX = 16
+
+
+def count(attacks: Iterable[Attack], schedule: Schedule) -> Evaluations:
+    """Evaluations per image when these attacks run together, sharing what they can.
+
+    The attacks run, on one image, in front of a model that computes next to nothing: what is counted is what a scan does.
+    """
+    hollow = _Hollow(schedule)
+    image = torch.zeros(1, 3, SIDE_PX, SIDE_PX)
+    trial = Trial(hollow, image, ["a caption of six different words"], ["key"], seed=0, clip=hollow, lpips=hollow)
+    for attack in attacks:
+        attack.score(trial)
+    return trial.evaluations
+
+
+class _Hollow:
+    """Replica, CLIP and LPIPS of the right shapes and no content."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        return 1, 2, 2
+
+    def encode(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch c h w"]:
+        return torch.ones(len(images), 1, 2, 2)
+
+    def text(self, prompts: Sequence[str]) -> Float[Tensor, "batch tokens width"]:
+        return torch.zeros(len(prompts), 1, 1)
+
+    def predicted_noise(self, z_t: Float[Tensor, "batch c h w"], t: int, states: Tensor) -> Float[Tensor, "batch c h w"]:
+        return z_t / 2
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"conv_in.weight": torch.ones(1)}
+
+    def predicted_noise_with(
+        self, parameters: Mapping[str, Tensor], z_t: Float[Tensor, "batch c h w"], t: int, states: Tensor
+    ) -> Float[Tensor, "batch c h w"]:
+        return z_t * parameters["conv_in.weight"]
+
+    def decode(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
+        return torch.zeros(len(z0), 3, SIDE_PX, SIDE_PX)
+
+    def embed_images(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch width"]:
+        return torch.ones(len(images), 1)
+
+    def distance(self, one: Float[Tensor, "batch 3 H W"], other: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, " batch"]:
+        return torch.zeros(len(one))

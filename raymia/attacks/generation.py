@@ -1,0 +1,55 @@
+"""Generation: from its caption alone, the model makes images closer to one that it was trained on."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from raymia.attacks.base import Access, Attack, Cost, Need, Signal
+from raymia.attacks.parameters import Guidance, evaluations_per_step
+from raymia.attacks.similarity import Metric, needs_of, similarity
+from raymia.attacks.trial import Trial
+from raymia.errors import ConfigError
+from raymia.replica.schedule import Schedule
+
+
+class Generation(Attack):
+    """Mean similarity of x and n images generated from its caption; ``generation.max`` is the closest one's.
+
+    Only images that the model can reproduce from their captions stand out; a sample without a caption is compared with
+    images of nothing in particular.
+
+    Source: Wu et al., Membership Inference Attacks Against Text-to-image Generation Models, arXiv 2210.00968;
+    extraction by generation: Carlini et al., arXiv 2301.13188, section 4.
+    """
+
+    name: ClassVar = "generation"
+    access: ClassVar = Access.BLACK
+    reference: ClassVar = "Wu et al. 2022, arXiv 2210.00968"
+
+    images: int = Field(3, ge=1, description="n: images generated per caption.")
+    steps: int = Field(30, ge=1, description="Denoising steps of each.")
+    guidance: Guidance = Field(7.5, description="Classifier-free guidance scale; 1 is none.")
+    metric: Metric = Field("clip", description="Similarity measure.")
+
+    def needs(self) -> frozenset[Need]:
+        return needs_of((self.metric,))
+
+    def check(self, schedule: Schedule) -> None:
+        if self.steps >= schedule.timesteps:
+            raise ConfigError(f"steps {self.steps}: expected fewer than the model's {schedule.timesteps} timesteps")
+
+    def signals(self) -> list[Signal]:
+        return [Signal("generation", primary=True), Signal("generation.max")]
+
+    def cost(self) -> Cost:
+        forwards = self.images * self.steps * evaluations_per_step(self.guidance)
+        return Cost(unet_forwards=forwards, decodes=self.images, queries=self.images)
+
+    def score(self, trial: Trial) -> dict[str, Tensor]:
+        generated = [trial.text_to_image(draw, self.steps, self.guidance) for draw in range(self.images)]
+        similarities = torch.stack([similarity(trial, self.metric, images) for images in generated])
+        return {"generation": similarities.mean(0), "generation.max": similarities.amax(0)}

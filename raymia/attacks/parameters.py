@@ -1,0 +1,39 @@
+"""Parameter types that several attacks share."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from annotated_types import Ge, Len
+from pydantic import AfterValidator
+
+T = TypeVar("T")
+
+
+def distinct(values: tuple[T, ...]) -> tuple[T, ...]:
+    """Refuse a value given twice: it would make two signals of one name.
+
+    Raises:
+        ValueError: some value stands twice.
+    """
+    if len(set(values)) != len(values):
+        raise ValueError("values must be distinct")
+    return values
+
+
+Timestep = Annotated[int, Ge(0)]
+"""A training timestep of the model's schedule; its upper end is checked against the model."""
+
+Timesteps = Annotated[tuple[Timestep, ...], Len(min_length=1), AfterValidator(distinct)]
+"""One or more distinct timesteps."""
+
+Guidance = Annotated[float, Ge(1.0)]
+"""Classifier-free guidance scale; 1 is none."""
+
+MicroBatch = Annotated[int, Ge(1)]
+"""Samples whose gradients are in memory at once; changes no score beyond rounding."""
+
+
+def evaluations_per_step(guidance: float) -> int:
+    """UNet forwards of a denoising step: with guidance the empty prompt is evaluated too."""
+    return 1 if guidance == 1.0 else 2

@@ -1,0 +1,52 @@
+"""SimA: at the clean image itself, the predicted noise is smaller for training images."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.linalg import vector_norm
+
+from raymia.attacks.base import Access, Attack, Cost, Signal
+from raymia.attacks.parameters import Timestep, Timesteps
+from raymia.attacks.trial import Trial
+from raymia.replica.schedule import Schedule
+
+
+class SimA(Attack):
+    """Minus the p-norm of the noise predicted in the clean latents, told that they stand at timestep t.
+
+    score = -||E(z_0, t, c)||_p. The prediction points away from the nearest training images, so that it is short at one.
+
+    Source: Rao et al., Score-based Membership Inference on Diffusion Models, arXiv 2509.25003.
+    """
+
+    name: ClassVar = "sima"
+    access: ClassVar = Access.GREY
+    reference: ClassVar = "Rao et al. 2025, arXiv 2509.25003"
+
+    timesteps: Timesteps = Field((10, 50, 100, 300), description="Timesteps, each a signal.")
+    timestep: Timestep = Field(100, description="The one of `timesteps` that is the primary signal.")
+    p: float = Field(4.0, ge=1.0, description="Order of the norm.")
+
+    @model_validator(mode="after")
+    def _primary_is_computed(self) -> Self:
+        if self.timestep not in self.timesteps:
+            raise ValueError(f"timestep {self.timestep} is not among timesteps {list(self.timesteps)}")
+        return self
+
+    def check(self, schedule: Schedule) -> None:
+        schedule.check(*self.timesteps)
+
+    def signals(self) -> list[Signal]:
+        return [Signal("sima", primary=True), *(Signal(f"sima.t={t}") for t in self.timesteps)]
+
+    def cost(self) -> Cost:
+        return Cost(unet_forwards=len(self.timesteps), encodes=1)
+
+    def score(self, trial: Trial) -> dict[str, Tensor]:
+        norms = {
+            t: vector_norm(trial.predicted_noise_at(trial.latents, t).flatten(1), ord=self.p, dim=1) for t in self.timesteps
+        }
+        return {"sima": -norms[self.timestep], **{f"sima.t={t}": -norm for t, norm in norms.items()}}

@@ -1,0 +1,55 @@
+"""What attacks ask of a model, whatever its family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from raymia.replica.schedule import Schedule
+
+
+class Replica(Protocol):
+    """One model on one device. Latents are float32 whatever the model computes in."""
+
+    schedule: Schedule
+    device: torch.device
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of an image of that size in px."""
+        ...
+
+    def encode(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch c h w"]:
+        """Scaled mean of the autoencoder's posterior for images in [-1, 1]."""
+        ...
+
+    def text(self, prompts: Sequence[str]) -> Float[Tensor, "batch tokens width"]:
+        """Text states of the prompts; the empty prompt is the unconditional one."""
+        ...
+
+    def predicted_noise(
+        self, z_t: Float[Tensor, "batch c h w"], t: int, states: Float[Tensor, "batch tokens width"]
+    ) -> Float[Tensor, "batch c h w"]:
+        """Noise that the model sees in `z_t` at timestep `t`, without guidance; differentiable in `z_t`."""
+        ...
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The UNet's parameters by name; none of them requires a gradient."""
+        ...
+
+    def predicted_noise_with(
+        self,
+        parameters: Mapping[str, Tensor],
+        z_t: Float[Tensor, "batch c h w"],
+        t: int,
+        states: Float[Tensor, "batch tokens width"],
+    ) -> Float[Tensor, "batch c h w"]:
+        """Predicted noise with other parameters; differentiable in all, and made of operations that torch.func can batch."""
+        ...
+
+    def decode(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
+        """Images in [-1, 1] for clean latents."""
+        ...
