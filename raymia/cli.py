@@ -227,10 +227,11 @@ def attacks(as_json: Json = False) -> None:
         return
     table = _cost_table("Attacks, and what each costs per image at its defaults")
     table.add_column("signals", justify="right")
-    table.add_column("reference")
+    table.add_column("arXiv", no_wrap=True)
     for name, attack in sorted(known.items(), key=lambda entry: list(Access).index(entry[1].access)):
         cost = [_count(getattr(attack.cost(), kind)) for kind in COSTS]
-        table.add_row(name, str(attack.access), *cost, str(len(attack.signals())), attack.reference.rpartition(", ")[2])
+        arxiv = attack.reference.partition("arXiv ")[2]
+        table.add_row(name, str(attack.access), *cost, str(len(attack.signals())), arxiv)
     out.print(table)
 
 

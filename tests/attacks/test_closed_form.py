@@ -3,112 +3,176 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import InterpolationMode, center_crop, resize
 
 from raymia.attacks.autoencoder import Autoencoder
+from raymia.attacks.clid import CLiD
+from raymia.attacks.denoising import Denoising, Preset
 from raymia.attacks.loss import Loss
+from raymia.attacks.pfami import PFAMI
 from raymia.attacks.pia import PIA
 from raymia.attacks.random import Random
 from raymia.attacks.secmi import SecMI
-from raymia.attacks.trial import Trial
+from raymia.attacks.sima import SimA
+from raymia.attacks.trial import CAPTION, EMPTY, Condition, Trial, mean_squared
 from raymia.replica.schedule import Schedule
-
-SD1 = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon",
-}
-BATCH = 3
+from tests.attacks.replicas import BATCH, MEAN, GaussianReplica, gain, trial
 
 
-class GaussianReplica:
-    """E(z, t) = s (z - a m) / (a^2 v + s^2); images are latents of four channels."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, mean: float, variance: float) -> None:
-        self.schedule = Schedule(SD1)
-        self.mean, self.variance = mean, variance
-
-    def encode(self, images: Tensor) -> Tensor:
-        return images.repeat(1, 2, 1, 1)[:, :4].double()
-
-    def text(self, prompts: Sequence[str]) -> Tensor:
-        return torch.zeros(len(prompts), 1, 1)
-
-    def predicted_noise(self, z_t: Tensor, t: int, states: Tensor) -> Tensor:
-        a, s = self.schedule.alpha(t), self.schedule.sigma(t)
-        return s * (z_t - a * self.mean) / (a * a * self.variance + s * s)
-
-    def decode(self, z0: Tensor) -> Tensor:
-        return z0[:, :3]
+def close(actual: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(actual.double(), expected.double(), rtol=1e-5, atol=1e-7)
 
 
-def trial(mean: float = 0.3, variance: float = 0.5, memorised: bool = False) -> Trial:
-    images = (
-        torch.full((BATCH, 3, 4, 4), mean)
-        if memorised
-        else torch.randn(BATCH, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    )
-    return Trial(GaussianReplica(mean, variance), images, ["c"] * BATCH, [f"k{i}" for i in range(BATCH)], seed=7)
+def moved(schedule: Schedule, offset: Tensor, t: int, u: int) -> Tensor:
+    """A DDIM move is linear in the offset d = z - a m: x0 - m = d (1 - s g) / a and noise = g d."""
+    g = gain(schedule, t)
+    return offset * (schedule.alpha(u) * (1 - schedule.sigma(t) * g) / schedule.alpha(t) + schedule.sigma(u) * g)
 
 
-def closed_form_gain(schedule: Schedule, t: int, variance: float) -> tuple[float, float, float]:
-    a, s = schedule.alpha(t), schedule.sigma(t)
-    return a, s, s / (a * a * variance + s * s)
+def expected_loss(subject: Trial, t: int, draw: int) -> Tensor:
+    a, s, g = subject.schedule.alpha(t), subject.schedule.sigma(t), gain(subject.schedule, t)
+    return mean_squared(subject.noise(draw) * (1 - g * s) - g * a * (subject.latents - MEAN))
 
 
 def test_loss_is_the_closed_form() -> None:
     subject = trial()
     scores = Loss(timesteps=(100, 400), draws=3).score(subject)
-    per_t = []
-    for t in (100, 400):
-        a, s, gain = closed_form_gain(subject.schedule, t, 0.5)
-        errors = [subject.noise(k) * (1 - gain * s) - gain * a * (subject.latents - 0.3) for k in range(3)]
-        per_t.append(-torch.stack([e.square().flatten(1).mean(1) for e in errors]).mean(0))
-        assert torch.allclose(scores[f"loss.t={t}"], per_t[-1], rtol=1e-5)
-    assert torch.allclose(scores["loss"], torch.stack(per_t).mean(0), rtol=1e-5)
+    per_t = {t: -torch.stack([expected_loss(subject, t, k) for k in range(3)]).mean(0) for t in (100, 400)}
+    for t, expected in per_t.items():
+        assert close(scores[f"loss.t={t}"], expected)
+    assert close(scores["loss"], torch.stack(list(per_t.values())).mean(0))
 
 
 def test_secmi_is_the_closed_form() -> None:
     subject = trial()
     schedule = subject.schedule
-
-    def move(offset: Tensor, t: int, u: int) -> Tensor:
-        # In offsets d = z - a m from the data mean, a DDIM move is linear: x0 - m = d (1 - s g) / a, noise = g d.
-        a, s, gain = closed_form_gain(schedule, t, 0.5)
-        return offset * (schedule.alpha(u) * (1 - s * gain) / a + schedule.sigma(u) * gain)
-
-    offset = subject.latents - schedule.alpha(0) * 0.3
+    offset = subject.latents - schedule.alpha(0) * MEAN
     for t in range(0, 100, 10):
-        offset = move(offset, t, t + 10)
-    back = move(move(offset, 100, 110), 110, 100)
-    expected = -(back - offset).square().flatten(1).sum(1)
-    assert torch.allclose(SecMI().score(subject)["secmi"], expected, rtol=1e-5)
+        offset = moved(schedule, offset, t, t + 10)
+    back = moved(schedule, moved(schedule, offset, 100, 110), 110, 100)
+    assert close(SecMI().score(subject)["secmi"], -(back - offset).square().flatten(1).sum(1))
 
 
 @pytest.mark.parametrize("p", [2.0, 4.0])
 def test_pia_and_its_normalised_form_are_the_closed_form(p: float) -> None:
     subject = trial()
-    _, _, gain0 = closed_form_gain(subject.schedule, 0, 0.5)
-    a, s, gain = closed_form_gain(subject.schedule, 200, 0.5)
-    e0 = gain0 * (subject.latents - subject.schedule.alpha(0) * 0.3)
+    schedule = subject.schedule
+    a, s, g = schedule.alpha(200), schedule.sigma(200), gain(schedule, 200)
+    e0 = gain(schedule, 0) * (subject.latents - schedule.alpha(0) * MEAN)
     pian = e0 * math.sqrt(2 / math.pi) / e0.abs().flatten(1).mean(1)[:, None, None, None]
     scores = PIA(timestep=200, p=p).score(subject)
     for name, noise in (("pia", e0), ("pia.normalised", pian)):
-        error = noise - gain * (a * subject.latents + s * noise - a * 0.3)
-        expected = -error.abs().pow(p).flatten(1).sum(1).pow(1 / p)
-        assert torch.allclose(scores[name], expected, rtol=1e-5), name
+        error = noise - g * (a * subject.latents + s * noise - a * MEAN)
+        assert close(scores[name], -error.abs().pow(p).flatten(1).sum(1).pow(1 / p)), name
+
+
+def test_sima_is_the_closed_form() -> None:
+    subject = trial()
+    scores = SimA().score(subject)
+    for t in (10, 50, 100, 300):
+        noise = gain(subject.schedule, t) * (subject.latents - subject.schedule.alpha(t) * MEAN)
+        assert close(scores[f"sima.t={t}"], -noise.pow(4).flatten(1).sum(1).pow(0.25))
+    assert torch.equal(scores["sima"], scores["sima.t=100"])
+
+
+def test_pfami_is_the_closed_form_over_centre_crops() -> None:
+    subject = trial()
+    ratios = []
+    for share in (0.9, 0.75):
+        side = round(16 * share)
+        crop = resize(center_crop(subject.images, [side, side]), [16, 16], InterpolationMode.BICUBIC, antialias=False)
+        latents = subject.model.encode(crop.clamp(-1, 1))
+        for t in (0, 250):
+            a, s, g = subject.schedule.alpha(t), subject.schedule.sigma(t), gain(subject.schedule, t)
+            loss = expected_loss(subject, t, 0)
+            varied = mean_squared(subject.noise(0) * (1 - g * s) - g * a * (latents - MEAN))
+            ratios.append((loss - varied) / loss)
+    assert close(PFAMI(timesteps=(0, 250), crops=(0.9, 0.75)).score(subject)["pfami"], -torch.stack(ratios).mean(0))
+
+
+def test_clid_is_the_closed_form_where_every_word_adds_to_the_prediction() -> None:
+    per_word = 0.05
+    subject = trial(GaussianReplica(per_word=per_word))
+    attack = CLiD(timesteps=(450,), draws=2)
+    scores = attack.score(subject)
+    a, s, g = subject.schedule.alpha(450), subject.schedule.sigma(450), gain(subject.schedule, 450)
+
+    def loss(words: list[int]) -> Tensor:
+        added = per_word * torch.tensor(words, dtype=torch.double)[:, None, None, None]
+        errors = [subject.noise(k) * (1 - g * s) - g * a * (subject.latents - MEAN) - added for k in range(2)]
+        return torch.stack([mean_squared(error) for error in errors]).mean(0)
+
+    full = loss([1, 2, 6])
+    assert close(scores["clid"], loss([0, 0, 0]) - full)
+    assert close(scores["clid.words=0.33"], loss([0, 1, 2]) - full)
+    assert close(scores["clid.words=0.67"], loss([1, 1, 4]) - full)
+    assert close(scores["clid.loss"], -full)
+
+
+def test_iterative_denoising_is_the_closed_form() -> None:
+    subject = trial()
+    preset = Preset(start=300, timesteps=(290, 280, 0), step=10)
+    attack = Denoising(presets={"mine": preset}, errors=("latent", "model", "pixel"), draws=1)
+    scores = attack.score(subject)
+    schedule, noise = subject.schedule, subject.noise(0)
+    z = schedule.alpha(300) * subject.latents + schedule.sigma(300) * noise
+    for t in (290, 280, 0):
+        predicted = gain(schedule, t) * (z - schedule.alpha(t) * MEAN)
+        x0 = (z - schedule.sigma(t) * predicted) / schedule.alpha(t)
+        z = x0 if t == 0 else schedule.alpha(t - 10) * x0 + schedule.sigma(t - 10) * predicted
+        assert close(scores[f"denoising.mine.model.t={t}"], -mean_squared(noise - predicted))
+        assert close(scores[f"denoising.mine.latent.t={t}"], -mean_squared(z - subject.latents))
+        pixels = (z[:, :3] - subject.images).abs().flatten(1).mean(1) * 127.5
+        assert close(scores[f"denoising.mine.pixel.t={t}"], -pixels)
+    per_t = torch.stack([scores[f"denoising.mine.latent.t={t}"] for t in preset.timesteps])
+    assert close(scores["denoising"], per_t.mean(0))
+    assert close(scores["denoising.mine.latent"], per_t.mean(0))
+
+
+def test_guidance_moves_by_the_extrapolated_prediction_and_leaves_the_model_error_alone() -> None:
+    subject = trial(GaussianReplica(per_word=0.1))
+    preset = Preset(start=300, timesteps=(290,), step=10, guidance=7.5)
+    scores = Denoising(presets={"mine": preset}, draws=1).score(subject)
+    schedule = subject.schedule
+    z = subject.noisy(300, 0)
+    empty = gain(schedule, 290) * (z - schedule.alpha(290) * MEAN)
+    words = 0.1 * torch.tensor([1, 2, 6], dtype=torch.double)[:, None, None, None]
+    guided = empty + 7.5 * words
+    after = schedule.alpha(280) * (z - schedule.sigma(290) * guided) / schedule.alpha(290) + schedule.sigma(280) * guided
+    assert close(scores["denoising.mine.latent.t=290"], -mean_squared(after - subject.latents))
+    assert close(scores["denoising.mine.model.t=290"], -mean_squared(subject.noise(0) - empty - words))
+
+
+def test_the_model_error_of_reversed_noising_is_the_loss() -> None:
+    subject = trial()
+    loss = Loss().score(subject)
+    before = subject.evaluations.unet_forwards
+    errors = Denoising(presets=["reversed_noising"], errors=("model",)).score(subject)
+    for t in Loss().timesteps:
+        assert torch.equal(errors[f"denoising.reversed_noising.model.t={t}"], loss[f"loss.t={t}"])
+    assert subject.evaluations.unet_forwards - before == (50 - 25) * BATCH
+
+
+def test_shifts_change_the_running_latents_only_from_where_they_are_added() -> None:
+    subject = trial(GaussianReplica(per_word=0.1))
+    spec = {"start": 300, "timesteps": (290, 280, 270, 260), "step": 10}
+    presets = {"plain": spec, "latent": {**spec, "latent_shift": 1.0}, "text": {**spec, "text_shift": 0.1}}
+    scores = Denoising.model_validate({"presets": presets, "draws": 1}).score(subject)
+
+    def per_t(preset: str) -> list[Tensor]:
+        return [scores[f"denoising.{preset}.latent.t={t}"] for t in (290, 280, 270, 260)]
+
+    plain, latent, text = per_t("plain"), per_t("latent"), per_t("text")
+    assert [torch.equal(a, b) for a, b in zip(plain, latent, strict=True)] == [True, True, False, False]
+    assert [torch.equal(a, b) for a, b in zip(plain, text, strict=True)] == [False] * 4
 
 
 def test_a_memorised_point_has_no_loss_and_no_secmi_error() -> None:
-    subject = trial(variance=0.0, memorised=True)
+    subject = trial(GaussianReplica(variance=0.0), torch.full((BATCH, 3, 4, 4), MEAN))
     assert Loss().score(subject)["loss"].abs().max() < 1e-5
     # z_0 stands at timestep 0, a distance s_0 off the noiseless mean; SecMI carries that through and back.
     assert SecMI().score(subject)["secmi"].abs().max() < 1e-5
@@ -126,22 +190,25 @@ def test_noise_depends_on_seed_key_and_draw_alone() -> None:
 
 
 def test_pia_and_secmi_share_their_first_evaluation() -> None:
-    alone = 0
-    for attack in (PIA(), SecMI()):
-        subject = trial()
-        attack.score(subject)
-        assert subject.evaluations.unet_forwards == attack.cost().unet_forwards * BATCH
-        alone += subject.evaluations.unet_forwards
     together = trial()
     PIA().score(together)
     SecMI().score(together)
-    assert together.evaluations.unet_forwards == alone - BATCH
+    assert together.evaluations.unet_forwards == (3 + 12 - 1) * BATCH
     assert together.evaluations.encodes == BATCH
+
+
+def test_a_caption_is_cut_to_the_nearest_whole_word() -> None:
+    caption = "a  caption of six different words"
+    assert CAPTION.prompt(caption) == caption
+    assert EMPTY.prompt(caption) == ""
+    assert Condition(words=1 / 3).prompt(caption) == "a caption"
+    assert Condition(words=2 / 3).prompt("one") == "one"
+    assert Condition(words=1 / 3).prompt("one") == ""
 
 
 def test_autoencoder_control_never_touches_the_unet() -> None:
     subject = trial()
-    assert torch.allclose(Autoencoder().score(subject)["autoencoder"], torch.zeros(BATCH).double(), atol=1e-9)
+    assert torch.allclose(Autoencoder().score(subject)["autoencoder"], torch.zeros(BATCH), atol=1e-9)
     assert subject.evaluations.unet_forwards == 0
 
 

@@ -13,7 +13,7 @@ from raymia.attacks.loss import Loss
 from raymia.attacks.random import Random
 from raymia.data.tar import Fault
 from raymia.scan.scorer import Scorer
-from tests.attacks.test_closed_form import GaussianReplica
+from tests.attacks.replicas import GaussianReplica
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 KEYS = ["a", "b", "c", "d"]
