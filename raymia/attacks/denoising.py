@@ -125,12 +125,10 @@ class Denoising(Attack):
         return [Signal(name, primary=name == "denoising") for name in names]
 
     def cost(self) -> Cost:
-        visits = {name: len(preset.timesteps) * self.draws for name, preset in self.presets.items()}
-        forwards = sum(
-            visits[name] * (evaluations_per_step(preset.guidance) if self._moves(preset) else 1)
-            for name, preset in self.presets.items()
-        )
-        return Cost(unet_forwards=forwards, encodes=1, decodes=sum(visits.values()) if "pixel" in self.errors else 0)
+        evaluated = {place for name, preset in self.presets.items() for place in self._evaluated(name, preset)}
+        visits = sum(len(preset.timesteps) for preset in self.presets.values())
+        decodes = visits * self.draws if "pixel" in self.errors else 0
+        return Cost(unet_forwards=len(evaluated) * self.draws, encodes=1, decodes=decodes)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         scores: dict[str, Tensor] = {}
@@ -150,6 +148,15 @@ class Denoising(Attack):
 
     def _moves(self, preset: Preset) -> bool:
         return not preset.renoised or set(self.errors) != {"model"}
+
+    def _evaluated(self, name: str, preset: Preset) -> Iterator[tuple[object, ...]]:
+        """What is evaluated per draw: latents, timestep and condition; presets share freshly noised latents."""
+        for visit, t in enumerate(preset.timesteps):
+            shifted = preset.latent_shift and visit == len(preset.timesteps) // 2
+            fresh = preset.renoised or (visit == 0 and not shifted)
+            latents = (t if preset.renoised else preset.start,) if fresh else (name, visit)
+            for condition in range(evaluations_per_step(preset.guidance) if self._moves(preset) else 1):
+                yield latents, t, preset.text_shift, condition
 
     def _visits(self, trial: Trial, preset: Preset, draw: int) -> Iterator[tuple[int, dict[Error, Tensor]]]:
         caption, empty = (trial.text(Condition(words=words, shift=preset.text_shift)) for words in (1.0, 0.0))

@@ -1,0 +1,63 @@
+"""Declared costs against the trial's counters."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+
+from raymia.attacks.base import Attack, registry
+from raymia.attacks.clid import CLiD
+from raymia.attacks.cost import count
+from raymia.attacks.denoising import PRESETS, Denoising
+from raymia.attacks.generation import Generation
+from raymia.attacks.gradient import Gradient
+from raymia.attacks.loss import Loss
+from raymia.attacks.pokemon import Pokemon
+from raymia.replica.schedule import Schedule
+from tests.attacks.replicas import BATCH, SD1, PixelEmbedder, trial
+from tests.attacks.test_black_box import SquaredDistance
+
+ATTACKS: list[Attack] = [
+    *(kind() for kind in registry().values()),
+    Denoising(presets=list(PRESETS), errors=("pixel", "latent", "model"), draws=2),
+    Denoising(presets={"partial_renoised": {"guidance": 1.0}}, errors=("model",), draws=1),
+    Pokemon(timesteps=(300,), guidance=7.5, draws=3, steps=4),
+    Generation(guidance=1.0, images=1),
+    Gradient(timesteps=(10,), draws=2, direction_draws=3, micro_batch=2),
+]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: f"{attack.name}")
+def test_an_attack_alone_costs_what_it_declares_and_gives_the_signals_it_declares(attack: Attack) -> None:
+    subject = trial(clip=PixelEmbedder(), lpips=SquaredDistance())
+    scores = attack.score(subject)
+    assert asdict(subject.evaluations) == {kind: number * BATCH for kind, number in asdict(attack.cost()).items()}
+    names = [signal.name for signal in attack.signals()]
+    assert set(scores) == set(names)
+    assert len(names) == len(set(names))
+    assert [signal.name for signal in attack.signals() if signal.primary] == [attack.name]
+
+
+def test_all_attacks_together_cost_what_the_dry_run_counts_and_less_than_each_alone() -> None:
+    attacks = [kind() for kind in registry().values()]
+    subject = trial(clip=PixelEmbedder(), lpips=SquaredDistance())
+    for attack in attacks:
+        attack.score(subject)
+    counted = count(attacks, Schedule(SD1))
+    assert asdict(subject.evaluations) == {kind: number * BATCH for kind, number in asdict(counted).items()}
+    apart = {kind: sum(asdict(attack.cost())[kind] for attack in attacks) for kind in asdict(counted)}
+    assert counted.unet_forwards < apart["unet_forwards"]
+    assert counted.encodes == 11  # the image once, PFAMI's crops
+    assert counted.decodes < apart["decodes"]
+
+
+def test_the_order_of_the_attacks_changes_no_count() -> None:
+    attacks = [kind() for kind in registry().values()]
+    assert count(attacks, Schedule(SD1)) == count(reversed(attacks), Schedule(SD1))
+
+
+def test_the_loss_grid_is_shared() -> None:
+    attacks = [Loss(), CLiD(), Denoising(presets=["reversed_noising"])]
+    # 50 of reversed noising hold the 25 of the loss; CLiD adds t=450 under the caption, and 27 under other captions.
+    assert count(attacks, Schedule(SD1)).unet_forwards == 50 + 3 + 27

@@ -1,0 +1,114 @@
+"""The same attacks on epsilon and v-prediction, and in float32, bfloat16 and float16."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from raymia.attacks.base import Attack, registry
+from raymia.attacks.trial import Trial
+from raymia.data.images import decode_image
+from raymia.data.tar import RawSample, read_shard
+from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
+from raymia.testbed import ASSETS, PIPELINE
+from tests.attacks.replicas import GaussianReplica, PixelEmbedder, trial
+from tests.attacks.test_black_box import SquaredDistance
+
+SMALLER: dict[str, Any] = {
+    "denoising": {"draws": 1},
+    "generation": {"images": 1, "steps": 5},
+    "pfami": {"timesteps": (50, 400), "crops": (0.9, 0.8)},
+    "pokemon": {"steps": 4},
+}
+ATTACKS = [kind.model_validate(SMALLER.get(name, {})) for name, kind in registry().items()]
+SAMPLES = 24
+
+
+@dataclass
+class Output:
+    sample: Tensor
+
+
+class AsVelocity(nn.Module):
+    """The UNet of an epsilon model, putting out v = (E - s z) / a: the same function for a v-prediction model."""
+
+    def __init__(self, replica: StableDiffusion) -> None:
+        super().__init__()
+        self.unet = replica._unet
+        self.schedule = replica.schedule
+
+    def forward(self, z: Tensor, t: int, states: Tensor) -> Output:
+        noise = self.unet(z, t, states).sample
+        return Output((noise - self.schedule.sigma(t) * z) / self.schedule.alpha(t))
+
+    def named_parameters(self, *args: object, **kwargs: object):  # type: ignore[no-untyped-def]
+        return ((f"unet.{name}", parameter) for name, parameter in self.unet.named_parameters())
+
+
+def real_trial(replica: StableDiffusion) -> Trial:
+    images, captions, keys = [], [], []
+    for split in ("members", "non_members"):
+        shard = sorted((ASSETS / "shards").glob(f"{split}-*.tar"))[0]
+        samples = [sample for sample in read_shard(str(shard)) if isinstance(sample, RawSample)][: SAMPLES // 2]
+        for sample in samples:
+            pixels = decode_image(sample.image, 64, 10**7).pixels
+            images.append(torch.tensor(pixels).permute(2, 0, 1).float() / 127.5 - 1)
+            captions.append(sample.caption or "")
+            keys.append(sample.key)
+    return Trial(replica, torch.stack(images), captions, keys, 0, clip=PixelEmbedder(), lpips=SquaredDistance())
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, dict[str, Tensor]]:
+    subject = real_trial(StableDiffusion(find_pipeline(str(PIPELINE), True), resolution_px=64))
+    return {attack.name: attack.score(subject) for attack in ATTACKS}
+
+
+def ranks_agree(scores: dict[str, Tensor], reference: dict[str, Tensor], at_least: float) -> None:
+    for name, expected in reference.items():
+        assert torch.isfinite(scores[name]).all(), name
+        if expected.std() > 0:
+            correlation = spearmanr(scores[name].double().numpy(), expected.double().numpy()).statistic
+            assert correlation >= at_least, f"{name}: {correlation:.3f}"
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_scores_of_the_same_function_agree_between_epsilon_and_v_prediction(attack: Attack) -> None:
+    options = {"clip": PixelEmbedder(), "lpips": SquaredDistance()}
+    of_epsilon = attack.score(trial(GaussianReplica(per_word=0.05), **options))
+    of_velocity = attack.score(trial(GaussianReplica(per_word=0.05, kind="v_prediction"), **options))
+    for name, score in of_epsilon.items():
+        assert torch.allclose(score.double(), of_velocity[name].double(), rtol=1e-4, atol=1e-6), name
+
+
+def test_a_real_unet_as_v_prediction_ranks_as_it_does_as_epsilon(
+    tmp_path: Path, reference: dict[str, dict[str, Tensor]]
+) -> None:
+    shutil.copytree(PIPELINE, tmp_path / "v")
+    config = tmp_path / "v" / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "v_prediction"}))
+    replica = StableDiffusion(find_pipeline(str(tmp_path / "v"), True), resolution_px=64)
+    assert replica.schedule.prediction_type == "v_prediction"
+    replica._unet = AsVelocity(replica)
+    subject = real_trial(replica)
+    for attack in ATTACKS:
+        expected = {name: score for name, score in reference[attack.name].items() if "." not in name}
+        ranks_agree(attack.score(subject), expected, 0.99)
+
+
+@pytest.mark.parametrize(("dtype", "at_least"), [("bfloat16", 0.9), ("float16", 0.95)])
+def test_half_precision_stays_finite_and_ranks_as_float32_does(
+    dtype: str, at_least: float, reference: dict[str, dict[str, Tensor]]
+) -> None:
+    subject = real_trial(StableDiffusion(find_pipeline(str(PIPELINE), True), dtype=dtype, resolution_px=64))
+    for attack in ATTACKS:
+        expected = {name: score for name, score in reference[attack.name].items() if "." not in name}
+        ranks_agree(attack.score(subject), expected, at_least)
