@@ -14,7 +14,6 @@ from raymia.evaluation.roc import FPRS, Floats, exact_roc
 from raymia.evaluation.verdict import Verdict, run_verdict, signal_verdict
 from raymia.scan.ledger import RUN_FILE, Counts, Ledger
 
-ACCESS_ORDER = ("black", "grey", "white", "control", "blind")
 MIN_FALSE_ALARMS = 10
 """Fewer non-members than this beyond a threshold make its TPR a matter of luck."""
 
@@ -107,7 +106,7 @@ def evaluate(ledger: Ledger, seed: int = 0) -> Evaluation:
         name: _measure(described[name], scores, member, draws[name], floor, (aucs[best], draws[best]) if best else None)
         for name, scores in columns.items()
     }
-    order = sorted(signals, key=lambda name: (ACCESS_ORDER.index(signals[name].access), -aucs[name]))
+    order = sorted(signals, key=lambda name: -aucs[name])
     primary = {name: s.verdict for name, s in signals.items() if s.primary and s.access != "blind" and s.verdict}
     controls = {name: verdict for name, verdict in primary.items() if signals[name].access == "control"}
     attacks = {name: verdict for name, verdict in primary.items() if name not in controls}

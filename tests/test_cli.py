@@ -1,0 +1,71 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from raymia.attacks.base import registry
+from raymia.cli import app
+from raymia.errors import ConfigError
+
+JOB = {
+    "manifest": "testbed",
+    "replica": {"model": "testbed", "resolution_px": 64},
+    "attacks": {"loss": {}, "clid": {}, "denoising": {"presets": ["reversed_noising"]}},
+}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(JOB))
+    return path
+
+
+def test_a_dry_run_says_what_the_job_costs_and_what_sharing_saves(job: Path) -> None:
+    done = CliRunner().invoke(app, ["scan", str(job), "--dry-run", "--json"])
+    costs = json.loads(done.stdout)
+    assert {name: cost["unet_forwards"] for name, cost in costs["per_image"].items()} == {
+        "loss": 25,
+        "clid": 36,
+        "denoising": 50,
+    }
+    assert costs["apart"]["unet_forwards"] == 111
+    assert costs["together"]["unet_forwards"] == 80
+    assert costs["samples"] == 1024
+    assert costs["in_total"]["unet_forwards"] == 80 * 1024
+    shown = CliRunner().invoke(app, ["scan", str(job), "--dry-run"]).stdout
+    assert "81,920" in shown
+    assert "28%" in shown
+    assert not (job.parent / "runs").exists()
+
+
+def test_a_dry_run_of_a_manifest_without_counts_says_that_they_are_unknown(job: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"")
+    manifest = {"name": "mine", "licence": "CC0", "splits": [{"name": "all", "member": "unknown", "shards": ["a.tar"]}]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(manifest))
+    arguments = ["scan", str(job), "--dry-run", "--set", f"manifest={tmp_path / 'mine.yaml'}"]
+    assert json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["in_total"]["unet_forwards"] is None
+    shown = CliRunner().invoke(app, arguments).stdout
+    assert "samples unknown" in shown
+    assert "announces no number of samples for all" in shown
+
+
+def test_json_of_a_scan_is_refused_where_there_is_none(job: Path) -> None:
+    done = CliRunner().invoke(app, ["scan", str(job), "--json"])
+    assert isinstance(done.exception, ConfigError)
+
+
+def test_the_list_of_attacks_has_every_attack_with_its_signals_and_cost() -> None:
+    listed = {entry["attack"]: entry for entry in json.loads(CliRunner().invoke(app, ["attacks", "--json"]).stdout)}
+    assert set(listed) == set(registry())
+    assert listed["pokemon"]["cost"]["queries"] == 7
+    assert listed["loss"]["signals"][:2] == ["loss", "loss.t=100"]
+    shown = CliRunner().invoke(app, ["attacks"]).stdout
+    assert "noise_optimisation" in shown
+    assert "2411.12858" in shown
