@@ -9,6 +9,7 @@ All give the same norms, which is checked; the ratios are medians of interleaved
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -51,15 +52,15 @@ def main() -> None:
     try:
         from opacus import GradSampleModule
 
-        wrapped = GradSampleModule(replica._unet.requires_grad_(True), loss_reduction="sum", strict=False)
+        # A copy of its own, as its hooks stay in the module's way; it captures in training mode only (no layer differs).
+        # Its convolution rule is wrong for channels-last weights, hence the plain layout.
+        unet = copy.deepcopy(replica._unet).to(memory_format=torch.contiguous_format).requires_grad_(True).train()
+        wrapped = GradSampleModule(unet, loss_reduction="sum", strict=False)
 
         def opacus() -> Tensor:
-            wrapped.requires_grad_(True)
             wrapped.zero_grad()
-            (noise - wrapped(z, T, states).sample).square().sum().backward()
-            squares = [p.grad_sample.flatten(1).square().sum(1) for p in wrapped.parameters()]
-            wrapped.requires_grad_(False)
-            return torch.stack(squares).sum(0).sqrt()
+            (noise - wrapped(z.clone().requires_grad_(True), T, states).sample).square().sum().backward()
+            return torch.stack([p.grad_sample.flatten(1).square().sum(1) for p in wrapped.parameters()]).sum(0).sqrt()
 
         ways["opacus"] = opacus
     except ImportError:

@@ -33,7 +33,8 @@ def test_the_worked_example_of_an_attack_is_found_and_passes_its_own_test(tmp_pa
 
 def test_every_attack_is_described_with_its_access_and_cost() -> None:
     text = (DOCS / "attacks.md").read_text()
-    sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
+    found = re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    sections = {name: " ".join(section.split()) for name, section in found}
     assert set(sections) == set(registry())
     for name, kind in registry().items():
         assert f"Access: {kind.access}. Cost: {describe_cost(kind())}." in sections[name], name
