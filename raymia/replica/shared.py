@@ -94,7 +94,8 @@ class SharedReplica:
         def compute() -> tuple[Tensor, Tensor]:
             self.evaluations.unet_forwards += len(z_t)
             # With the states, so that no other states take their identity while the result is kept.
-            return self._replica.predicted_noise(z_t, t, states), states
+            with torch.no_grad():
+                return self._replica.predicted_noise(z_t, t, states), states
 
         return self.once(z_t, ("predicted_noise", t, id(states)), compute)[0]
 
