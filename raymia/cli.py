@@ -159,6 +159,37 @@ def evaluate(run: Annotated[str, typer.Argument(metavar="RUN", help="Run directo
     _evaluate(run, as_json)
 
 
+@app.command()
+def audit(
+    suspect: Annotated[str, typer.Option(help="Samples in question: a run directory, or RUN#SPLIT.")],
+    control: Annotated[str, typer.Option(help="Samples certainly unseen, of the same source: a run directory, or RUN#SPLIT.")],
+    access: Annotated[
+        Literal["black", "grey", "white"], typer.Option(help="Signals of attacks that need more are left out.")
+    ] = "white",
+    as_json: Json = False,
+) -> None:
+    """Test whether a body of work was trained on, as a set: p-value, p against size, and what it does and does not show."""
+    from raymia.attacks.base import Access
+    from raymia.evaluation.audit import audit as audit_sets
+
+    found = audit_sets(suspect, control, Access(access))
+    if as_json:
+        out.print_json(found.model_dump_json())
+        return
+    out.print(found.statement, markup=False, highlight=False)
+    test = found.test
+    table = Table(title=f"{test.n_suspect} suspect and {test.n_control} control samples, {test.signals} signals")
+    for heading in ("samples tested of each", "median p", "share of draws with p < 0.05"):
+        table.add_column(heading, justify="right")
+    for point in test.by_size:
+        table.add_row(str(point.n), f"{point.median_p:.2g}", f"{point.significant:.0%}")
+    out.print(table)
+    if test.false_positives is not None:
+        out.print(f"Control against control: p < 0.05 in {test.false_positives:.1%} of draws (5 % is due).", highlight=False)
+    for name, auc in found.blind.items():
+        out.print(f"Blind, suspect against control, {name}: AUC {_interval(auc.model_dump())}", markup=False, highlight=False)
+
+
 def _evaluate(run: str, as_json: bool = False) -> None:
     from raymia.evaluation.metrics import evaluate as evaluate_run
     from raymia.report.page import write_report

@@ -5,37 +5,60 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from sklearn.base import BaseEstimator
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
+from raymia.evaluation.crossfit import Groups, can_fold, linear_model, out_of_fold
 from raymia.evaluation.roc import Floats
 
-FOLDS = 5
+SHUFFLES = 20
+SOURCES = {"width", "height", "jpeg_bytes", "entropy", "colourfulness", "edge_density"}
+"""Columns of a score table that the statistics are computed from."""
 STATISTICS = ("width", "height", "aspect", "bytes_per_pixel", "entropy", "colourfulness", "edge_density")
 
 
-def blind_scores(table: pd.DataFrame, member: NDArray[np.bool_], seed: int = 0) -> dict[str, Floats]:
+class FrechetShift(BaseModel):
+    """How far apart the splits' image embeddings lie."""
+
+    distance: float
+    of_random_halves: float
+    """The largest of twenty distances between random halves of the same samples: what chance gives."""
+
+
+def blind_scores(table: pd.DataFrame, member: NDArray[np.bool_], seed: int = 0, groups: Groups = None) -> dict[str, Floats]:
     """Out-of-fold membership scores of each baseline, by name; none where the classes are too small for folds.
 
     ``caption``: character 1-5-gram TF-IDF and logistic regression. ``statistics``: logistic regression on size, aspect,
-    bytes per pixel, entropy, colourfulness and edge density. After Das et al., Blind Baselines Beat Membership Inference
-    Attacks for Foundation Models, arXiv 2406.16201.
+    bytes per pixel, entropy, colourfulness and edge density. ``embedding``: logistic regression on CLIP image embeddings.
+    After Das et al., Blind Baselines Beat Membership Inference Attacks for Foundation Models, arXiv 2406.16201.
 
     Args:
-        table: columns of a score table: caption, width, height, jpeg_bytes and the image statistics.
+        table: of caption; width, height, jpeg_bytes and the image statistics; and clip_embedding, what there is: a baseline
+            whose columns are missing or empty is left out.
         member: label of each row.
+        groups: clusters of near-duplicates, kept on one side of every fold.
     """
-    if min(member.sum(), (~member).sum()) < FOLDS:
-        return {}
-    captions = table["caption"].to_numpy(dtype=object)
-    scores = {"statistics": _out_of_fold(_statistics_model(), statistics(table), member, seed)}
-    if len(set(captions)) > 1:
-        scores["caption"] = _out_of_fold(_caption_model(), captions, member, seed)
+    scores: dict[str, Floats] = {}
+    if not can_fold(member):
+        return scores
+    if set(table) >= SOURCES:
+        scores["statistics"] = out_of_fold(linear_model(), statistics(table), member, seed, groups)
+    if table["caption"].nunique() > 1:
+        scores["caption"] = _caption_scores(table["caption"].to_numpy(dtype=object), member, seed, groups)
+    vectors = embeddings(table)
+    if vectors is not None:
+        scores["embedding"] = out_of_fold(linear_model(), vectors, member, seed, groups)
     return scores
+
+
+def embeddings(table: pd.DataFrame) -> Floats | None:
+    """(n, width) CLIP image embeddings of a score table; none where some row has none."""
+    if "clip_embedding" not in table or table["clip_embedding"].isna().any():
+        return None
+    return np.array(table["clip_embedding"].tolist(), dtype=float)
 
 
 def statistics(table: pd.DataFrame) -> Floats:
@@ -45,22 +68,38 @@ def statistics(table: pd.DataFrame) -> Floats:
     return table.assign(**features)[list(STATISTICS)].to_numpy(dtype=float)
 
 
+def frechet_distance(one: Floats, other: Floats) -> float:
+    """Squared distance of two normal distributions with the means and covariances of these rows.
+
+    ||m1 - m2||^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), the quantity of Heusel et al., arXiv 1706.08500, over CLIP embeddings.
+    """
+    covariances = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
+    # The product of two covariances has real, non-negative eigenvalues, whose roots are those of the matrix root.
+    roots = np.sqrt(np.clip(np.linalg.eigvals(covariances[0] @ covariances[1]).real, 0.0, None))
+    squared = np.square(one.mean(0) - other.mean(0)).sum()
+    return float(squared + np.trace(covariances[0]) + np.trace(covariances[1]) - 2.0 * roots.sum())
+
+
+def frechet_shift(embeddings: Floats, member: NDArray[np.bool_], seed: int = 0) -> FrechetShift:
+    """Fréchet distance between members and non-members, and between random halves of the same sizes."""
+    random = np.random.default_rng(seed)
+    shuffled = []
+    for _ in range(SHUFFLES):
+        labels = random.permutation(member)
+        shuffled.append(frechet_distance(embeddings[labels], embeddings[~labels]))
+    return FrechetShift(distance=frechet_distance(embeddings[member], embeddings[~member]), of_random_halves=max(shuffled))
+
+
 def _caption_model() -> BaseEstimator:
     grams = TfidfVectorizer(analyzer="char", ngram_range=(1, 5), lowercase=False, min_df=3, sublinear_tf=True)
     return make_pipeline(grams, LogisticRegression(C=2.0, max_iter=1000))
 
 
-def _statistics_model() -> BaseEstimator:
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-
-
-def _out_of_fold(model: BaseEstimator, features: NDArray[np.object_] | Floats, member: NDArray[np.bool_], seed: int) -> Floats:
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+def _caption_scores(captions: NDArray[np.object_], member: NDArray[np.bool_], seed: int, groups: Groups) -> Floats:
     try:
-        decisions = cross_val_predict(model, features, member, cv=folds, method="decision_function")
+        return out_of_fold(_caption_model(), captions, member, seed, groups)
     except ValueError as error:
         # Captions that share no n-gram three times leave nothing to learn from: a constant, which ranks nothing.
         if "no terms remain" not in str(error) and "empty vocabulary" not in str(error):
             raise
         return np.zeros(len(member))
-    return np.asarray(decisions, float)

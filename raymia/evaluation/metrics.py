@@ -6,14 +6,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel
+from scipy.stats import mannwhitneyu
 
 from raymia.errors import RaymiaError
-from raymia.evaluation.blind import blind_scores
-from raymia.evaluation.intervals import Bootstrap, Interval, NoiseFloor, bootstrap, interval, noise_floor
+from raymia.evaluation.blind import FrechetShift, blind_scores, embeddings, frechet_shift
+from raymia.evaluation.combined import combined_scores
+from raymia.evaluation.crossfit import can_fold
+from raymia.evaluation.intervals import Bootstrap, Interval, NoiseFloor, bootstrap, delong, holm, interval, noise_floor
 from raymia.evaluation.roc import FPRS, Floats, exact_roc
+from raymia.evaluation.transfer import Transfer, halves, transfer
 from raymia.evaluation.verdict import Verdict, run_verdict, signal_verdict
 from raymia.scan.ledger import RUN_FILE, Counts, Ledger
 
+UNTRIED = ("control", "blind")
+"""Access of scores that nobody would report as an attack."""
 MIN_FALSE_ALARMS = 10
 """Fewer non-members than this beyond a threshold make its TPR a matter of luck."""
 
@@ -25,6 +31,12 @@ class SignalMetrics(BaseModel):
     access: str
     primary: bool
     auc: Interval | None
+    auc_delong: Interval | None
+    """The same AUC with DeLong's interval, which does not resample."""
+    p_value: float | None
+    """One-sided Mann-Whitney test of members scoring above non-members."""
+    p_holm: float | None
+    """The same, corrected for the number of signals tried; none for blind baselines and controls."""
     tpr_at_fpr: dict[str, Interval | None]
     excess_over_blind: Interval | None
     n_members: int
@@ -54,6 +66,10 @@ class Metrics(BaseModel):
     verdict: RunVerdict
     noise_floor: Floor | None
     signals_tried: int
+    transfer: list[Transfer]
+    """Signal and threshold chosen on half of the samples, and what they achieve on the other half."""
+    embedding_shift: FrechetShift | None
+    """Between the splits' CLIP embeddings, where a CLIP was configured."""
     warnings: list[str]
     signals: dict[str, SignalMetrics]
 
@@ -90,7 +106,14 @@ def evaluate(ledger: Ledger, seed: int = 0) -> Evaluation:
         signals = {name: _unknown(signal, member, reason) for name, signal in described.items()}
         verdict = RunVerdict(verdict=None, statement=f"No verdict: it {reason}; the scores are in the table.")
         metrics = Metrics(
-            counts=counts, verdict=verdict, noise_floor=None, signals_tried=len(described), warnings=warnings, signals=signals
+            counts=counts,
+            verdict=verdict,
+            noise_floor=None,
+            signals_tried=len(described),
+            transfer=[],
+            embedding_shift=None,
+            warnings=warnings,
+            signals=signals,
         )
         return Evaluation(run=run, metrics=metrics, table=table)
     blind = blind_scores(table[labelled], member, seed)
@@ -98,6 +121,15 @@ def evaluate(ledger: Ledger, seed: int = 0) -> Evaluation:
         described[f"blind.{name}"] = {"attack": f"blind.{name}", "access": "blind", "primary": True}
         columns[f"blind.{name}"] = scores
         table.loc[labelled, f"blind.{name}"] = scores
+    access = {signal["name"]: signal["access"] for signal in run["signals"]}
+    if can_fold(member):
+        for name, scores in combined_scores(columns, access, member, seed).items():
+            described[name] = {"attack": name, "access": name.removeprefix("combined."), "primary": True}
+            columns[name] = scores
+            table.loc[labelled, name] = scores
+    half = halves(member, seed)
+    own = table.loc[labelled, list(access)]
+    vectors = embeddings(table[labelled])
     floor = noise_floor(int(member.sum()), int((~member).sum()), seed)
     aucs = {name: exact_roc(scores, member).auc for name, scores in columns.items()}
     draws = {name: bootstrap(scores, member, seed) for name, scores in columns.items()}
@@ -106,6 +138,11 @@ def evaluate(ledger: Ledger, seed: int = 0) -> Evaluation:
         name: _measure(described[name], scores, member, draws[name], floor, (aucs[best], draws[best]) if best else None)
         for name, scores in columns.items()
     }
+    tried = {
+        name: signal.p_value for name, signal in signals.items() if signal.access not in UNTRIED and signal.p_value is not None
+    }
+    for name, corrected in holm(tried).items():
+        signals[name].p_holm = corrected
     order = sorted(signals, key=lambda name: -aucs[name])
     primary = {name: s.verdict for name, s in signals.items() if s.primary and s.access != "blind" and s.verdict}
     controls = {name: verdict for name, verdict in primary.items() if signals[name].access == "control"}
@@ -115,7 +152,9 @@ def evaluate(ledger: Ledger, seed: int = 0) -> Evaluation:
         counts=counts,
         verdict=RunVerdict(verdict=word, statement=statement),
         noise_floor=Floor(auc=floor.auc, tpr_at_fpr={f"{rate:g}": band for rate, band in floor.tpr.items()}),
-        signals_tried=len(run["signals"]),
+        signals_tried=len(tried),
+        transfer=transfer(own[half], member[half], own[~half], member[~half], access),
+        embedding_shift=frechet_shift(vectors, member, seed) if vectors is not None else None,
         warnings=warnings,
         signals={name: signals[name] for name in order},
     )
@@ -139,6 +178,9 @@ def _measure(
         access=str(described["access"]),
         primary=bool(described["primary"]),
         auc=auc,
+        auc_delong=delong(scores, member),
+        p_value=float(mannwhitneyu(scores[member], scores[~member], alternative="greater").pvalue),
+        p_holm=None,
         tpr_at_fpr={f"{rate:g}": interval(curve.tpr_at(rate), draws.tpr[:, i]) for i, rate in enumerate(FPRS)},
         excess_over_blind=excess,
         n_members=int(member.sum()),
@@ -154,6 +196,9 @@ def _unknown(described: dict[str, object], member: NDArray[np.bool_], reason: st
         access=str(described["access"]),
         primary=bool(described["primary"]),
         auc=None,
+        auc_delong=None,
+        p_value=None,
+        p_holm=None,
         tpr_at_fpr={f"{rate:g}": None for rate in FPRS},
         excess_over_blind=None,
         n_members=int(member.sum()),

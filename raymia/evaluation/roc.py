@@ -28,7 +28,7 @@ class Roc:
 
     def tpr_at(self, fpr: float) -> float:
         """The largest TPR over thresholds whose FPR is at most `fpr`: conservative, never interpolated."""
-        return float(self.tpr[self.fpr <= fpr].max())
+        return float(self.tpr[np.searchsorted(self.fpr, fpr, side="right") - 1])
 
 
 def exact_roc(scores: Floats, member: NDArray[np.bool_]) -> Roc:

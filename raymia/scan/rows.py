@@ -13,7 +13,7 @@ from raymia.data.images import DecodedImage, ImageError, decode_image
 from raymia.data.statistics import image_statistics
 from raymia.data.tar import Fault
 from raymia.replica.shared import Evaluations
-from raymia.scan.scorer import Scorer
+from raymia.scan.scorer import EMBEDDING, Scorer, Scores
 
 STATISTICS = ("entropy", "colourfulness", "edge_density")
 PLACE = ("split", "shard", "member", "unit", "batch", "last_in_unit")
@@ -41,8 +41,8 @@ EVALUATIONS = pa.struct([(field.name, pa.int64()) for field in fields(Evaluation
 
 
 def score_type(signals: Sequence[str]) -> pa.StructType:
-    """One scored sample: what is known of it and a float column per signal."""
-    return pa.struct([*FACTS, *((signal, pa.float64()) for signal in signals)])
+    """One scored sample: what is known of it, a float column per signal, and its CLIP embedding or null."""
+    return pa.struct([*FACTS, *((signal, pa.float64()) for signal in signals), (EMBEDDING, pa.list_(pa.float32()))])
 
 
 def decode_rows(table: pa.Table, resolution_px: int, max_pixels: int) -> pa.Table:
@@ -117,7 +117,7 @@ def score_rows(table: pa.Table, scorer: Scorer, signals: Sequence[str], resoluti
     )
 
 
-def _score(scorer: Scorer, pixels: np.ndarray, samples: list[dict[str, Any]]) -> list[dict[str, float] | Fault]:
+def _score(scorer: Scorer, pixels: np.ndarray, samples: list[dict[str, Any]]) -> list[Scores | Fault]:
     if not samples:
         return []
     return scorer.score(pixels, [sample["caption"] for sample in samples], [sample["key"] for sample in samples])

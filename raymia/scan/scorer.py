@@ -24,7 +24,10 @@ from raymia.testbed import clip_folder, model_folder
 
 log = logging.getLogger(__name__)
 
-Scores = dict[str, float]
+EMBEDDING = "clip_embedding"
+
+Scores = dict[str, float | list[float]]
+"""By signal name, and the CLIP image embedding where a CLIP is configured."""
 # What a replica or an attack raises when it cannot take a sample; anything else is a fault of the program and ends the scan.
 SCORING_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
 
@@ -68,7 +71,7 @@ class Scorer:
         folder = find_pipeline(model_folder(job.replica.model), with_weights=True, revision=job.replica.revision)
         replica = StableDiffusion(folder, dtype, device, job.replica.resolution_px)
         needs = {need for attack in job.attacks.values() for need in attack.needs()}
-        clip = Clip(clip_folder(job.clip), replica.device) if job.clip and "clip" in needs else None
+        clip = Clip(clip_folder(job.clip), replica.device) if job.clip else None
         lpips = Lpips(job.lpips.net, job.lpips.trunk, replica.device) if "lpips" in needs else None
         return cls(replica, job.attacks, job.seed, clip, lpips)
 
@@ -114,7 +117,12 @@ class Scorer:
             total = getattr(self.evaluations, count.name) + getattr(trial.evaluations, count.name)
             setattr(self.evaluations, count.name, total)
         table = torch.stack([column.double() for column in columns.values()], dim=1).cpu().numpy()
-        return [_finite(dict(zip(columns, map(float, row), strict=True))) for row in table]
+        outcomes = [_finite(dict(zip(columns, map(float, row), strict=True))) for row in table]
+        if self._clip is not None:
+            for outcome, embedding in zip(outcomes, trial.embedding(trial.images).cpu().tolist(), strict=True):
+                if not isinstance(outcome, Fault):
+                    outcome[EMBEDDING] = embedding
+        return outcomes
 
 
 def _finite(scores: Scores) -> Scores | Fault:

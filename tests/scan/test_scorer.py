@@ -13,7 +13,7 @@ from raymia.attacks.loss import Loss
 from raymia.attacks.random import Random
 from raymia.data.tar import Fault
 from raymia.scan.scorer import Scorer
-from tests.attacks.replicas import GaussianReplica
+from tests.attacks.replicas import GaussianReplica, PixelEmbedder
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
 KEYS = ["a", "b", "c", "d"]
@@ -66,3 +66,13 @@ def test_a_batch_that_runs_out_of_memory_is_halved() -> None:
 def test_the_scorer_runs_where_ray_is_not_installed() -> None:
     code = "import sys; sys.modules['ray'] = None; import raymia.scan.rows, raymia.attacks.base as b; b.registry()"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_configured_clip_leaves_each_samples_embedding_with_its_scores() -> None:
+    outcomes = Scorer(GaussianReplica(), {"random": Random()}, 0, clip=PixelEmbedder()).score(PIXELS, ["x"] * 4, KEYS)
+    for outcome in outcomes:
+        assert not isinstance(outcome, Fault)
+        vector = outcome["clip_embedding"]
+        assert isinstance(vector, list)
+        assert len(vector) == 3 * 8 * 8
+        assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)

@@ -1,0 +1,91 @@
+"""Suspect set against control set: from run directories to a statement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel
+
+from raymia.attacks.base import Access
+from raymia.errors import ConfigError
+from raymia.evaluation.blind import blind_scores
+from raymia.evaluation.combined import signals_of
+from raymia.evaluation.intervals import Interval, delong
+from raymia.evaluation.set_level import SIGNIFICANT, SetTest, set_test
+from raymia.scan.ledger import RUN_FILE, Ledger
+
+CAVEAT = (
+    "This holds only if the control samples come from the same source as the suspect ones and were certainly not trained on; "
+    "it says something about the set, not about any one sample."
+)
+
+
+class Audit(BaseModel):
+    """The test with what it must be read with."""
+
+    suspect: str
+    control: str
+    access: str
+    test: SetTest
+    blind: dict[str, Interval]
+    """AUC of classifiers that never see the model, suspect against control; .5 where the sets are alike."""
+    statement: str
+
+
+def audit(suspect: str, control: str, access: Access = Access.WHITE, seed: int = 0) -> Audit:
+    """Test whether the suspect samples score above the control.
+
+    Args:
+        suspect, control: run directories; ``RUN#SPLIT`` for one split of a run.
+        access: signals of attacks that need more are left out.
+
+    Raises:
+        ConfigError: no such run or split, or the runs were made with different models or attacks.
+        RaymiaError: a set is too small.
+    """
+    (ours, our_run), (theirs, their_run) = _load(suspect), _load(control)
+    for field in ("model", "signals"):
+        if our_run[field] != their_run[field]:
+            raise ConfigError(f"{suspect} and {control} differ in `{field}`; scan both with the same model and attacks")
+    names = signals_of(access, {signal["name"]: signal["access"] for signal in our_run["signals"]})
+    if not names:
+        raise ConfigError(f"{suspect}: no signal of an attack that {access} access allows; scan with such attacks")
+    test = set_test(ours[names].to_numpy(float), theirs[names].to_numpy(float), seed)
+    both = pd.concat([ours, theirs], ignore_index=True)
+    suspected = np.arange(len(both)) < len(ours)
+    blind = {name: delong(scores, suspected) for name, scores in blind_scores(both, suspected, seed).items()}
+    statement = _statement(test, blind)
+    return Audit(suspect=suspect, control=control, access=str(access), test=test, blind=blind, statement=statement)
+
+
+def _load(source: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    place, _, split = source.partition("#")
+    ledger = Ledger(place)
+    run = ledger.read_run()
+    if run is None:
+        raise ConfigError(f"{place}: no {RUN_FILE}; give a run directory made by `raymia scan`, or RUN#SPLIT")
+    table = ledger.scores().to_pandas()
+    if not split:
+        return table, run
+    known = sorted(table["split"].unique())
+    if split not in known:
+        raise ConfigError(f"{source}: no split {split!r} with scored samples; it has {', '.join(known)}")
+    return table[table["split"] == split], run
+
+
+def _statement(test: SetTest, blind: dict[str, Interval]) -> str:
+    alarmed = [name for name, auc in blind.items() if auc.low > 0.5]
+    if test.p >= SIGNIFICANT:
+        found = f"No evidence that the suspect set was trained on (p = {test.p:.2g}). That is no evidence that it was not."
+    elif alarmed:
+        found = (
+            f"The suspect set scores higher (p = {test.p:.2g}), but classifiers that never see the model tell the sets apart "
+            f"too ({', '.join(alarmed)}): the difference may be one of the images alone, and is no evidence of training."
+        )
+    else:
+        found = f"The suspect set scores higher than the control: evidence that it was trained on (p = {test.p:.2g})."
+    if test.false_positives is not None and test.false_positives > 2 * SIGNIFICANT:
+        found += f" Beware: control against control is significant in {test.false_positives:.0%} of draws, where 5 % is due."
+    return f"{found} {CAVEAT}"

@@ -1,0 +1,55 @@
+"""Scores of classifiers for samples that they were not fitted on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from raymia.evaluation.roc import Floats
+
+FOLDS = 5
+
+Groups = NDArray[np.object_] | NDArray[np.int64] | None
+"""Cluster of near-duplicates that each sample belongs to: twins never stand on both sides of a fold."""
+
+
+def can_fold(member: NDArray[np.bool_]) -> bool:
+    """Whether both classes are large enough for the folds."""
+    return bool(min(member.sum(), (~member).sum()) >= FOLDS)
+
+
+def out_of_fold(
+    model: BaseEstimator,
+    features: NDArray[np.object_] | Floats,
+    member: NDArray[np.bool_],
+    seed: int,
+    groups: Groups = None,
+    method: Literal["decision_function", "predict_proba"] = "decision_function",
+) -> Floats:
+    """Score of each sample by the model that was fitted on the other four of five stratified folds.
+
+    Args:
+        features: (n, ...) rows.
+        groups: keeps the samples of a group in one fold.
+        method: ``decision_function``, or ``predict_proba`` for the probability of being a member.
+    """
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    folds = splitter(FOLDS, shuffle=True, random_state=seed)
+    predicted = np.asarray(cross_val_predict(model, features, member, cv=folds, groups=groups, method=method), float)
+    return predicted if predicted.ndim == 1 else predicted[:, 1]
+
+
+def linear_model(strength: float = 1.0) -> BaseEstimator:
+    """Logistic regression on standardised features.
+
+    Args:
+        strength: inverse of the L2 regularisation (scikit-learn's C).
+    """
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))

@@ -1,0 +1,77 @@
+"""Audits over real run directories whose scores are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raymia.attacks.base import Access
+from raymia.errors import ConfigError, RaymiaError
+from raymia.evaluation.audit import audit
+from raymia.scan.ledger import QUARANTINE_SCHEMA, Ledger
+
+SIGNALS = [
+    {"name": "loss", "attack": "loss", "access": "grey", "primary": True},
+    {"name": "pokemon", "attack": "pokemon", "access": "black", "primary": True},
+    {"name": "random", "attack": "random", "access": "control", "primary": True},
+]
+
+
+def write_run(folder: Path, model: str = "a", **splits: tuple[int, float, str]) -> str:
+    """A run with splits of so many samples, whose loss is raised by so much, under captions that start so."""
+    ledger = Ledger(str(folder))
+    ledger.write_run({"model": {"fingerprint": model}, "signals": SIGNALS, "expected": None, "finished": None})
+    for split, (count, raised, caption) in splits.items():
+        random = np.random.default_rng(len(split))
+        table = pa.table(
+            {
+                "key": [f"{i}" for i in range(count)],
+                "split": [split] * count,
+                "caption": [f"{caption} {random.integers(10**6)}" for _ in range(count)],
+                "loss": random.normal(raised, 1, count),
+                "pokemon": random.normal(size=count),
+                "random": random.normal(5 * (raised > 0), 1, count),
+            }
+        )
+        ledger.commit_unit(split, "0000", 0, table, QUARANTINE_SCHEMA.empty_table())
+    return str(folder)
+
+
+def test_a_set_that_was_trained_on_is_found_and_what_it_shows_is_said(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", ours=(200, 0.8, "a"), theirs=(240, 0.0, "a"))
+    found = audit(f"{run}#ours", f"{run}#theirs")
+    assert found.test.p < 0.001
+    assert found.test.signals == 2
+    assert found.statement.startswith("The suspect set scores higher than the control: evidence")
+    assert "certainly not trained on" in found.statement
+
+
+def test_the_difference_of_captions_alone_is_no_evidence(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", ours=(200, 0.8, "OIL PAINTING"), theirs=(240, 0.0, "a photo of"))
+    found = audit(f"{run}#ours", f"{run}#theirs")
+    assert found.blind["caption"].low > 0.9
+    assert "no evidence of training" in found.statement
+
+
+def test_an_attacker_without_the_signal_finds_nothing_and_controls_take_no_part(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", ours=(200, 0.8, "a"), theirs=(240, 0.0, "a"))
+    found = audit(f"{run}#ours", f"{run}#theirs", Access.BLACK)
+    assert found.test.signals == 1
+    assert found.test.p > 0.01
+    assert found.statement.startswith("No evidence") == (found.test.p >= 0.05)
+
+
+def test_runs_of_different_models_small_sets_and_unknown_splits_are_refused(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", ours=(30, 0.0, "a"), few=(10, 0.0, "a"))
+    other = write_run(tmp_path / "other", model="b", theirs=(30, 0.0, "a"))
+    with pytest.raises(ConfigError, match="differ in `model`"):
+        audit(one, other)
+    with pytest.raises(RaymiaError, match="10 scored samples; expected at least 20"):
+        audit(f"{one}#few", f"{one}#ours")
+    with pytest.raises(ConfigError, match="no split 'nope'"):
+        audit(f"{one}#nope", one)
+    with pytest.raises(ConfigError, match=r"no run\.json"):
+        audit(str(tmp_path / "gone"), one)

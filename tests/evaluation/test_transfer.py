@@ -1,0 +1,114 @@
+"""Choices made beforehand, combinations, corrections and the shift of embeddings, on tables with known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import kstest, norm
+
+from raymia.evaluation.blind import blind_scores, frechet_distance, frechet_shift
+from raymia.evaluation.combined import combined_scores, membership_probability, reliability
+from raymia.evaluation.intervals import delong, holm
+from raymia.evaluation.roc import exact_roc
+from raymia.evaluation.set_level import set_test, welch
+from raymia.evaluation.transfer import halves, transfer
+
+
+def test_delong_covers_the_closed_form_auc_of_two_normal_distributions() -> None:
+    truth = float(norm.cdf(1 / np.sqrt(2)))
+    covered = 0
+    for seed in range(500):
+        random = np.random.default_rng(seed)
+        scores, member = np.r_[random.normal(1, 1, 80), random.normal(0, 1, 120)], np.arange(200) < 80
+        found = delong(scores, member)
+        assert found.value == pytest.approx(exact_roc(scores, member).auc, abs=1e-12)
+        covered += found.low <= truth <= found.high
+    assert 0.93 <= covered / 500 <= 0.97
+
+
+def test_holm_multiplies_by_the_hypotheses_that_are_left() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+    assert holm({}) == {}
+
+
+def test_the_signal_chosen_on_one_half_is_reported_on_the_other_with_the_fpr_it_has_there() -> None:
+    choose = pd.DataFrame({"good": [5.0, 4, 3, 2, 1, 0], "poor": [0.0, 1, 2, 3, 4, 5]})
+    member = np.array([True, True, True, False, False, False])
+    report = pd.DataFrame({"good": [9.0, 2, 3, 4, 1, 0], "poor": [0.0] * 6})
+    found = transfer(choose, member, report, member, {"good": "grey", "poor": "grey", "noise": "control"})
+    assert {row.signal for row in found} == {"good"}
+    assert {row.access for row in found} == {"grey"}
+    assert found[0].threshold == 3.0
+    assert found[0].chosen_tpr == 1.0
+    assert found[0].tpr.value == pytest.approx(2 / 3)
+    assert found[0].fpr.value == pytest.approx(1 / 3)
+
+
+def test_the_best_of_many_useless_signals_does_not_transfer() -> None:
+    random = np.random.default_rng(3)
+    member = np.arange(800) < 400
+    table = pd.DataFrame({f"s{i}": random.normal(size=800) for i in range(100)})
+    half = halves(member, 0)
+    assert (half.sum(), half[member].sum()) == (400, 200)
+    row = transfer(table[half], member[half], table[~half], member[~half], dict.fromkeys(table, "grey"))[1]
+    assert row.chosen_tpr > 0.025
+    assert row.tpr.low <= 0.01
+
+
+def test_a_combination_beats_its_parts_and_controls_take_no_part() -> None:
+    random = np.random.default_rng(4)
+    member = np.arange(1000) < 500
+    columns = {f"s{i}": random.normal(size=1000) + 0.7 * member for i in range(3)} | {"control": member.astype(float)}
+    access = {"s0": "black", "s1": "grey", "s2": "grey", "control": "control"}
+    combined = combined_scores(columns, access, member, 0)
+    assert set(combined) == {"combined.grey"}
+    best = max(exact_roc(columns[f"s{i}"], member).auc for i in range(3))
+    assert best + 0.05 < exact_roc(combined["combined.grey"], member).auc < 0.9
+
+
+def test_probabilities_mean_what_they_say_and_follow_the_prior() -> None:
+    random = np.random.default_rng(5)
+    member = np.arange(4000) < 2000
+    scores = random.normal(size=4000) + 1.5 * member
+    own, rare = membership_probability(scores, member, 0, prior=0.01)
+    found = reliability("s", own, member, 0.01)
+    assert np.abs(np.array(found.predicted) - found.observed).max() < 0.07
+    assert found.brier < 0.25
+    odds = own / (1 - own)
+    assert np.allclose(rare / (1 - rare), odds / 99)
+
+
+def test_frechet_distance_of_normal_distributions_is_the_closed_form() -> None:
+    random = np.random.default_rng(6)
+    one, other = random.normal(0, 1, (200_000, 3)), random.normal(1, 2, (200_000, 3))
+    assert frechet_distance(one, other) == pytest.approx(3 * 1 + 3 * (1 - 2) ** 2, rel=0.02)
+    member = np.arange(600) < 300
+    same = random.normal(size=(600, 8))
+    shift = frechet_shift(same, member)
+    assert shift.distance < 1.5 * shift.of_random_halves
+    moved = frechet_shift(same + member[:, None], member)
+    assert moved.distance > 5 * moved.of_random_halves
+
+
+def test_p_of_a_set_is_uniform_where_suspect_and_control_are_alike_and_small_where_not() -> None:
+    random = np.random.default_rng(7)
+    alike = [welch(random.normal(size=(60, 5)), random.normal(size=(60, 5)), seed) for seed in range(300)]
+    assert kstest(alike, "uniform").pvalue > 0.01
+    found = set_test(random.normal(0.4, 1, (200, 5)), random.normal(0, 1, (300, 5)))
+    assert found.p < 0.001
+    assert found.false_positives is not None
+    assert found.false_positives < 0.1
+    assert found.by_size[0].median_p > found.by_size[-1].median_p
+
+
+def test_the_embedding_baseline_finds_a_shift_of_the_images_and_needs_every_embedding() -> None:
+    random = np.random.default_rng(8)
+    member = np.arange(300) < 150
+    vectors = random.normal(size=(300, 6)) + 0.8 * member[:, None]
+    table = pd.DataFrame({"caption": ["same"] * 300, "clip_embedding": list(vectors)})
+    scores = blind_scores(table, member)
+    assert set(scores) == {"embedding"}
+    assert exact_roc(scores["embedding"], member).auc > 0.9
+    table.loc[3, "clip_embedding"] = None
+    assert blind_scores(table, member) == {}
