@@ -80,6 +80,8 @@ def delong(scores: Floats, member: NDArray[np.bool_]) -> Interval:
     Source: DeLong et al. 1988; ranks after Sun and Xu, Fast Implementation of DeLong's Algorithm, 2014.
     """
     members, others = int(member.sum()), int((~member).sum())
+    if min(members, others) < 2:  # a single score has no variance to estimate
+        return Interval(value=float(exact_roc(scores, member).auc), low=0.0, high=1.0)
     ranks = rankdata(scores)
     above_others = (ranks[member] - rankdata(scores[member])) / others
     below_members = 1.0 - (ranks[~member] - rankdata(scores[~member])) / members

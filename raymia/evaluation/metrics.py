@@ -122,14 +122,16 @@ def evaluate(ledger: Ledger, seed: int = 0) -> Evaluation:
         columns[f"blind.{name}"] = scores
         table.loc[labelled, f"blind.{name}"] = scores
     access = {signal["name"]: signal["access"] for signal in run["signals"]}
+    transferred, shift = [], None
     if can_fold(member):
+        half, own = halves(member, seed), table.loc[labelled, list(access)]
+        transferred = transfer(own[half], member[half], own[~half], member[~half], access)
+        vectors = embeddings(table[labelled])
+        shift = frechet_shift(vectors, member, seed) if vectors is not None else None
         for name, scores in combined_scores(columns, access, member, seed).items():
             described[name] = {"attack": name, "access": name.removeprefix("combined."), "primary": True}
             columns[name] = scores
             table.loc[labelled, name] = scores
-    half = halves(member, seed)
-    own = table.loc[labelled, list(access)]
-    vectors = embeddings(table[labelled])
     floor = noise_floor(int(member.sum()), int((~member).sum()), seed)
     aucs = {name: exact_roc(scores, member).auc for name, scores in columns.items()}
     draws = {name: bootstrap(scores, member, seed) for name, scores in columns.items()}
@@ -153,8 +155,8 @@ def evaluate(ledger: Ledger, seed: int = 0) -> Evaluation:
         verdict=RunVerdict(verdict=word, statement=statement),
         noise_floor=Floor(auc=floor.auc, tpr_at_fpr={f"{rate:g}": band for rate, band in floor.tpr.items()}),
         signals_tried=len(tried),
-        transfer=transfer(own[half], member[half], own[~half], member[~half], access),
-        embedding_shift=frechet_shift(vectors, member, seed) if vectors is not None else None,
+        transfer=transferred,
+        embedding_shift=shift,
         warnings=warnings,
         signals={name: signals[name] for name in order},
     )

@@ -11,6 +11,8 @@ import pytest
 from raymia.attacks.base import Access
 from raymia.errors import ConfigError, RaymiaError
 from raymia.evaluation.audit import audit
+from raymia.evaluation.intervals import delong
+from raymia.evaluation.metrics import evaluate
 from raymia.scan.ledger import QUARANTINE_SCHEMA, Ledger
 
 SIGNALS = [
@@ -75,3 +77,18 @@ def test_runs_of_different_models_small_sets_and_unknown_splits_are_refused(tmp_
         audit(f"{one}#nope", one)
     with pytest.raises(ConfigError, match=r"no run\.json"):
         audit(str(tmp_path / "gone"), one)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_run_of_a_few_samples_is_evaluated_without_what_needs_more(tmp_path: Path, count: int) -> None:
+    ledger = Ledger(write_run(tmp_path / "run", ours=(count, 0.8, "a"), theirs=(count, 0.0, "b")))
+    table = ledger.scores().to_pandas()
+    member = (table["split"] == "ours").to_numpy()
+    assert delong(table["loss"].to_numpy(), member).low >= 0.0
+    for split in ("ours", "theirs"):
+        rows = pa.Table.from_pandas(table[table["split"] == split].assign(member=split == "ours", flags=""))
+        ledger.commit_unit(split, "0000", 0, rows, QUARANTINE_SCHEMA.empty_table())
+    metrics = evaluate(ledger).metrics
+    assert metrics.transfer == []
+    assert metrics.embedding_shift is None
+    assert metrics.signals["loss"].auc is not None
