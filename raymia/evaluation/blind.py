@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from sklearn.base import BaseEstimator
-from sklearn.feature_extraction.text import TfidfVectorizer
+from scipy.sparse import csr_matrix
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
@@ -15,6 +16,8 @@ from raymia.evaluation.crossfit import Groups, can_fold, linear_model, out_of_fo
 from raymia.evaluation.roc import Floats
 
 SHUFFLES = 20
+MIN_DF = 3
+"""Captions that an n-gram must stand in."""
 SOURCES = {"width", "height", "jpeg_bytes", "entropy", "colourfulness", "edge_density"}
 """Columns of a score table that the statistics are computed from."""
 STATISTICS = ("width", "height", "aspect", "bytes_per_pixel", "entropy", "colourfulness", "edge_density")
@@ -90,16 +93,33 @@ def frechet_shift(embeddings: Floats, member: NDArray[np.bool_], seed: int = 0) 
     return FrechetShift(distance=frechet_distance(embeddings[member], embeddings[~member]), of_random_halves=max(shuffled))
 
 
-def _caption_model() -> BaseEstimator:
-    grams = TfidfVectorizer(analyzer="char", ngram_range=(1, 5), lowercase=False, min_df=3, sublinear_tf=True)
-    return make_pipeline(grams, LogisticRegression(C=2.0, max_iter=1000))
+class _Frequent(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Keeps the n-grams that stand in at least `min_df` of the captions it is fitted on."""
+
+    def __init__(self, min_df: int = MIN_DF) -> None:
+        self.min_df = min_df
+
+    def fit(self, counts: csr_matrix, _: object = None) -> _Frequent:
+        self.kept_ = np.flatnonzero(np.bincount(counts.indices, minlength=counts.shape[1]) >= self.min_df)
+        if not len(self.kept_):
+            self.kept_ = np.arange(min(1, counts.shape[1]))
+        return self
+
+    def transform(self, counts: csr_matrix) -> csr_matrix:
+        return counts[:, self.kept_]
 
 
 def _caption_scores(captions: NDArray[np.object_], member: NDArray[np.bool_], seed: int, groups: Groups) -> Floats:
+    """Counts are taken once for all folds; which n-grams are kept, their weights and the regression are fitted in each."""
+    counter = CountVectorizer(analyzer="char", ngram_range=(1, 5), lowercase=False, min_df=MIN_DF, dtype=np.float32)
     try:
-        return out_of_fold(_caption_model(), captions, member, seed, groups)
+        counts = counter.fit_transform(captions)
     except ValueError as error:
         # Captions that share no n-gram three times leave nothing to learn from: a constant, which ranks nothing.
         if "no terms remain" not in str(error) and "empty vocabulary" not in str(error):
             raise
         return np.zeros(len(member))
+    # Dual coordinate descent: on many weak n-grams the default solver's gradient is small from the start, and it stops there.
+    regression = LogisticRegression(C=2.0, solver="liblinear", dual=True, max_iter=1000, random_state=0)
+    model = make_pipeline(_Frequent(), TfidfTransformer(sublinear_tf=True), regression)
+    return out_of_fold(model, counts, member, seed, groups)
