@@ -14,11 +14,8 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 from pydantic import ValidationError
-from rich import box
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.markup import escape
-from rich.table import Table
 
 from raymia.errors import ConfigError, RaymiaError, describe_validation
 
@@ -33,14 +30,13 @@ testbed_app = typer.Typer(help="The miniature Stable Diffusion with known member
 app.add_typer(data_app, name="data")
 app.add_typer(testbed_app, name="testbed")
 
-COSTS = {"unet_forwards": "fwd", "unet_backwards": "bwd", "encodes": "enc", "decodes": "dec", "queries": "query"}
-COST_LEGEND = "fwd, bwd: UNet forwards and backwards; enc, dec: of the autoencoder; query: images asked of a black box"
-
 out = Console()
 err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 RunOption = Annotated[str | None, typer.Option("--run", help="Run directory: a path or fsspec URL.")]
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Job file.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE of the job, such as pool.batch_size=8.")]
 
 
 class Exit(IntEnum):
@@ -69,11 +65,15 @@ def demo(run: RunOption = None) -> None:
 
 @app.command()
 def scan(
-    job_file: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Job file.")],
-    override: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the job, such as pool.batch_size=8.")
-    ] = None,
+    job_file: JobFile,
+    override: Overrides = None,
     run: RunOption = None,
+    control_model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model that cannot have seen any sample: scanned with the same attacks, to hold the scores against."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the job and print what it costs; load no model, score nothing.")
     ] = False,
@@ -82,6 +82,8 @@ def scan(
     """Score a manifest with a replica and attacks. The same command resumes a scan that was stopped."""
     from raymia.config import load_job
 
+    if control_model is not None:
+        override = [*(override or []), f"control_model={json.dumps(control_model)}"]
     job = load_job(job_file, override, run)
     if dry_run:
         _print_cost(job, as_json)
@@ -93,6 +95,7 @@ def scan(
 
 def _print_cost(job: Any, as_json: bool) -> None:
     from raymia.attacks.cost import count
+    from raymia.report.terminal import COSTS, print_cost
     from raymia.scan.plan import make_plan
 
     plan = make_plan(job)
@@ -105,43 +108,20 @@ def _print_cost(job: Any, as_json: bool) -> None:
         costs = {"per_image": alone, "apart": apart, "together": together, "samples": samples, "in_total": in_total}
         out.print_json(json.dumps(costs))
         return
-    table = _cost_table("Cost per image")
-    for name, cost in alone.items():
-        table.add_row(name, str(job.attacks[name].access), *(_count(cost[kind]) for kind in COSTS))
-    table.add_section()
-    table.add_row("each alone", "", *(_count(apart[kind]) for kind in COSTS))
-    table.add_row("all together", "", *(_count(together[kind]) for kind in COSTS), style="bold")
-    saved = (f"{1 - together[kind] / apart[kind]:.0%}" if apart[kind] else "" for kind in COSTS)
-    table.add_row("saved by sharing", "", *saved)
-    table.add_section()
-    heading = "samples unknown" if samples is None else f"x {samples:,} samples"
-    table.add_row(heading, "", *(_count(in_total[kind]) for kind in COSTS))
-    out.print(table)
+    print_cost(out, job.attacks, apart, together, samples, in_total)
     if samples is None:
         unknown = ", ".join(split.name for split in plan.manifest.splits if split.samples is None)
         out.print(f"The manifest announces no number of samples for {unknown}; `raymia data index` counts them.", markup=False)
 
 
-def _cost_table(title: str) -> Table:
-    table = Table(title=title, caption=COST_LEGEND, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("attack", no_wrap=True)
-    table.add_column("access", no_wrap=True)
-    for heading in COSTS.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
-def _count(number: int | None) -> str:
-    return "?" if number is None else f"{number:,}" if number else ""
-
-
 def _scan_and_report(job: Any, report: bool) -> None:
+    from raymia.report.terminal import print_counts
     from raymia.scan.pipeline import run_scan
 
     counts = run_scan(job, err)
-    _print_counts(counts.model_dump())
+    print_counts(out, counts)
     if report:
-        _evaluate(job.run)
+        _evaluate_run(job.run)
     else:
         out.print(f"Next: raymia evaluate {job.run}", markup=False, highlight=False)
     if counts.quarantined_fraction > job.max_quarantined_fraction:
@@ -154,9 +134,102 @@ def _scan_and_report(job: Any, report: bool) -> None:
 
 
 @app.command()
-def evaluate(run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory.")], as_json: Json = False) -> None:
+def evaluate(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run directory; with --blind-only also a manifest, or a Parquet or CSV table.")
+    ],
+    blind_only: Annotated[
+        bool,
+        typer.Option("--blind-only", help="What the data set gives away by itself: no model, no scores; writes nothing."),
+    ] = False,
+    calibrate_on: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Choose signal, threshold and probabilities on this run instead of on a part of RUN."),
+    ] = None,
+    prior: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of members among the images in question, for probabilities.")
+    ] = 0.5,
+    as_json: Json = False,
+) -> None:
     """Compute metrics.json and the report of a run directory."""
-    _evaluate(run, as_json)
+    if not 0.0 < prior < 1.0:
+        raise ConfigError(f"--prior {prior:g}: expected a share above 0 and below 1")
+    if not blind_only:
+        _evaluate_run(source, as_json, prior, calibrate_on)
+    elif calibrate_on is not None:
+        raise ConfigError("--calibrate-on needs scores; leave out --blind-only")
+    else:
+        _evaluate_blind(source, as_json)
+
+
+def _evaluate_run(run: str, as_json: bool = False, prior: float = 0.5, calibrate_on: str | None = None) -> None:
+    from raymia.evaluation.metrics import evaluate_run
+    from raymia.report.page import write_report
+    from raymia.report.terminal import print_metrics
+    from raymia.scan.ledger import Ledger
+
+    ledger = Ledger(run)
+    other = None if calibrate_on is None else Ledger(calibrate_on)
+    evaluation = evaluate_run(ledger, prior=prior, calibrate_on=other)
+    page = write_report(ledger, evaluation)
+    if as_json:
+        out.print_json(evaluation.metrics.model_dump_json())
+        return
+    print_metrics(out, evaluation.metrics)
+    out.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _evaluate_blind(source: str, as_json: bool) -> None:
+    from raymia.evaluation.sources import evaluate_blind
+    from raymia.report.terminal import print_counts, print_metrics
+
+    metrics = evaluate_blind(source).metrics
+    if as_json:
+        out.print_json(metrics.model_dump_json())
+        return
+    print_metrics(out, metrics)
+    print_counts(out, metrics.counts)
+
+
+@app.command()
+def sweep(
+    job_file: JobFile,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(help="FIELD=VALUE,VALUE of the job; repeat it for a grid. By default the map `sweep` of the job file."),
+    ] = None,
+    override: Overrides = None,
+    run: Annotated[str | None, typer.Option("--run", help="Directory of the sweep: a path or fsspec URL.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every scan of the grid and list them; score nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Vary fields of a job and show what each does to each attack. The same command resumes a sweep that was stopped."""
+    from raymia.evaluation.factors import analyse
+    from raymia.report.page import write_report
+    from raymia.report.sweep_page import write_sweep_report
+    from raymia.report.terminal import print_analysis, print_grid
+    from raymia.scan.ledger import Ledger
+    from raymia.scan.plan import make_plan
+    from raymia.scan.sweep import load_sweep, run_sweep
+
+    factors, cells, folder = load_sweep(job_file, over, override, run)
+    for cell in cells:
+        make_plan(cell.job)
+    if dry_run:
+        print_grid(out, factors, cells)
+        return
+    run_sweep(factors, cells, folder, err)
+    analysis, evaluations = analyse(folder)
+    for cell_run, evaluation in evaluations.items():
+        write_report(Ledger(f"{folder}/{cell_run}"), evaluation)
+    page = write_sweep_report(Ledger(folder), analysis, job_file.name)
+    if as_json:
+        out.print_json(analysis.model_dump_json())
+        return
+    print_analysis(out, analysis)
+    out.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -171,99 +244,36 @@ def audit(
     """Test whether a body of work was trained on, as a set: p-value, p against size, and what it does and does not show."""
     from raymia.attacks.base import Access
     from raymia.evaluation.audit import audit as audit_sets
+    from raymia.report.terminal import print_audit
 
     found = audit_sets(suspect, control, Access(access))
     if as_json:
         out.print_json(found.model_dump_json())
-        return
-    out.print(found.statement, markup=False, highlight=False)
-    test = found.test
-    table = Table(title=f"{test.n_suspect} suspect and {test.n_control} control samples, {test.signals} signals")
-    for heading in ("samples tested of each", "median p", "share of draws with p < 0.05"):
-        table.add_column(heading, justify="right")
-    for point in test.by_size:
-        table.add_row(str(point.n), f"{point.median_p:.2g}", f"{point.significant:.0%}")
-    out.print(table)
-    if test.false_positives is not None:
-        out.print(f"Control against control: p < 0.05 in {test.false_positives:.1%} of draws (5 % is due).", highlight=False)
-    for name, auc in found.blind.items():
-        out.print(f"Blind, suspect against control, {name}: AUC {_interval(auc.model_dump())}", markup=False, highlight=False)
-
-
-def _evaluate(run: str, as_json: bool = False) -> None:
-    from raymia.evaluation.metrics import evaluate as evaluate_run
-    from raymia.report.page import write_report
-    from raymia.scan.ledger import Ledger
-
-    ledger = Ledger(run)
-    evaluation = evaluate_run(ledger)
-    ledger.write_text("metrics.json", evaluation.metrics.model_dump_json(indent=2) + "\n")
-    page = write_report(ledger, evaluation)
-    if as_json:
-        out.print_json(evaluation.metrics.model_dump_json())
-        return
-    _print_metrics(evaluation.metrics.model_dump())
-    out.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _print_counts(counts: dict[str, Any]) -> None:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in counts["by_reason"].items())
-    flags = ", ".join(f"{flag} {count}" for flag, count in counts["flagged"].items())
-    line = f"read {counts['read']} = scored {counts['scored']} + quarantined {counts['quarantined']}"
-    line += f" ({reasons})" if reasons else ""
-    out.print(line + (f"; scored with a remark: {flags}" if flags else ""), markup=False, highlight=False)
-
-
-def _print_metrics(metrics: dict[str, Any]) -> None:
-    table = Table(title="Primary signals (95 % intervals)")
-    for heading in ("signal", "access", "AUC", "TPR at 1 % FPR", "over blind", "verdict"):
-        table.add_column(heading, overflow="fold")
-    for name, signal in metrics["signals"].items():
-        if signal["primary"]:
-            cells = [_interval(signal["auc"]), _interval(signal["tpr_at_fpr"]["0.01"]), _interval(signal["excess_over_blind"])]
-            table.add_row(escape(name), signal["access"], *cells, signal["verdict"] or "-")
-    out.print(table)
-    floor = metrics["noise_floor"]
-    if floor:
-        low, high = floor["auc"]
-        out.print(f"Noise floor: AUC {low:.3f} to {high:.3f}; {metrics['signals_tried']} signals tried.", highlight=False)
-    for warning in metrics["warnings"]:
-        out.print(f"Note: {warning}", markup=False, highlight=False)
-    verdict = metrics["verdict"]
-    out.print(f"Verdict: {verdict['verdict'] or 'none'}. {verdict['statement']}", markup=False, highlight=False)
-
-
-def _interval(value: dict[str, float] | None) -> str:
-    return "-" if value is None else f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    else:
+        print_audit(out, found)
 
 
 @app.command()
 def attacks(as_json: Json = False) -> None:
     """List the attacks: access, signals, cost per image at their defaults, reference."""
-    from raymia.attacks.base import Access, registry
+    from raymia.attacks.base import registry
+    from raymia.report.terminal import print_attacks
 
     known = {name: kind() for name, kind in registry().items()}
-    if as_json:
-        rows = [
-            {
-                "attack": name,
-                "access": str(attack.access),
-                "signals": [signal.name for signal in attack.signals()],
-                "cost": asdict(attack.cost()),
-                "reference": attack.reference,
-            }
-            for name, attack in known.items()
-        ]
-        out.print_json(json.dumps(rows))
+    if not as_json:
+        print_attacks(out, known)
         return
-    table = _cost_table("Attacks, and what each costs per image at its defaults")
-    table.add_column("signals", justify="right")
-    table.add_column("arXiv", no_wrap=True)
-    for name, attack in sorted(known.items(), key=lambda entry: list(Access).index(entry[1].access)):
-        cost = [_count(getattr(attack.cost(), kind)) for kind in COSTS]
-        arxiv = attack.reference.partition("arXiv ")[2]
-        table.add_row(name, str(attack.access), *cost, str(len(attack.signals())), arxiv)
-    out.print(table)
+    rows = [
+        {
+            "attack": name,
+            "access": str(attack.access),
+            "signals": [signal.name for signal in attack.signals()],
+            "cost": asdict(attack.cost()),
+            "reference": attack.reference,
+        }
+        for name, attack in known.items()
+    ]
+    out.print_json(json.dumps(rows))
 
 
 @testbed_app.command("lpips")
@@ -318,18 +328,13 @@ def data_verify(manifest_file: Annotated[str, typer.Argument(metavar="M.yaml")],
 
 def _print_findings(manifest: Any, summaries: list[Any], as_json: bool) -> bool:
     from raymia.data.index import verify
+    from raymia.report.terminal import print_findings
 
     findings = verify(manifest, summaries)
     if as_json:
         out.print_json(json.dumps([finding.model_dump() for finding in findings]))
     elif findings:
-        table = Table(title="Findings")
-        for heading in ("split", "shard", "", "finding"):
-            table.add_column(heading, overflow="fold")
-        for finding in findings:
-            kind = "fault" if finding.fatal else "remark"
-            table.add_row(escape(finding.split), escape(finding.shard), kind, escape(finding.problem))
-        out.print(table)
+        print_findings(out, findings)
     else:
         out.print(
             f"{sum(s.samples for s in summaries)} samples in {len(summaries)} shards: nothing to object to", highlight=False

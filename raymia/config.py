@@ -12,6 +12,7 @@ from raymia.attacks.base import Access, Attack, registry
 from raymia.errors import ConfigError, describe_validation, suggest
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+CaptionSource = Literal["own", "shuffled", "empty"]
 
 
 class _Section(BaseModel):
@@ -69,16 +70,19 @@ def _attacks(value: object) -> dict[str, Attack]:
     if not isinstance(value, dict) or not value:
         raise ConfigError(f"`attacks`: expected a map from attack to its parameters; known are {', '.join(known)}")
     attacks = {}
-    for name, parameters in value.items():
+    for key, parameters in value.items():
+        name, colon, variant = str(key).partition(":")
         if name not in known:
-            raise ConfigError(f"`attacks.{name}`: no such attack{suggest(str(name), list(known))}; `raymia attacks` lists them")
+            raise ConfigError(f"`attacks.{name}`: no such attack{suggest(name, list(known))}; `raymia attacks` lists them")
+        if colon and not variant:
+            raise ConfigError(f"`attacks.{key}`: expected a name behind the colon, such as {name}:few_draws")
         if isinstance(parameters, Attack):
-            attacks[name] = parameters
+            attacks[key] = parameters
             continue
         try:
-            attacks[name] = known[name].model_validate(parameters or {})
+            attacks[key] = known[name].model_validate(parameters or {})
         except ValidationError as error:
-            raise ConfigError(f"attacks.{name}: {describe_validation(error, known[name])}") from error
+            raise ConfigError(f"attacks.{key}: {describe_validation(error, known[name])}") from error
     return attacks
 
 
@@ -88,7 +92,18 @@ class Job(_Section):
     manifest: str = Field(description="Path or fsspec URL of a manifest, or `testbed`.")
     replica: ReplicaConfig
     attacks: Annotated[dict[str, SerializeAsAny[Attack]], BeforeValidator(_attacks)] = Field(
-        description="Parameters by attack; `{}` for the defaults."
+        description="Parameters by attack; `{}` for the defaults. `ATTACK:NAME` is a further variant of an attack: all "
+        "variants share what they can, and their signals begin with `ATTACK:NAME`."
+    )
+    caption_source: CaptionSource = Field(
+        "own",
+        description="What the model is told about an image: its own caption; as controls, the caption of another image of its "
+        "shard, or none.",
+    )
+    control_model: str | None = Field(
+        None,
+        description="A model that cannot have seen any of the samples, scanned with the same attacks into RUN/control: what it "
+        "tells apart is no memory.",
     )
     clip: str | None = Field(
         None, description="CLIP for attacks that compare embeddings: a folder, ARCHITECTURE/TAG of open_clip, or `testbed`."
@@ -116,8 +131,17 @@ class Job(_Section):
                 raise ConfigError(f"attacks.{name}: compares by CLIP, but the job has no `clip`; set one, or another metric")
         return self
 
+    def control(self) -> Job | None:
+        """The scan of the control model, into a run directory within this one's; none without a control model."""
+        if self.control_model is None:
+            return None
+        replica = self.replica.model_copy(update={"model": self.control_model, "revision": None})
+        return self.model_copy(update={"replica": replica, "run": f"{self.run}/{CONTROL}", "control_model": None})
 
-FREE_TO_CHANGE = ("run", "pool", "max_quarantined_fraction")
+
+CONTROL = "control"
+"""Name of the control model's run directory within that of the run that it controls."""
+FREE_TO_CHANGE = ("run", "pool", "max_quarantined_fraction", "control_model")
 """Fields that change no score, so that a run may be resumed with other values."""
 
 
@@ -132,6 +156,14 @@ def load_job(path: Path, overrides: list[str] | None = None, run: str | None = N
     Raises:
         ConfigError: names the file and field, what was expected and what to do.
     """
+    content = read_job(path, overrides, run)
+    if "sweep" in content:
+        raise ConfigError(f"{path}: a job with `sweep` is a grid of scans; run it with `raymia sweep {path}`")
+    return parse_job(content, str(path))
+
+
+def read_job(path: Path, overrides: list[str] | None, run: str | None) -> dict[str, Any]:
+    """The contents of a job file before they are validated; see `load_job`."""
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -145,7 +177,7 @@ def load_job(path: Path, overrides: list[str] | None = None, run: str | None = N
     if run is not None:
         content["run"] = run
     content.setdefault("run", f"runs/{path.stem}")
-    return parse_job(content, str(path))
+    return content
 
 
 def parse_job(content: dict[str, Any], source: str) -> Job:
@@ -166,6 +198,21 @@ def _override(content: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {override}: expected FIELD=VALUE, such as pool.batch_size=8")
+    try:
+        set_field(content, path, yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
+
+
+def set_field(content: dict[str, Any], path: str, value: Any) -> None:
+    """Set a field of nested maps, making the maps that are missing.
+
+    Args:
+        path: names with dots between them.
+
+    Raises:
+        ConfigError: a part of the path is a value.
+    """
     *parents, last = path.split(".")
     place = content
     for part in parents:
@@ -173,11 +220,8 @@ def _override(content: dict[str, Any], override: str) -> None:
             place[part] = {}
         place = place[part]
         if not isinstance(place, dict):
-            raise ConfigError(f"--set {override}: `{part}` is a value, not a section")
-    try:
-        place[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"{path}: `{part}` is a value, not a section")
+    place[last] = value
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

@@ -96,6 +96,14 @@ class Attack(BaseModel, ABC):
         """
 
 
+def signal_key(signal: str, attack: Attack, key: str) -> str:
+    """The score column of an attack's signal in a job where the attack goes by `key`: its name, or a variant's.
+
+    ``loss.t=100`` of the attack that the job calls ``loss:few`` is ``loss:few.t=100``.
+    """
+    return key + signal.removeprefix(attack.name)
+
+
 def registry() -> dict[str, type[Attack]]:
     """Every attack by name: all concrete subclasses found in the files of this package."""
     package = importlib.import_module("raymia.attacks")

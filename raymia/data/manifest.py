@@ -44,6 +44,11 @@ class Manifest(BaseModel):
     licence: str = Field("unknown", description="Licence of the images.")
     provenance: str = Field("", description="Where the images and the labels come from.")
     valid_for_models: tuple[str, ...] = Field(("*",), description="Patterns of models for which the labels hold.")
+    clusters: str | None = Field(
+        None,
+        description="Parquet or CSV of near-duplicates with columns split, key and cluster; relative to the manifest. Samples "
+        "of one cluster never stand on both sides of a fold; a sample that is not named is its own.",
+    )
     splits: tuple[Split, ...] = Field(min_length=1)
 
     @field_validator("splits")

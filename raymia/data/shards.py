@@ -16,6 +16,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from raymia.data.manifest import Shard
+from raymia.data.prompts import PromptOf, Prompts
 from raymia.data.tar import RawSample, ShardEnd, read_shard
 
 SAMPLE = pa.struct(
@@ -24,6 +25,7 @@ SAMPLE = pa.struct(
         ("index", pa.int64()),
         ("image", pa.large_binary()),
         ("caption", pa.string()),
+        ("prompt", pa.string()),
         ("flags", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
@@ -62,16 +64,18 @@ class ShardWork:
 class ShardDatasource(Datasource):  # type: ignore[misc]
     """Reads tars tolerantly: damage becomes values in rows, never an error of the read task."""
 
-    def __init__(self, work: list[ShardWork], unit_size: int, batch_size: int) -> None:
+    def __init__(self, work: list[ShardWork], unit_size: int, batch_size: int, prompts: Prompts) -> None:
         """Args:
         work: shards in the order in which they are to be read.
         unit_size: samples per unit.
         batch_size: samples per row.
+        prompts: what the model is to be told about each sample.
         """
         super().__init__()
         self._work = work
         self._unit_size = unit_size
         self._batch_size = batch_size
+        self._prompts = prompts
 
     def get_name(self) -> str:
         return "Shards"
@@ -85,7 +89,7 @@ class ShardDatasource(Datasource):  # type: ignore[misc]
         """One task per shard, whatever `parallelism` asks for: damage in one tar takes no neighbour along."""
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [
-            ReadTask(_Read(work, self._unit_size, self._batch_size), metadata, BATCH_SCHEMA, per_task_row_limit)
+            ReadTask(_Read(work, self._unit_size, self._batch_size, self._prompts), metadata, BATCH_SCHEMA, per_task_row_limit)
             for work in self._work
         ]
 
@@ -95,25 +99,27 @@ class _Read:
     work: ShardWork
     unit_size: int
     batch_size: int
+    prompts: Prompts
 
     def __call__(self) -> Iterable[pa.Table]:
-        return batches(self.work, self.unit_size, self.batch_size)
+        return batches(self.work, self.unit_size, self.batch_size, self.prompts)
 
 
-def batches(work: ShardWork, unit_size: int, batch_size: int) -> Iterator[pa.Table]:
+def batches(work: ShardWork, unit_size: int, batch_size: int, prompts: Prompts) -> Iterator[pa.Table]:
     """The batches of a shard's uncommitted units as tables of one row, then one row for the shard's end."""
     shard = work.shard
+    prompt_of = prompts.of_shard(shard)
     held: list[RawSample] = []
     for item in read_shard(shard.url, lambda index: index // unit_size not in work.committed):
         if isinstance(item, ShardEnd):
             if held:
-                yield _batch(shard, held, unit_size, batch_size, last=True)
+                yield _batch(shard, held, prompt_of, unit_size, batch_size, last=True)
             yield _end(shard, item)
             return
         # Held back by one sample: whether a batch is the last of its unit shows only when the next sample comes.
         if held and (_place(held[0], unit_size, batch_size) != _place(item, unit_size, batch_size)):
             last = held[0].index // unit_size != item.index // unit_size
-            yield _batch(shard, held, unit_size, batch_size, last)
+            yield _batch(shard, held, prompt_of, unit_size, batch_size, last)
             held = []
         held.append(item)
 
@@ -123,7 +129,9 @@ def _place(sample: RawSample, unit_size: int, batch_size: int) -> tuple[int, int
     return unit, position // batch_size
 
 
-def _batch(shard: Shard, samples: list[RawSample], unit_size: int, batch_size: int, last: bool) -> pa.Table:
+def _batch(
+    shard: Shard, samples: list[RawSample], prompt_of: PromptOf, unit_size: int, batch_size: int, last: bool
+) -> pa.Table:
     unit, batch = _place(samples[0], unit_size, batch_size)
     rows = [
         {
@@ -131,6 +139,7 @@ def _batch(shard: Shard, samples: list[RawSample], unit_size: int, batch_size: i
             "index": sample.index,
             "image": sample.image,
             "caption": sample.caption,
+            "prompt": prompt_of(sample),
             "flags": ",".join(sample.flags),
             "reason": sample.fault.reason if sample.fault else None,
             "detail": sample.fault.detail if sample.fault else None,

@@ -82,33 +82,39 @@ def everything(_: int) -> bool:
     return True
 
 
-def read_shard(url: str, wanted: Callable[[int], bool] = everything) -> Iterator[RawSample | ShardEnd]:
+def read_shard(
+    url: str, wanted: Callable[[int], bool] = everything, with_images: bool = True
+) -> Iterator[RawSample | ShardEnd]:
     """Read a tar at a local path or fsspec URL; the last item is always a `ShardEnd`. Never raises for bad data.
 
     Args:
         url: where the tar is.
         wanted: of a sample's index; the content of samples that are not wanted is neither read nor yielded.
+        with_images: whether to read the images; without, an image that is there is empty.
     """
     try:
         with fsspec.open(url, "rb") as stream:
-            yield from read_tar(stream, wanted)
+            yield from read_tar(stream, wanted, with_images)
     except FileNotFoundError:
         yield ShardEnd(0, 0, Fault("missing_shard", f"{url}: no such file"))
     except (OSError, ValueError, ImportError) as error:
         yield ShardEnd(0, 0, Fault("unreadable_shard", f"{url}: {type(error).__name__}: {error}"))
 
 
-def read_tar(stream: BinaryIO, wanted: Callable[[int], bool] = everything) -> Iterator[RawSample | ShardEnd]:
+def read_tar(
+    stream: BinaryIO, wanted: Callable[[int], bool] = everything, with_images: bool = True
+) -> Iterator[RawSample | ShardEnd]:
     """Read a tar from a seekable stream; see `read_shard`."""
-    reader = _TarReader(stream, wanted)
+    reader = _TarReader(stream, wanted, with_images)
     yield from reader.samples()
     yield reader.end()
 
 
 class _TarReader:
-    def __init__(self, stream: BinaryIO, wanted: Callable[[int], bool]) -> None:
+    def __init__(self, stream: BinaryIO, wanted: Callable[[int], bool], with_images: bool) -> None:
         self._stream = stream
         self._wanted = wanted
+        self._with_images = with_images
         self._keys: set[str] = set()
         self._count = 0
         self._reached = 0
@@ -162,6 +168,9 @@ class _TarReader:
                 group.flags.append(SEVERAL_IMAGES)
                 return
             group.image_extension = extension
+            if not self._with_images:
+                group.contents[extension] = b""
+                return
         content = self._content(member, MAX_IMAGE_BYTES if extension in EXTENSIONS else MAX_TEXT_BYTES)
         if isinstance(content, bytes):
             group.contents[extension] = content

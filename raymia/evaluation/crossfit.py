@@ -15,6 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from raymia.evaluation.roc import Floats
 
 FOLDS = 5
+MAX_FIT = 200_000
+"""Samples that a model is fitted on at most: a random part of the other folds where there are more."""
 
 Groups = NDArray[np.object_] | NDArray[np.int64] | None
 """Cluster of near-duplicates that each sample belongs to: twins never stand on both sides of a fold."""
@@ -41,8 +43,12 @@ def out_of_fold(
         method: ``decision_function``, or ``predict_proba`` for the probability of being a member.
     """
     splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
-    folds = splitter(FOLDS, shuffle=True, random_state=seed)
-    predicted = np.asarray(cross_val_predict(model, features, member, cv=folds, groups=groups, method=method), float)
+    random = np.random.default_rng(seed)
+    folds = [
+        (fit if len(fit) <= MAX_FIT else np.sort(random.choice(fit, MAX_FIT, replace=False)), test)
+        for fit, test in splitter(FOLDS, shuffle=True, random_state=seed).split(member, member, groups)
+    ]
+    predicted = np.asarray(cross_val_predict(model, features, member, cv=folds, method=method), float)
     return predicted if predicted.ndim == 1 else predicted[:, 1]
 
 

@@ -1,216 +1,358 @@
-"""From a run directory to metrics.json."""
+"""From scores to metrics: of a run directory, of a plain table, or of a data set before any model is attacked."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel
 from scipy.stats import mannwhitneyu
 
-from raymia.errors import RaymiaError
-from raymia.evaluation.blind import FrechetShift, blind_scores, embeddings, frechet_shift
-from raymia.evaluation.combined import combined_scores
-from raymia.evaluation.crossfit import can_fold
-from raymia.evaluation.intervals import Bootstrap, Interval, NoiseFloor, bootstrap, delong, holm, interval, noise_floor
+from raymia.attacks.base import Access, registry
+from raymia.errors import ConfigError
+from raymia.evaluation.blind import SOURCES, blind_scores, embeddings, frechet_shift
+from raymia.evaluation.combined import LEVELS, combined_scores, signals_of
+from raymia.evaluation.controls import against_control, label_shuffle
+from raymia.evaluation.crossfit import Groups, can_fold
+from raymia.evaluation.intervals import (
+    GRID,
+    TAILS,
+    Bootstrap,
+    Interval,
+    NoiseFloor,
+    bootstrap,
+    delong,
+    holm,
+    interval,
+    noise_floor,
+)
+from raymia.evaluation.posterior import PRIOR, Calibration, at_prior, membership_probability, reliability
+from raymia.evaluation.results import Curve, Evaluation, Floor, Metrics, RunVerdict, SignalMetrics
 from raymia.evaluation.roc import FPRS, Floats, exact_roc
-from raymia.evaluation.transfer import Transfer, halves, transfer
-from raymia.evaluation.verdict import Verdict, run_verdict, signal_verdict
+from raymia.evaluation.transfer import halves, transfer
+from raymia.evaluation.verdict import blind_statement, run_verdict, signal_statement, signal_verdict
 from raymia.scan.ledger import RUN_FILE, Counts, Ledger
 
 UNTRIED = ("control", "blind")
 """Access of scores that nobody would report as an attack."""
 MIN_FALSE_ALARMS = 10
 """Fewer non-members than this beyond a threshold make its TPR a matter of luck."""
+FACTS = {"index", "unit", "member", "probability", *SOURCES}
+"""Numeric columns of a score table that are no signals."""
+
+Described = dict[str, Any]
+"""name, attack, access and primary of a signal, as in run.json."""
 
 
-class SignalMetrics(BaseModel):
-    """How well one score column tells members from non-members; null with a reason where that cannot be computed."""
-
-    attack: str
-    access: str
-    primary: bool
-    auc: Interval | None
-    auc_delong: Interval | None
-    """The same AUC with DeLong's interval, which does not resample."""
-    p_value: float | None
-    """One-sided Mann-Whitney test of members scoring above non-members."""
-    p_holm: float | None
-    """The same, corrected for the number of signals tried; none for blind baselines and controls."""
-    tpr_at_fpr: dict[str, Interval | None]
-    excess_over_blind: Interval | None
-    n_members: int
-    n_non_members: int
-    verdict: Verdict | None
-    reason: str | None
-
-
-class RunVerdict(BaseModel):
-    """The run's verdict as a word and in words."""
-
-    verdict: Verdict | None
-    statement: str
-
-
-class Floor(BaseModel):
-    """95 % bands for scores that know nothing, at this number of samples."""
-
-    auc: tuple[float, float]
-    tpr_at_fpr: dict[str, tuple[float, float]]
-
-
-class Metrics(BaseModel):
-    """Contents of metrics.json."""
-
-    counts: Counts
-    verdict: RunVerdict
-    noise_floor: Floor | None
-    signals_tried: int
-    transfer: list[Transfer]
-    """Signal and threshold chosen on half of the samples, and what they achieve on the other half."""
-    embedding_shift: FrechetShift | None
-    """Between the splits' CLIP embeddings, where a CLIP was configured."""
-    warnings: list[str]
-    signals: dict[str, SignalMetrics]
-
-
-class Evaluation(BaseModel):
-    """Metrics with the tables they were computed from."""
-
-    model_config = {"arbitrary_types_allowed": True}
-
-    run: dict[str, object]
-    metrics: Metrics
-    table: pd.DataFrame
-    """Labelled and unlabelled samples with their scores, blind baselines included."""
-
-
-def evaluate(ledger: Ledger, seed: int = 0) -> Evaluation:
+def evaluate_run(
+    ledger: Ledger, seed: int = 0, prior: float = PRIOR, calibrate_on: Ledger | None = None, blind_only: bool = False
+) -> Evaluation:
     """Evaluate what a run directory holds.
 
+    Args:
+        prior: share of members among the images in question, for probabilities of membership.
+        calibrate_on: a run to choose signals, thresholds and probabilities on, instead of on parts of this one.
+        blind_only: leave the scores out and evaluate the data set alone.
+
     Raises:
-        RaymiaError: there is no run, or nothing is committed.
+        RaymiaError: nothing is committed.
+        ConfigError: there is no run, or the run to calibrate on cannot be used for that.
     """
-    run = ledger.read_run()
-    if run is None:
-        raise RaymiaError(f"{ledger.run}: no {RUN_FILE}; give a run directory made by `raymia scan`")
-    counts = ledger.counts(run["expected"])
-    table = ledger.scores().to_pandas()
+    run, counts, table = _load(ledger)
+    control_ledger = ledger.control()
+    control = None if control_ledger.read_run() is None else _load(control_ledger)
+    evaluation = evaluate_table(
+        table,
+        [] if blind_only else run["signals"],
+        title=f"{run['manifest']['name']} against {run['job']['replica']['model']}" if "job" in run else ledger.run,
+        seed=seed,
+        prior=prior,
+        calibrate_on=None if calibrate_on is None else (calibrate_on.run, _load(calibrate_on)[2]),
+        control=None if control is None or blind_only else (control[0]["job"]["replica"]["model"], control[2]),
+        counts=counts,
+    )
+    evaluation.run = run
+    evaluation.metrics.warnings += _scan_warnings(counts, run)
+    return evaluation
+
+
+def evaluate_table(
+    table: pd.DataFrame,
+    signals: Sequence[Described] | None = None,
+    *,
+    title: str = "table",
+    seed: int = 0,
+    prior: float = PRIOR,
+    calibrate_on: tuple[str, pd.DataFrame] | None = None,
+    control: tuple[str, pd.DataFrame] | None = None,
+    counts: Counts | None = None,
+) -> Evaluation:
+    """Evaluate a score table.
+
+    Args:
+        table: `member` (true, false or missing), a column per signal, and what blind baselines take: `caption`, image
+            statistics, `clip_embedding`; `cluster` for near-duplicates. Missing baselines' columns leave them out.
+        signals: descriptions of the score columns; by default every further numeric column, see `describe_signals`.
+        prior: share of members among the images in question.
+        calibrate_on: name and score table of samples to choose on, instead of on parts of this one.
+        control: name of a control model and its scores of the same samples, matched by split, shard and key.
+        counts: of the scan; by default the table's rows.
+
+    Raises:
+        ConfigError: no `member` column, a score that is not finite, or signals that `calibrate_on` lacks.
+    """
+    signals = describe_signals(table) if signals is None else signals
+    table = table.reset_index(drop=True)
+    _require(table, signals, title)
     labelled = table["member"].notna().to_numpy()
     member = table.loc[labelled, "member"].astype(bool).to_numpy()
-    described = {signal["name"]: signal for signal in run["signals"]}
-    columns: dict[str, Floats] = {name: table.loc[labelled, name].to_numpy(float) for name in described}
-    warnings = _warnings(counts, run, member, labelled)
+    own = table[labelled]
+    described: dict[str, Described] = {signal["name"]: signal for signal in signals}
+    metrics = Metrics(
+        counts=counts or Counts.of_table(len(table)),
+        verdict=RunVerdict(verdict=None, statement=""),
+        signals_tried=sum(signal["access"] not in UNTRIED for signal in signals),
+        warnings=_warnings(member, labelled),
+        signals={},
+    )
+    evaluation = Evaluation(title=title, run=None, metrics=metrics, table=table)
     if not member.any() or member.all():
         reason = "needs scored members and non-members"
-        signals = {name: _unknown(signal, member, reason) for name, signal in described.items()}
-        verdict = RunVerdict(verdict=None, statement=f"No verdict: it {reason}; the scores are in the table.")
-        metrics = Metrics(
-            counts=counts,
-            verdict=verdict,
-            noise_floor=None,
-            signals_tried=len(described),
-            transfer=[],
-            embedding_shift=None,
-            warnings=warnings,
-            signals=signals,
-        )
-        return Evaluation(run=run, metrics=metrics, table=table)
-    blind = blind_scores(table[labelled], member, seed)
-    for name, scores in blind.items():
-        described[f"blind.{name}"] = {"attack": f"blind.{name}", "access": "blind", "primary": True}
-        columns[f"blind.{name}"] = scores
-        table.loc[labelled, f"blind.{name}"] = scores
-    access = {signal["name"]: signal["access"] for signal in run["signals"]}
-    transferred, shift = [], None
+        metrics.signals = {name: _unknown(signal, member, reason) for name, signal in described.items()}
+        metrics.verdict.statement = f"No verdict: it {reason}; the scores are in the table."
+        return evaluation
+    groups = _groups(own)
+    access = {name: str(signal["access"]) for name, signal in described.items()}
+    columns: dict[str, Floats] = {name: own[name].to_numpy(float) for name in described}
+    blind = {f"blind.{name}": scores for name, scores in blind_scores(own, member, seed, groups).items()}
+    described |= {name: {"attack": name, "access": "blind", "primary": True} for name in blind}
+    combined: dict[str, Floats] = {}
     if can_fold(member):
-        half, own = halves(member, seed), table.loc[labelled, list(access)]
-        transferred = transfer(own[half], member[half], own[~half], member[~half], access)
-        vectors = embeddings(table[labelled])
-        shift = frechet_shift(vectors, member, seed) if vectors is not None else None
-        for name, scores in combined_scores(columns, access, member, seed).items():
-            described[name] = {"attack": name, "access": name.removeprefix("combined."), "primary": True}
-            columns[name] = scores
-            table.loc[labelled, name] = scores
-    floor = noise_floor(int(member.sum()), int((~member).sum()), seed)
-    aucs = {name: exact_roc(scores, member).auc for name, scores in columns.items()}
-    draws = {name: bootstrap(scores, member, seed) for name, scores in columns.items()}
-    best = max((f"blind.{name}" for name in blind), key=lambda name: aucs[name], default=None)
-    signals = {
-        name: _measure(described[name], scores, member, draws[name], floor, (aucs[best], draws[best]) if best else None)
-        for name, scores in columns.items()
-    }
-    tried = {
-        name: signal.p_value for name, signal in signals.items() if signal.access not in UNTRIED and signal.p_value is not None
-    }
+        combined = combined_scores(columns, access, member, seed, groups)
+        described |= {name: {"attack": name, "access": name.removeprefix("combined."), "primary": True} for name in combined}
+        vectors = embeddings(own)
+        metrics.embedding_shift = frechet_shift(vectors, member, seed) if vectors is not None else None
+        metrics.label_shuffle = label_shuffle(own, columns, access, member, seed, groups)
+        if metrics.label_shuffle.alarmed:
+            metrics.warnings.append(
+                f"With labels shuffled at random, {', '.join(metrics.label_shuffle.alarmed)} still beat chance: samples depend "
+                "on each other, such as near-duplicates that the manifest names no clusters for."
+            )
+    _choose_beforehand(evaluation, columns, access, member, labelled, groups, seed, prior, calibrate_on)
+    scores = columns | blind | combined
+    for name, found in (blind | combined).items():
+        table.loc[labelled, name] = found
+    against = _against_control(metrics, own, control, columns, described, member, seed)
+    _measure_all(evaluation, scores, described, blind, against, member, seed)
+    return evaluation
+
+
+def describe_signals(table: pd.DataFrame) -> list[Described]:
+    """Every numeric column that is no fact about the sample, as a signal.
+
+    A column named like an attack or one of its parts (``loss``, ``loss.t=100``) gets its access; of any other nothing is
+    known, so it counts as ``white``: as needing the most.
+    """
+    known = registry()
+    found = []
+    for name in table.columns:
+        if name in FACTS or not pd.api.types.is_numeric_dtype(table[name]) or str(name).startswith(("blind.", "combined.")):
+            continue
+        attack = str(name).partition(".")[0]
+        kind = known.get(attack.partition(":")[0])
+        primary = kind is None or attack == name
+        access = str(kind.access) if kind else str(Access.WHITE)
+        found.append({"name": str(name), "attack": attack if kind else str(name), "access": access, "primary": primary})
+    return found
+
+
+def _load(ledger: Ledger) -> tuple[dict[str, Any], Counts, pd.DataFrame]:
+    run = ledger.read_run()
+    if run is None:
+        raise ConfigError(f"{ledger.run}: no {RUN_FILE}; give a run directory made by `raymia scan`")
+    counts = ledger.counts(run["expected"])
+    table = ledger.scores().to_pandas()
+    clusters = ledger.clusters()
+    if clusters is not None:
+        table = table.merge(clusters.to_pandas(), on=["split", "key"], how="left")
+    return run, counts, table
+
+
+def _require(table: pd.DataFrame, signals: Sequence[Described], title: str) -> None:
+    missing = [name for name in ("member", *(signal["name"] for signal in signals)) if name not in table]
+    if missing:
+        raise ConfigError(f"{title}: no column {', '.join(missing)}; expected `member` and one column for each signal")
+    values = set(table["member"].dropna().unique().tolist())
+    if not values <= {True, False}:
+        raise ConfigError(f"{title}: `member` has the values {sorted(map(str, values))[:5]}; expected true, false or nothing")
+    for signal in signals:
+        broken = ~np.isfinite(table[signal["name"]].to_numpy(float))
+        if broken.any():
+            row = int(np.flatnonzero(broken)[0])
+            raise ConfigError(f"{title}: {signal['name']} is not a finite number in row {row}; leave such rows out")
+
+
+def _groups(own: pd.DataFrame) -> Groups:
+    """Clusters of near-duplicates; a sample without one is its own."""
+    if "cluster" not in own or own["cluster"].isna().all():
+        return None
+    alone = pd.Series([f"row {i}" for i in range(len(own))], index=own.index)
+    codes, _ = pd.factorize(own["cluster"].astype("string").fillna(alone))
+    return np.asarray(codes, np.int64)
+
+
+def _choose_beforehand(
+    evaluation: Evaluation,
+    columns: Mapping[str, Floats],
+    access: Mapping[str, str],
+    member: NDArray[np.bool_],
+    labelled: NDArray[np.bool_],
+    groups: Groups,
+    seed: int,
+    prior: float,
+    calibrate_on: tuple[str, pd.DataFrame] | None,
+) -> None:
+    """What must be chosen on other samples than it is reported on: signal, threshold, and probabilities."""
+    metrics, table = evaluation.metrics, evaluation.table
+    names = next((found for level in reversed(LEVELS) if (found := signals_of(level, access))), [])
+    if not names or (calibrate_on is None and not can_fold(member)):
+        return
+    own = table.loc[labelled, list(access)]
+    other, other_member = None, None
+    if calibrate_on is None:
+        half = halves(member, seed, groups)
+        metrics.transfer = transfer(own[half], member[half], own[~half], member[~half], access)
+    else:
+        metrics.calibrated_on, other = calibrate_on
+        other, other_member = _calibration(metrics.calibrated_on, other, names)
+        metrics.transfer = transfer(other, other_member, own, member, access)
+    mine = Calibration(own[names].to_numpy(float), member)
+    theirs = None if other is None or other_member is None else Calibration(other[names].to_numpy(float), other_member)
+    unlabelled = table.loc[~labelled, names].to_numpy(float)
+    probability, unknown = membership_probability(mine, unlabelled, seed, groups, theirs)
+    share = float((mine if theirs is None else theirs).member.mean())
+    metrics.reliability = reliability(names, at_prior(probability, share, float(member.mean())), member, prior)
+    table.loc[labelled, "probability"] = at_prior(probability, share, prior)
+    table.loc[~labelled, "probability"] = at_prior(unknown, share, prior)
+
+
+def _calibration(name: str, table: pd.DataFrame, signals: list[str]) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
+    missing = [signal for signal in signals if signal not in table]
+    if missing:
+        raise ConfigError(f"--calibrate-on {name}: it lacks {', '.join(missing[:3])}; scan it with the same attacks")
+    table = table[table["member"].notna()]
+    member = table["member"].astype(bool).to_numpy()
+    if not member.any() or member.all():
+        raise ConfigError(f"--calibrate-on {name}: needs scored members and non-members")
+    return table, member
+
+
+def _against_control(
+    metrics: Metrics,
+    own: pd.DataFrame,
+    control: tuple[str, pd.DataFrame] | None,
+    columns: Mapping[str, Floats],
+    described: Mapping[str, Described],
+    member: NDArray[np.bool_],
+    seed: int,
+) -> dict[str, tuple[Interval, Interval]]:
+    if control is None:
+        return {}
+    metrics.control_model, scores = control
+    identity = ["split", "shard", "key"]
+    matched = own[identity].merge(scores, on=identity, how="left", validate="one_to_one")
+    names = [name for name in columns if described[name]["primary"] and described[name]["access"] not in UNTRIED]
+    both = matched[names].notna().all(axis=1).to_numpy()
+    if not both.all():
+        metrics.warnings.append(
+            f"The control model has no scores for {int((~both).sum())} samples; it is compared on the others."
+        )
+    if not member[both].any() or member[both].all():
+        return {}
+    theirs = {name: matched.loc[both, name].to_numpy(float) for name in names}
+    return against_control({name: columns[name][both] for name in names}, theirs, member[both], seed)
+
+
+def _measure_all(
+    evaluation: Evaluation,
+    scores: Mapping[str, Floats],
+    described: Mapping[str, Described],
+    blind: Mapping[str, Floats],
+    against: Mapping[str, tuple[Interval, Interval]],
+    member: NDArray[np.bool_],
+    seed: int,
+) -> None:
+    """Intervals, comparisons and verdicts of every column, best first."""
+    metrics = evaluation.metrics
+    floor = noise_floor(int(member.sum()), int((~member).sum()))
+    draws = bootstrap(scores, member, seed)
+    aucs = {name: exact_roc(column, member).auc for name, column in scores.items()}
+    best = max(blind, key=lambda name: aucs[name], default=None)
+    signals: dict[str, SignalMetrics] = {}
+    for name in sorted(scores, key=lambda name: -aucs[name]):
+        signal = _measure(described[name], scores[name], member, draws[name])
+        signal.control_auc, signal.excess_over_control = against.get(name, (None, None))
+        if signal.access == "blind":
+            signal.reason = "a blind baseline gets no verdict: it is what the others are held against"
+        elif signal.auc is not None:
+            excess = None if best is None else interval(aucs[name] - aucs[best], draws[name].auc - draws[best].auc)
+            signal.excess_over_blind = excess
+            signal.verdict = signal_verdict(signal.auc, excess, floor, signal.excess_over_control)
+            if signal.primary:
+                signal.statement = signal_statement(name, signal.verdict, signal.auc, excess, best, signal.excess_over_control)
+        signals[name] = signal
+        evaluation.bands[name] = Curve(GRID, *np.quantile(draws[name].curve, TAILS, axis=0))
+    tried = {n: s.p_value for n, s in signals.items() if s.access not in UNTRIED and s.p_value is not None}
     for name, corrected in holm(tried).items():
         signals[name].p_holm = corrected
-    order = sorted(signals, key=lambda name: -aucs[name])
-    primary = {name: s.verdict for name, s in signals.items() if s.primary and s.access != "blind" and s.verdict}
-    controls = {name: verdict for name, verdict in primary.items() if signals[name].access == "control"}
-    attacks = {name: verdict for name, verdict in primary.items() if name not in controls}
-    word, statement = run_verdict(attacks, controls, f"{best}, AUC {aucs[best]:.3f}" if best else None)
-    metrics = Metrics(
-        counts=counts,
-        verdict=RunVerdict(verdict=word, statement=statement),
-        noise_floor=Floor(auc=floor.auc, tpr_at_fpr={f"{rate:g}": band for rate, band in floor.tpr.items()}),
-        signals_tried=len(tried),
-        transfer=transferred,
-        embedding_shift=shift,
-        warnings=warnings,
-        signals={name: signals[name] for name in order},
-    )
-    return Evaluation(run=run, metrics=metrics, table=table)
+    metrics.signals = signals
+    metrics.signals_tried = len(tried)
+    metrics.best_blind = best
+    metrics.noise_floor = Floor(auc=floor.auc, tpr_at_fpr={f"{rate:g}": band for rate, band in floor.tpr.items()})
+    metrics.verdict = _run_verdict(signals, best, floor)
 
 
-def _measure(
-    described: dict[str, object],
-    scores: Floats,
-    member: NDArray[np.bool_],
-    draws: Bootstrap,
-    floor: NoiseFloor,
-    blind: tuple[float, Bootstrap] | None,
-) -> SignalMetrics:
+def _run_verdict(signals: Mapping[str, SignalMetrics], best: str | None, floor: NoiseFloor) -> RunVerdict:
+    judged = {name: s for name, s in signals.items() if s.primary and s.verdict is not None}
+    attacks = {name: s.verdict for name, s in judged.items() if s.access != "control" and s.verdict}
+    controls = {name: s.verdict for name, s in judged.items() if s.access == "control" and s.verdict}
+    auc = signals[best].auc if best else None
+    if not attacks:
+        return RunVerdict(verdict=None, statement=blind_statement(best, auc, floor))
+    word, statement = run_verdict(attacks, controls, f"{best}, AUC {auc.value:.3f}" if auc else None)
+    return RunVerdict(verdict=word, statement=statement)
+
+
+def _measure(described: Described, scores: Floats, member: NDArray[np.bool_], draws: Bootstrap) -> SignalMetrics:
     curve = exact_roc(scores, member)
-    auc = interval(curve.auc, draws.auc)
-    is_blind = described["access"] == "blind"
-    excess = None if blind is None or is_blind else interval(curve.auc - blind[0], draws.auc - blind[1].auc)
     return SignalMetrics(
         attack=str(described["attack"]),
         access=str(described["access"]),
         primary=bool(described["primary"]),
-        auc=auc,
+        auc=interval(curve.auc, draws.auc),
         auc_delong=delong(scores, member),
         p_value=float(mannwhitneyu(scores[member], scores[~member], alternative="greater").pvalue),
-        p_holm=None,
         tpr_at_fpr={f"{rate:g}": interval(curve.tpr_at(rate), draws.tpr[:, i]) for i, rate in enumerate(FPRS)},
-        excess_over_blind=excess,
         n_members=int(member.sum()),
         n_non_members=int((~member).sum()),
-        verdict=None if is_blind else signal_verdict(auc, excess, floor),
-        reason="a blind baseline gets no verdict: it is what the others are held against" if is_blind else None,
     )
 
 
-def _unknown(described: dict[str, object], member: NDArray[np.bool_], reason: str) -> SignalMetrics:
+def _unknown(described: Described, member: NDArray[np.bool_], reason: str) -> SignalMetrics:
     return SignalMetrics(
         attack=str(described["attack"]),
         access=str(described["access"]),
         primary=bool(described["primary"]),
-        auc=None,
-        auc_delong=None,
-        p_value=None,
-        p_holm=None,
         tpr_at_fpr={f"{rate:g}": None for rate in FPRS},
-        excess_over_blind=None,
         n_members=int(member.sum()),
         n_non_members=int((~member).sum()),
-        verdict=None,
         reason=reason,
     )
 
 
-def _warnings(counts: Counts, run: dict[str, object], member: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> list[str]:
+def _warnings(member: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> list[str]:
     warnings = []
     others = int((~member).sum())
     few = [f"{rate:g}" for rate in FPRS if others * rate < MIN_FALSE_ALARMS]
@@ -221,8 +363,16 @@ def _warnings(counts: Counts, run: dict[str, object], member: NDArray[np.bool_],
         )
     if not labelled.all():
         warnings.append(f"{int((~labelled).sum())} samples have unknown membership and take no part in the curves.")
+    return warnings
+
+
+def _scan_warnings(counts: Counts, run: Mapping[str, Any]) -> list[str]:
+    warnings = []
     if run["finished"] is None:
         warnings.append("The scan has not finished: these are the units committed so far.")
     if counts.expected is not None and run["finished"] is not None and counts.read < counts.expected:
         warnings.append(f"{counts.read} samples were read where the manifest announces {counts.expected}.")
+    source = run.get("job", {}).get("caption_source", "own")
+    if source != "own":
+        warnings.append(f"A control scan: the model was told {source} captions, not the images' own.")
     return warnings

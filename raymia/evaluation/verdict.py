@@ -9,17 +9,44 @@ from raymia.evaluation.intervals import Interval, NoiseFloor
 Verdict = Literal["evidence", "explained by the data set", "no signal"]
 
 
-def signal_verdict(auc: Interval, excess: Interval | None, floor: NoiseFloor) -> Verdict:
+def signal_verdict(auc: Interval, excess: Interval | None, floor: NoiseFloor, over_control: Interval | None = None) -> Verdict:
     """Verdict of one signal.
 
     Args:
         auc: of the signal.
         excess: AUC of the signal minus that of the best blind baseline, paired; none where no baseline could be fitted.
         floor: at this number of samples.
+        over_control: AUC minus that of a control model, paired, where one was scanned: what a model tells apart that cannot
+            have seen the samples is the data set's.
     """
     if auc.value <= floor.auc[1] or auc.low <= 0.5:
         return "no signal"
-    return "evidence" if excess is not None and excess.low > 0 else "explained by the data set"
+    explained = excess is None or excess.low <= 0 or (over_control is not None and over_control.low <= 0)
+    return "explained by the data set" if explained else "evidence"
+
+
+def signal_statement(
+    name: str, verdict: Verdict, auc: Interval, excess: Interval | None, best_blind: str | None, over_control: Interval | None
+) -> str:
+    """The verdict of one signal in words, with the numbers that it rests on."""
+    found = f"{name}: {verdict}. AUC {_shown(auc)}"
+    if excess is None or best_blind is None:
+        found += "; no blind baseline could be fitted to hold it against"
+    else:
+        found += f", {_shown(excess, sign='+')} over {best_blind}"
+    return found + (f", {_shown(over_control, sign='+')} over the control model." if over_control else ".")
+
+
+def blind_statement(name: str | None, auc: Interval | None, floor: NoiseFloor) -> str:
+    """What the data set alone gives away, in words."""
+    if name is None or auc is None:
+        return "No blind baseline could be fitted: a class has too few samples, or there is nothing to learn from."
+    if auc.value > floor.auc[1] and auc.low > 0.5:
+        return (
+            f"The data set gives membership away by itself: {name} reaches AUC {_shown(auc)} without seeing any model. "
+            "An attack on these splits shows memory only by what it finds beyond that."
+        )
+    return f"No blind baseline tells the splits apart at this number of samples; the best is {name} with AUC {_shown(auc)}."
 
 
 def run_verdict(verdicts: dict[str, Verdict], controls: dict[str, Verdict], best_blind: str | None) -> tuple[Verdict, str]:
@@ -54,6 +81,10 @@ def run_verdict(verdicts: dict[str, Verdict], controls: dict[str, Verdict], best
             f"{_names(explained)} beat chance but not {blind}: the data set alone explains it.{warning}",
         )
     return "no signal", f"No attack tells members from non-members better than chance at this number of samples.{warning}"
+
+
+def _shown(value: Interval, sign: str = "") -> str:
+    return f"{value.value:{sign}.3f} [{value.low:{sign}.3f}, {value.high:{sign}.3f}]"
 
 
 def _names(names: list[str]) -> str:

@@ -1,24 +1,44 @@
-"""The report: one HTML file that opens from disk and asks nothing of the network."""
+"""The report of a run: one HTML file that opens from disk and asks nothing of the network, figures and tables beside it."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from raymia.data.images import ImageError, decode_image
 from raymia.data.tar import RawSample, read_shard
-from raymia.evaluation.metrics import Evaluation
-from raymia.report.plots import histogram_figure, roc_figure
+from raymia.evaluation.results import Evaluation, Metrics
+from raymia.report.figures import NamedFigure, inline_svg, write_figures
+from raymia.report.plots import run_figures
 from raymia.scan.ledger import Ledger
 
-REPORT_FILE = "report/index.html"
+REPORT = "report"
+REPORT_FILE = f"{REPORT}/index.html"
 SHEET_SIZE = 12
 THUMBNAIL_PX = 128
+THUMBNAIL_MAX_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True)
+class SheetScore:
+    """One score of a sample, and the share of non-members that score at least as high."""
+
+    score: float
+    fpr: float | None
 
 
 @dataclass(frozen=True)
@@ -26,45 +46,98 @@ class SheetImage:
     """A sample on the sheet of extremes."""
 
     key: str
-    split: str
     member: bool | None
     caption: str
-    score: float
+    probability: float | None
+    scores: dict[str, SheetScore]
+    """By primary signal."""
     source: str | None
     """Data URL of a JPEG; none where the shard cannot be read any more."""
 
 
 def write_report(ledger: Ledger, evaluation: Evaluation) -> str:
-    """Write the report into the run directory; return where it is."""
-    ledger.write_text(REPORT_FILE, render(evaluation))
+    """Write metrics.json, the page, its figures, tables and probabilities into a run directory; return where the page is."""
+    figures = run_figures(evaluation)
+    ledger.write_text("metrics.json", evaluation.metrics.model_dump_json(indent=2) + "\n")
+    ledger.write_text(REPORT_FILE, render(evaluation, figures))
+    write_figures(ledger, f"{REPORT}/figures", figures)
+    for name, table in tables(evaluation.metrics).items():
+        ledger.write_text(f"{REPORT}/tables/{name}.csv", table.to_csv(index=False))
+    scores = evaluation.table
+    if "probability" in scores:
+        columns = [name for name in ("split", "shard", "key", "member", "probability") if name in scores]
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pandas(scores[columns], preserve_index=False), buffer)
+        ledger.write_bytes(f"{REPORT}/probability.parquet", buffer.getvalue())
     return f"{ledger.run}/{REPORT_FILE}"
 
 
-def render(evaluation: Evaluation) -> str:
-    """The report's HTML. All text from the data is escaped."""
-    metrics, table = evaluation.metrics, evaluation.table
+def render(evaluation: Evaluation, figures: Mapping[str, NamedFigure]) -> str:
+    """The report's HTML. All text from the data is escaped.
+
+    Args:
+        figures: of `raymia.report.plots.run_figures`.
+    """
+    metrics, run = evaluation.metrics, evaluation.run
     primary = [name for name, signal in metrics.signals.items() if signal.primary]
-    curves = [name for name in primary if metrics.signals[name].auc is not None]
     ranked = [name for name in primary if metrics.signals[name].access not in ("control", "blind")]
-    best = max(ranked, key=lambda name: _auc(evaluation, name), default=None)
-    environment = Environment(loader=PackageLoader("raymia.report"), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("report.html").render(
-        run=evaluation.run,
+    best = ranked[0] if ranked and metrics.signals[ranked[0]].auc else None
+    return render_page(
+        "report.html",
+        title=evaluation.title,
+        run=run,
+        job=yaml.safe_dump(run["job"], sort_keys=False) if run else "",
         metrics=metrics,
         primary=primary,
-        roc=[roc_figure(table, curves, logarithmic) for logarithmic in (False, True)] if curves else [],
-        histograms=[histogram_figure(table, name) for name in curves],
+        accesses=list(dict.fromkeys(metrics.signals[name].access for name in metrics.signals)),
+        statements=[found for name in primary if (found := metrics.signals[name].statement)],
+        figures=figures,
+        svg={name: inline_svg(name.replace(".", "-"), named.figure) for name, named in figures.items()},
         best=best,
-        sheets=sheets(evaluation, best) if best else [],
+        sheets=list(sheets(evaluation, best)) if best and run else [],
     )
 
 
-def sheets(evaluation: Evaluation, signal: str) -> list[tuple[str, list[SheetImage]]]:
+def render_page(template: str, **values: Any) -> str:
+    """A page of this package's templates: everything inline, scripts allowed by their hash alone."""
+    environment = Environment(loader=PackageLoader("raymia.report"), autoescape=True, undefined=StrictUndefined)
+    folder = files("raymia.report") / "templates"
+    script = (folder / "page.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    values |= {"script": script, "script_hash": f"sha256-{digest}", "style": (folder / "style.css").read_text()}
+    return environment.get_template(template).render(version=version("raymia"), **values)
+
+
+def tables(metrics: Metrics) -> dict[str, pd.DataFrame]:
+    """The report's tables, by file name."""
+    rows = []
+    for name, signal in metrics.signals.items():
+        row: dict[str, Any] = {"signal": name}
+        row |= signal.model_dump(
+            include={"attack", "access", "primary", "p_value", "p_holm", "n_members", "n_non_members", "verdict"}
+        )
+        measured = {"auc": signal.auc, "excess_over_blind": signal.excess_over_blind, "control_auc": signal.control_auc}
+        measured |= {"excess_over_control": signal.excess_over_control}
+        measured |= {f"tpr_at_fpr_{rate}": found for rate, found in signal.tpr_at_fpr.items()}
+        for column, found in measured.items():
+            row |= {column: found and found.value, f"{column}_low": found and found.low, f"{column}_high": found and found.high}
+        rows.append(row)
+    reasons = {**metrics.counts.by_reason, **metrics.counts.flagged}
+    return {
+        "signals": pd.DataFrame(rows),
+        "beforehand": pd.json_normalize([row.model_dump() for row in metrics.transfer], sep="_"),
+        "quarantine": pd.DataFrame({"reason": list(reasons), "samples": list(reasons.values())}),
+    }
+
+
+def sheets(evaluation: Evaluation, signal: str) -> Iterator[tuple[str, list[SheetImage]]]:
     """The samples with the highest and the lowest score of `signal`, with their images read back from the shards."""
-    ordered = evaluation.table.sort_values([signal, "split", "shard", "key"], ascending=False)
+    table = evaluation.table[evaluation.table[signal].notna()]
+    ordered = table.sort_values([signal, "split", "shard", "key"], ascending=False)
     chosen = {"Highest scores": ordered.head(SHEET_SIZE), "Lowest scores": ordered.tail(SHEET_SIZE).iloc[::-1]}
     rows = pd.concat(chosen.values())
-    urls = {(shard["split"], shard["name"]): shard["url"] for shard in evaluation.run["shards"]}  # type: ignore[attr-defined]
+    shards = (evaluation.run or {}).get("shards", [])
+    urls = {(shard["split"], shard["name"]): shard["url"] for shard in shards}
     sources: dict[tuple[str, str, int], str] = {}
     for (split, shard), group in rows.groupby(["split", "shard"]):
         wanted = {int(index) for index in group["index"]}
@@ -73,30 +146,34 @@ def sheets(evaluation: Evaluation, signal: str) -> list[tuple[str, list[SheetIma
                 source = _thumbnail(item.image)
                 if source is not None:
                     sources[str(split), str(shard), item.index] = source
-    return [(title, [_sheet_image(row, signal, sources) for _, row in part.iterrows()]) for title, part in chosen.items()]
+    others = table[table["member"].eq(False)]
+    primary = [name for name, found in evaluation.metrics.signals.items() if found.primary]
+    alarms = {name: np.sort(others[name].to_numpy(float)) for name in primary}
+    for title, part in chosen.items():
+        yield title, [_sheet_image(row, alarms, sources) for _, row in part.iterrows()]
 
 
-def _sheet_image(row: pd.Series, signal: str, sources: dict[tuple[str, str, int], str]) -> SheetImage:
+def _sheet_image(row: pd.Series, alarms: dict[str, np.ndarray], sources: dict[tuple[str, str, int], str]) -> SheetImage:
+    scores = {}
+    for name, others in alarms.items():
+        if pd.notna(row[name]):
+            as_high = len(others) - int(np.searchsorted(others, row[name], side="left"))
+            scores[name] = SheetScore(float(row[name]), as_high / len(others) if len(others) else None)
     return SheetImage(
         key=row["key"],
-        split=row["split"],
         member=None if pd.isna(row["member"]) else bool(row["member"]),
         caption=row["caption"],
-        score=float(row[signal]),
+        probability=float(row["probability"]) if "probability" in row and pd.notna(row["probability"]) else None,
+        scores=scores,
         source=sources.get((row["split"], row["shard"], int(row["index"]))),
     )
 
 
 def _thumbnail(content: bytes) -> str | None:
     try:
-        pixels = decode_image(content, THUMBNAIL_PX, 10**9).pixels
+        pixels = decode_image(content, THUMBNAIL_PX, THUMBNAIL_MAX_PIXELS).pixels
     except ImageError:
         return None
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _auc(evaluation: Evaluation, name: str) -> float:
-    auc = evaluation.metrics.signals[name].auc
-    return auc.value if auc else 0.0

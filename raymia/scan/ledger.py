@@ -20,11 +20,13 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel
 
+from raymia.config import CONTROL
 from raymia.data.tar import ShardEnd
 from raymia.errors import ConfigError, RaymiaError
 from raymia.scan.rows import QUARANTINE
 
 RUN_FILE = "run.json"
+CLUSTERS_FILE = "clusters.parquet"
 RETRIED_FAULTS = ("missing_shard", "unreadable_shard")
 """Faults of a shard that gave no sample which the next run tries again: the file may be back."""
 
@@ -57,6 +59,11 @@ class Counts(BaseModel):
     expected: int | None
     """Samples that the manifest announces, where it does for every split."""
 
+    @classmethod
+    def of_table(cls, rows: int) -> Counts:
+        """Counts of a table that no scan made: every row is a scored sample."""
+        return cls(read=rows, scored=rows, quarantined=0, by_reason={}, flagged={}, expected=None)
+
     @property
     def quarantined_fraction(self) -> float:
         """Share of samples not scored, of those read or, where more, of those the manifest announces."""
@@ -71,6 +78,10 @@ class Ledger:
         self.run = run
         self._fs, self._root = fsspec.core.url_to_fs(run)
 
+    def control(self) -> Ledger:
+        """The run directory of the control model within this one; it may not exist."""
+        return Ledger(f"{self.run}/{CONTROL}")
+
     def require_writable(self) -> None:
         """Make the directory and try a write.
 
@@ -79,7 +90,7 @@ class Ledger:
         """
         try:
             self._fs.makedirs(self._root, exist_ok=True)
-            self._write(".writable", b"")
+            self.write_bytes(".writable", b"")
             self._fs.rm(self._path(".writable"))
         except (OSError, ValueError) as error:
             raise ConfigError(
@@ -92,13 +103,22 @@ class Ledger:
         Raises:
             RaymiaError: it exists but is not JSON.
         """
-        try:
-            content = json.loads(self._fs.cat_file(self._path(RUN_FILE)))
-        except FileNotFoundError:
+        text = self.read_text(RUN_FILE)
+        if text is None:
             return None
+        try:
+            content = json.loads(text)
         except ValueError as error:
             raise RaymiaError(f"{self.run}/{RUN_FILE}: not JSON ({error}); the run directory is damaged") from error
         return dict(content)
+
+    def read_text(self, name: str) -> str | None:
+        """A text file of the run directory; none where there is no such file."""
+        try:
+            content: bytes = self._fs.cat_file(self._path(name))
+        except FileNotFoundError:
+            return None
+        return content.decode("utf-8", "replace")
 
     def write_run(self, content: dict[str, Any]) -> None:
         """Replace run.json."""
@@ -106,14 +126,38 @@ class Ledger:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file of the run directory, whole or not at all."""
-        self._write(name, text.encode())
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file of the run directory, whole or not at all."""
+        path = self._path(name)
+        if not isinstance(self._fs, LocalFileSystem):
+            self._fs.pipe_file(path, content)  # object stores show an object only when it is whole
+            return
+        folder, base = path.rsplit("/", 1)
+        os.makedirs(folder, exist_ok=True)
+        draft = f"{folder}/.{base}.{os.getpid()}"
+        with open(draft, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+
+    def write_clusters(self, clusters: pa.Table) -> None:
+        """Keep the near-duplicate clusters of the manifest, so that evaluation needs the run directory alone."""
+        self.write_bytes(CLUSTERS_FILE, _parquet(clusters))
+
+    def clusters(self) -> pa.Table | None:
+        """Columns split, key, cluster of `raymia.data.clusters`; none where the manifest names none."""
+        path = self._path(CLUSTERS_FILE)
+        return self._read(path) if self._fs.exists(path) else None
 
     def commit_unit(self, split: str, shard: str, unit: int, scores: pa.Table, quarantine: pa.Table) -> None:
         """Commit a unit: its quarantine first, then the scores whose existence is the commit."""
         name = f"{split}/{shard}-{unit:06d}.parquet"
         if len(quarantine):
-            self._write(f"quarantine/{name}", _parquet(quarantine))
-        self._write(f"scores/{name}", _parquet(scores))
+            self.write_bytes(f"quarantine/{name}", _parquet(quarantine))
+        self.write_bytes(f"scores/{name}", _parquet(scores))
 
     def finish_shard(self, split: str, shard: str, end: ShardEnd) -> None:
         """Record that a shard was read to its end, or as far as it can be read."""
@@ -122,7 +166,7 @@ class Ledger:
             row = {"split": split, "shard": shard, "stage": "shard", "reason": fault.reason}
             row["detail"] = f"{fault.detail} ({end.bytes_reached} bytes reached)"
             table = pa.Table.from_pylist([row], schema=QUARANTINE_SCHEMA)
-            self._write(f"quarantine/{split}/{shard}-shard.parquet", _parquet(table))
+            self.write_bytes(f"quarantine/{split}/{shard}-shard.parquet", _parquet(table))
         record = ShardRecord(
             split=split,
             shard=shard,
@@ -225,20 +269,6 @@ class Ledger:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
-
-    def _write(self, name: str, content: bytes) -> None:
-        path = self._path(name)
-        if not isinstance(self._fs, LocalFileSystem):
-            self._fs.pipe_file(path, content)  # object stores show an object only when it is whole
-            return
-        folder, base = path.rsplit("/", 1)
-        os.makedirs(folder, exist_ok=True)
-        draft = f"{folder}/.{base}.{os.getpid()}"
-        with open(draft, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
 
 
 def _parquet(table: pa.Table) -> bytes:

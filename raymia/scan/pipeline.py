@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from rich.console import Console
 
 from raymia.config import Job, PoolConfig
+from raymia.data.prompts import Prompts
 from raymia.data.shards import ShardDatasource, ShardWork
 from raymia.errors import ConfigError, RaymiaError
 from raymia.scan.ledger import RETRIED_FAULTS, Counts, Ledger
@@ -46,18 +47,28 @@ def run_scan(job: Job, console: Console) -> Counts:
         ConfigError: the job cannot be run as it is; nothing was started.
         RaymiaError: the scan failed; what was committed is kept.
     """
-    plan = make_plan(job)
-    ledger = Ledger(job.run)
-    ledger.require_writable()
-    before = require_same(ledger, plan)
+    control = job.control()
+    prepared = [_prepare(part) for part in ([job] if control is None else [job, control])]
     started_here = start_ray(job)
     try:
-        return _scan(plan, ledger, before, console)
+        counts = _scan(*prepared[0], console)
+        for part in prepared[1:]:
+            log.info("scanning the control model %s", part[0].job.replica.model)
+            _scan(*part, console)
+        return counts
     except RayError as error:
         raise RaymiaError(f"scan stopped: {_cause(error)}; run the same command again to resume") from error
     finally:
         if started_here:
             ray.shutdown()
+
+
+def _prepare(job: Job) -> tuple[ScanPlan, Ledger, dict[str, Any] | None]:
+    """Check a job and its run directory; the last is the run.json of the run that is resumed, if any."""
+    plan = make_plan(job)
+    ledger = Ledger(job.run)
+    ledger.require_writable()
+    return plan, ledger, require_same(ledger, plan)
 
 
 def start_ray(job: Job) -> bool:
@@ -141,7 +152,7 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
     record: dict[str, Any] = {
         **plan.identity,
         "dtype": dtype,
-        "free": job.model_dump(mode="json", include={"pool", "max_quarantined_fraction"}),
+        "free": job.model_dump(mode="json", include={"pool", "max_quarantined_fraction", "control_model"}),
         "signals": plan.signals,
         "expected": plan.expected,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
@@ -152,6 +163,8 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
         "counts": None,
     }
     ledger.write_run(record)
+    if plan.clusters is not None:
+        ledger.write_clusters(plan.clusters)
     start = time.monotonic()
     evaluations = _stream(plan, ledger, pool, dtype, console)
     counts = ledger.counts(plan.expected)
@@ -183,7 +196,8 @@ def _stream(plan: ScanPlan, ledger: Ledger, pool: Pool, dtype: str, console: Con
             return evaluations
         units = Units(ledger, plan.signal_names, job.unit_size, committed, progress)
         configure(DataContext.get_current())
-        source = ShardDatasource(work, job.unit_size, job.pool.batch_size)
+        prompts = Prompts(job.caption_source, job.seed)
+        source = ShardDatasource(work, job.unit_size, job.pool.batch_size, prompts)
         rows = (
             ray.data.read_datasource(source, override_num_blocks=len(work))
             .map_batches(

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from raymia.attacks.base import Signal
+import pyarrow as pa
+
+from raymia.attacks.base import Attack, Signal, signal_key
 from raymia.clip import check_clip
 from raymia.config import FREE_TO_CHANGE, Job, differences
+from raymia.data.clusters import load_clusters
 from raymia.data.manifest import Manifest, Shard, load_manifest, resolve_shards
 from raymia.errors import ConfigError
 from raymia.perceptual import load_trunk
@@ -25,6 +28,8 @@ class ScanPlan:
     manifest: Manifest
     shards: list[Shard]
     folder: PipelineFolder
+    clusters: pa.Table | None
+    """Near-duplicates, where the manifest names them; see `raymia.data.clusters`."""
     signals: list[dict[str, Any]]
     """`name`, `attack`, `access` and `primary` of every score column."""
 
@@ -65,12 +70,12 @@ def make_plan(job: Job) -> ScanPlan:
             attack.check(schedule)
         except ConfigError as error:
             raise ConfigError(f"attacks.{name}: {error}") from error
-        signals += [_describe(signal, name, attack.access) for signal in attack.signals()]
+        signals += [_describe(signal, name, attack) for signal in attack.signals()]
     if job.clip is not None:
         check_clip(clip_folder(job.clip))
     if any("lpips" in attack.needs() for attack in job.attacks.values()):
         load_trunk(job.lpips.net, job.lpips.trunk)
-    return ScanPlan(job, manifest, shards, pipeline, signals)
+    return ScanPlan(job, manifest, shards, pipeline, load_clusters(manifest, folder), signals)
 
 
 def require_same(ledger: Ledger, plan: ScanPlan) -> dict[str, Any] | None:
@@ -91,5 +96,6 @@ def require_same(ledger: Ledger, plan: ScanPlan) -> dict[str, Any] | None:
     return before
 
 
-def _describe(signal: Signal, attack: str, access: str) -> dict[str, Any]:
-    return {"name": signal.name, "attack": attack, "access": str(access), "primary": signal.primary}
+def _describe(signal: Signal, key: str, attack: Attack) -> dict[str, Any]:
+    name = signal_key(signal.name, attack, key)
+    return {"name": name, "attack": key, "access": str(attack.access), "primary": signal.primary}

@@ -22,6 +22,7 @@ FACTS: list[tuple[str, pa.DataType]] = [
     ("key", pa.string()),
     ("index", pa.int64()),
     ("caption", pa.string()),
+    ("prompt", pa.string()),
     ("flags", pa.string()),
     ("image_sha256", pa.string()),
     ("width", pa.int64()),
@@ -73,7 +74,7 @@ def decode_rows(table: pa.Table, resolution_px: int, max_pixels: int) -> pa.Tabl
 
 
 def _decode(sample: dict[str, Any], resolution_px: int, max_pixels: int) -> tuple[dict[str, Any], DecodedImage | None]:
-    facts = {"key": sample["key"], "index": sample["index"], "caption": sample["caption"], "flags": sample["flags"]}
+    facts = {name: sample[name] for name in ("key", "index", "caption", "prompt", "flags")}
     if sample["reason"] is not None:
         return {**facts, "stage": "read", "reason": sample["reason"], "detail": sample["detail"]}, None
     content = sample["image"]
@@ -120,4 +121,5 @@ def score_rows(table: pa.Table, scorer: Scorer, signals: Sequence[str], resoluti
 def _score(scorer: Scorer, pixels: np.ndarray, samples: list[dict[str, Any]]) -> list[Scores | Fault]:
     if not samples:
         return []
-    return scorer.score(pixels, [sample["caption"] for sample in samples], [sample["key"] for sample in samples])
+    prompts = [sample["caption"] if sample["prompt"] is None else sample["prompt"] for sample in samples]
+    return scorer.score(pixels, prompts, [sample["key"] for sample in samples])

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raymia.attacks.base import Attack
+from raymia.attacks.base import Attack, signal_key
 from raymia.attacks.trial import ImageEmbedder, PerceptualDistance, Trial
 from raymia.clip import Clip
 from raymia.config import Job
@@ -111,8 +111,8 @@ class Scorer:
         images = torch.tensor(pixels, device=self._replica.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         trial = Trial(self._replica, images, captions, keys, self._seed, self._clip, self._lpips)
         columns: dict[str, Tensor] = {}
-        for attack in self._attacks.values():
-            columns |= attack.score(trial)
+        for key, attack in self._attacks.items():
+            columns |= {signal_key(signal, attack, key): scores for signal, scores in attack.score(trial).items()}
         for count in fields(Evaluations):
             total = getattr(self.evaluations, count.name) + getattr(trial.evaluations, count.name)
             setattr(self.evaluations, count.name, total)

@@ -12,7 +12,7 @@ from raymia.attacks.base import Access
 from raymia.errors import ConfigError, RaymiaError
 from raymia.evaluation.audit import audit
 from raymia.evaluation.intervals import delong
-from raymia.evaluation.metrics import evaluate
+from raymia.evaluation.metrics import evaluate_run
 from raymia.scan.ledger import QUARANTINE_SCHEMA, Ledger
 
 SIGNALS = [
@@ -88,7 +88,7 @@ def test_a_run_of_a_few_samples_is_evaluated_without_what_needs_more(tmp_path: P
     for split in ("ours", "theirs"):
         rows = pa.Table.from_pandas(table[table["split"] == split].assign(member=split == "ours", flags=""))
         ledger.commit_unit(split, "0000", 0, rows, QUARANTINE_SCHEMA.empty_table())
-    metrics = evaluate(ledger).metrics
+    metrics = evaluate_run(ledger).metrics
     assert metrics.transfer == []
     assert metrics.embedding_shift is None
     assert metrics.signals["loss"].auc is not None

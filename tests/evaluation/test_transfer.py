@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import kstest, norm
 
 from raymia.evaluation.blind import blind_scores, frechet_distance, frechet_shift
-from raymia.evaluation.combined import combined_scores, membership_probability, reliability
+from raymia.evaluation.combined import combined_scores
 from raymia.evaluation.intervals import delong, holm
 from raymia.evaluation.roc import exact_roc
 from raymia.evaluation.set_level import set_test, welch
@@ -65,18 +65,6 @@ def test_a_combination_beats_its_parts_and_controls_take_no_part() -> None:
     assert set(combined) == {"combined.grey"}
     best = max(exact_roc(columns[f"s{i}"], member).auc for i in range(3))
     assert best + 0.05 < exact_roc(combined["combined.grey"], member).auc < 0.9
-
-
-def test_probabilities_mean_what_they_say_and_follow_the_prior() -> None:
-    random = np.random.default_rng(5)
-    member = np.arange(4000) < 2000
-    scores = random.normal(size=4000) + 1.5 * member
-    own, rare = membership_probability(scores, member, 0, prior=0.01)
-    found = reliability("s", own, member, 0.01)
-    assert np.abs(np.array(found.predicted) - found.observed).max() < 0.07
-    assert found.brier < 0.25
-    odds = own / (1 - own)
-    assert np.allclose(rare / (1 - rare), odds / 99)
 
 
 def test_frechet_distance_of_normal_distributions_is_the_closed_form() -> None:

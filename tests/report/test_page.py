@@ -4,10 +4,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from raymia.evaluation.metrics import evaluate
-from raymia.report.page import render
+from raymia.evaluation.metrics import evaluate_run
+from raymia.report.page import render, write_report
+from raymia.report.plots import run_figures
 from raymia.scan.ledger import Ledger
 from tests.conftest import image_bytes
 from tests.scan.test_pipeline import make_job, scan
@@ -24,9 +26,10 @@ def test_the_report_shows_verdict_table_and_images_and_escapes_captions(
         write_tar(f"{prefix}0.tar", [*members, (f"{prefix}bad.jpg", b"")])
     job = make_job(tmp_path, tiny, "run")
     scan(job)
-    evaluation = evaluate(Ledger(job.run))
-    html = render(evaluation)
-    assert "<script" not in html
+    evaluation = evaluate_run(Ledger(job.run))
+    html = render(evaluation, run_figures(evaluation))
+    assert html.count("<script") == 1
+    assert "<b>bold" not in html
     assert "&lt;script&gt;alert(1)" in html
     assert html.count("data:image/jpeg;base64,") >= 16
     assert "empty_image" in html
@@ -34,6 +37,14 @@ def test_the_report_shows_verdict_table_and_images_and_escapes_captions(
     assert evaluation.metrics.counts.read == 18
     for name in ("loss", "loss.t=100", "pia", "random", "blind.statistics"):
         assert name in evaluation.metrics.signals
+    write_report(Ledger(job.run), evaluation)
+    folder = tmp_path / "run" / "report"
+    assert (folder / "figures" / "roc.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (folder / "figures" / "roc_log.svg").read_text()
+    signals = pd.read_csv(folder / "tables" / "signals.csv").set_index("signal")
+    assert signals.loc["loss", "auc"] == pytest.approx(evaluation.metrics.signals["loss"].auc.value)  # type: ignore[union-attr]
+    assert pd.read_csv(folder / "tables" / "quarantine.csv")["samples"].sum() == 2
+    assert len(pd.read_parquet(folder / "probability.parquet")) == 16
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -45,8 +56,8 @@ def test_unknown_membership_is_scored_without_a_verdict(
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text("name: x\nsplits:\n  - {name: all, member: unknown, shards: ['m*.tar']}\n")
     scan(job)
-    evaluation = evaluate(Ledger(job.run))
+    evaluation = evaluate_run(Ledger(job.run))
     assert evaluation.metrics.verdict.verdict is None
     assert evaluation.metrics.signals["loss"].auc is None
     assert evaluation.metrics.signals["loss"].reason
-    assert "No verdict" in render(evaluation)
+    assert "No verdict" in render(evaluation, run_figures(evaluation))

@@ -1,0 +1,59 @@
+"""What a data set says about its samples without any model: caption, size and image statistics."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from raymia.data.images import ImageError, decode_image
+from raymia.data.manifest import Shard
+from raymia.data.statistics import image_statistics
+from raymia.data.tar import RawSample, read_shard
+
+RESOLUTION_PX = 256
+"""Side that images are resized to before their statistics are taken."""
+MAX_PIXELS = 64_000_000
+
+
+@dataclass
+class ShardFacts:
+    """The readable samples of a shard, and how many could not be read, by reason."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """split, shard, member, key, caption, width, height, jpeg_bytes and the image statistics."""
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+def shard_facts(shard: Shard) -> ShardFacts:
+    """Read one shard to its end."""
+    found = ShardFacts()
+    for item in read_shard(shard.url):
+        if item.fault is not None:
+            found.reasons[item.fault.reason] += 1
+        elif isinstance(item, RawSample):
+            try:
+                facts = _sample_facts(item)
+            except ImageError as error:
+                found.reasons[error.reason] += 1
+            else:
+                found.rows.append({"split": shard.split, "shard": shard.name, "member": shard.member, **facts})
+    return found
+
+
+def read_facts(shards: Sequence[Shard]) -> Iterator[ShardFacts]:
+    """The facts of every shard, in order, read by as many processes as there are cores."""
+    workers = min(len(shards), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(shard_facts, shards)
+
+
+def _sample_facts(sample: RawSample) -> dict[str, Any]:
+    content = sample.image or b""
+    image = decode_image(content, RESOLUTION_PX, MAX_PIXELS)
+    size = {"width": image.width, "height": image.height, "jpeg_bytes": len(content)}
+    return {"key": sample.key, "caption": sample.caption, **size, **image_statistics(image.pixels)}

@@ -1,0 +1,46 @@
+"""What the model is told about each image: its own caption or, as controls, another image's or none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from raymia.data.manifest import Shard
+from raymia.data.tar import RawSample, read_shard
+
+PromptOf = Callable[[RawSample], str | None]
+"""The prompt of a sample; none where it is the sample's own caption."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Where prompts come from: ``own``, ``shuffled`` within the shard, or ``empty``."""
+
+    source: Literal["own", "shuffled", "empty"]
+    seed: int
+
+    def of_shard(self, shard: Shard) -> PromptOf:
+        """Prompts for the samples of one shard; shuffling reads its captions first."""
+        if self.source == "own":
+            return lambda _: None
+        if self.source == "empty":
+            return lambda _: ""
+        shuffled = shuffled_captions(shard, self.seed)
+        return lambda sample: shuffled.get(sample.index, "")
+
+
+def shuffled_captions(shard: Shard, seed: int) -> dict[int, str]:
+    """The caption of another sample by sample index, a function of the shard's contents and the seed alone.
+
+    Samples stand in a random circle, and each is given the caption of the one before: none keeps its own, and every
+    caption is used once.
+    """
+    found = read_shard(shard.url, with_images=False)
+    captions = {item.index: item.caption for item in found if isinstance(item, RawSample)}
+    name = hashlib.sha256(f"{seed}\0{shard.split}\0{shard.name}".encode()).digest()[:8]
+    circle = np.random.default_rng(int.from_bytes(name, "big")).permutation(sorted(captions))
+    return {int(index): captions[int(before)] for index, before in zip(circle, np.roll(circle, 1), strict=True)}

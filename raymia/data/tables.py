@@ -1,0 +1,51 @@
+"""Plain tables that users bring: Parquet or CSV at a path or fsspec URL, with the columns that are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import fsspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raymia.errors import ConfigError
+
+ENDINGS = (".parquet", ".csv")
+
+
+def is_table(source: str) -> bool:
+    """Whether a path or URL names a table, by its ending."""
+    return source.lower().endswith(ENDINGS)
+
+
+def read_table(source: str, required: Sequence[str], what: str) -> pd.DataFrame:
+    """Read a table.
+
+    Args:
+        source: path or URL ending in ``.parquet`` or ``.csv``.
+        required: columns that must be there; of a CSV they are read as text.
+        what: names the table in errors.
+
+    Raises:
+        ConfigError: it cannot be read, or a column is missing.
+    """
+    if not is_table(source):
+        raise ConfigError(f"{what} {source}: expected a file that ends in {' or '.join(ENDINGS)}")
+    try:
+        with fsspec.open(source, "rb") as stream:
+            table = pq.read_table(stream).to_pandas() if source.lower().endswith(".parquet") else _read_csv(stream, required)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{what} {source}: no such file") from error
+    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
+        raise ConfigError(f"{what} {source}: cannot be read ({str(error).strip().splitlines()[0]})") from error
+    missing = [name for name in required if name not in table]
+    if missing:
+        raise ConfigError(f"{what} {source}: no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")
+    return table
+
+
+def _read_csv(stream: object, as_text: Sequence[str]) -> pd.DataFrame:
+    # A caption may be the word "null" or "NA", a key may be 0003: only an empty field is empty, and these stay text.
+    kinds = dict.fromkeys(as_text, str)
+    return pd.read_csv(stream, keep_default_na=False, na_values=[""], dtype=kinds)  # type: ignore[call-overload, no-any-return]

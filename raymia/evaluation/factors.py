@@ -1,0 +1,163 @@
+"""What each factor of a sweep does to each attack: AUC and TPR per setting, also by the images' original resolution."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from raymia.errors import ConfigError
+from raymia.evaluation.intervals import Interval, bootstrap, interval
+from raymia.evaluation.metrics import UNTRIED, evaluate_run
+from raymia.evaluation.results import Evaluation
+from raymia.evaluation.roc import FPRS, exact_roc
+from raymia.scan.ledger import Ledger
+from raymia.scan.sweep import SWEEP_FILE, CellRecord, Factor, SweepRecord
+
+TIMESTEP = "timestep"
+"""A factor of every attack that has a signal per timestep; varied within each scan."""
+ALL = "all images"
+MINIMUM = 20
+"""Members and non-members that a stratum needs to be shown."""
+STRATA = 3
+
+
+class FactorRow(BaseModel):
+    """One attack at one setting on one part of the images."""
+
+    attack: str
+    """As the job names it, without its variant."""
+    signal: str
+    point: dict[str, Any]
+    """Value by factor."""
+    stratum: str
+    n_members: int
+    n_non_members: int
+    auc: Interval
+    tpr_at_1_percent_fpr: Interval
+
+
+class FactorAnalysis(BaseModel):
+    """A sweep's results."""
+
+    factors: list[Factor]
+    base: dict[str, Any]
+    """First value of each factor: where the others are held while one is looked at."""
+    strata: list[str]
+    """Thirds of the images by their original shorter side, smallest first."""
+    rows: list[FactorRow]
+    runs: list[str]
+    """Run directory of each scan, relative to the sweep's."""
+
+
+def analyse(folder: str, seed: int = 0) -> tuple[FactorAnalysis, dict[str, Evaluation]]:
+    """Evaluate every scan of a sweep.
+
+    Args:
+        folder: the sweep's directory.
+
+    Returns:
+        The analysis, and each scan's own evaluation by its run directory.
+
+    Raises:
+        ConfigError: there is no sweep.
+    """
+    text = Ledger(folder).read_text(SWEEP_FILE)
+    if text is None:
+        raise ConfigError(f"{folder}: no {SWEEP_FILE}; give the directory of a sweep made by `raymia sweep`")
+    record = SweepRecord.model_validate_json(text)
+    evaluations = {cell.run: evaluate_run(Ledger(f"{folder}/{cell.run}"), seed) for cell in record.cells}
+    edges = _edges(next(iter(evaluations.values())).table)
+    rows: list[FactorRow] = []
+    for cell in record.cells:
+        rows += _rows(evaluations[cell.run], cell, edges, seed)
+    factors = record.factors
+    timesteps = sorted({row.point[TIMESTEP] for row in rows if TIMESTEP in row.point})
+    base = {factor.field: factor.values[0] for factor in factors}
+    if len(timesteps) > 1:
+        factors = [*factors, Factor(field=TIMESTEP, values=timesteps)]
+    strata = [name for name, _ in _strata(np.empty(0), edges)]
+    analysis = FactorAnalysis(factors=factors, base=base, strata=strata, rows=rows, runs=list(evaluations))
+    return analysis, evaluations
+
+
+def value_text(value: Any) -> str:
+    """A factor's value as people write it: a list without its brackets."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def along(analysis: FactorAnalysis, field: str, stratum: str = ALL) -> dict[str, list[tuple[Any, FactorRow]]]:
+    """The rows of each attack along one factor, the others at their first values, in the factor's order.
+
+    Args:
+        field: the factor.
+        stratum: the images to look at.
+
+    Returns:
+        Value and row, by attack; attacks that the factor does not touch, or that have one value only, are left out.
+    """
+    values = next(factor.values for factor in analysis.factors if factor.field == field)
+    found: dict[str, list[tuple[Any, FactorRow]]] = {}
+    for row in analysis.rows:
+        at_base = all(row.point[name] == value for name, value in analysis.base.items() if name != field and name in row.point)
+        if row.stratum == stratum and field in row.point and at_base and (field == TIMESTEP or TIMESTEP not in row.point):
+            found.setdefault(row.attack, []).append((row.point[field], row))
+    return {attack: sorted(rows, key=lambda pair: values.index(pair[0])) for attack, rows in found.items() if len(rows) > 1}
+
+
+def _rows(evaluation: Evaluation, cell: CellRecord, edges: Sequence[float], seed: int) -> Iterator[FactorRow]:
+    table = evaluation.table[evaluation.table["member"].notna()]
+    member = table["member"].astype(bool).to_numpy()
+    run = evaluation.run or {}
+    signals = [signal for signal in run["signals"] if signal["access"] not in UNTRIED]
+    for stratum, chosen in [(ALL, np.ones(len(table), bool)), *_strata(_shorter_side(table), edges)]:
+        labels = member[chosen]
+        if min(labels.sum(), (~labels).sum()) < MINIMUM:
+            continue
+        primary = [s for s in signals if s["primary"]]
+        shown = [s for s in signals if _timestep(s) is not None and stratum == ALL]
+        columns = {s["name"]: table.loc[chosen, s["name"]].to_numpy(float) for s in (*primary, *shown)}
+        draws = bootstrap(columns, labels, seed)
+        for signal in (*primary, *shown):
+            name, variant = signal["name"], cell.variants.get(signal["attack"])
+            curve = exact_roc(columns[name], labels)
+            timestep = {} if signal["primary"] else {TIMESTEP: _timestep(signal)}
+            yield FactorRow(
+                attack=variant.attack if variant else signal["attack"],
+                signal=name,
+                point={**cell.point, **(variant.point if variant else {}), **timestep},
+                stratum=stratum,
+                n_members=int(labels.sum()),
+                n_non_members=int((~labels).sum()),
+                auc=interval(curve.auc, draws[name].auc),
+                tpr_at_1_percent_fpr=interval(curve.tpr_at(0.01), draws[name].tpr[:, FPRS.index(0.01)]),
+            )
+
+
+def _timestep(signal: dict[str, Any]) -> int | None:
+    """The timestep of a signal ``ATTACK.t=N``; none of others, and none of parts such as ``ATTACK.METRIC.t=N``."""
+    found = re.fullmatch(re.escape(signal["attack"]) + r"\.t=(\d+)", signal["name"])
+    return int(found[1]) if found else None
+
+
+def _shorter_side(table: pd.DataFrame) -> NDArray[np.float64]:
+    return table[["width", "height"]].min(axis=1).to_numpy(float)
+
+
+def _edges(table: pd.DataFrame) -> list[float]:
+    inner = np.quantile(_shorter_side(table), np.arange(1, STRATA) / STRATA)
+    return sorted(set(map(float, inner)))
+
+
+def _strata(sides: NDArray[np.float64], edges: Sequence[float]) -> list[tuple[str, NDArray[np.bool_]]]:
+    place = np.searchsorted(edges, sides, side="right")
+    names = [f"below {edge:.0f} px" for edge in edges[:1]]
+    names += [f"{low:.0f} to {high:.0f} px" for low, high in pairwise(edges)]
+    names += [f"{edge:.0f} px and more" for edge in edges[-1:]]
+    return [(name, place == i) for i, name in enumerate(names)]

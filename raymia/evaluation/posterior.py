@@ -1,0 +1,104 @@
+"""Scores as probabilities of membership, and whether those mean what they say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from scipy.stats import binomtest
+from sklearn.base import BaseEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import QuantileTransformer
+
+from raymia.evaluation.combined import STRENGTH
+from raymia.evaluation.crossfit import Groups, out_of_fold
+from raymia.evaluation.intervals import LEVEL, Interval
+from raymia.evaluation.roc import Floats
+
+BINS = 10
+PRIOR = 0.5
+"""Share of members among the images in question, where nobody says otherwise."""
+
+
+class Reliability(BaseModel):
+    """Whether probabilities of membership mean what they say, on samples they were not fitted on."""
+
+    signals: list[str]
+    """What the probabilities are computed from."""
+    prior: float
+    """Share of members among the images in question; `probability` in the tables is at this prior."""
+    share: float
+    """Share of members in the data set; `predicted` and `observed` are at this share."""
+    predicted: list[float]
+    """Mean predicted probability of each tenth of the samples, in order."""
+    observed: list[Interval]
+    """Share of members in it."""
+    brier: float
+    """Mean squared error of the probability; always saying the share of members gives share x (1 - share)."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Labelled scores that probabilities are fitted on."""
+
+    features: Floats
+    """(n, signals)"""
+    member: NDArray[np.bool_]
+
+
+def _model(samples: int) -> BaseEstimator:
+    # Four fifths of the samples are fitted on where they are cross-fitted.
+    quantiles = QuantileTransformer(n_quantiles=max(1, min(1000, samples * 4 // 5)), output_distribution="normal")
+    return make_pipeline(quantiles, LogisticRegression(C=STRENGTH, max_iter=2000))
+
+
+def membership_probability(
+    own: Calibration, unlabelled: Floats, seed: int, groups: Groups = None, other: Calibration | None = None
+) -> tuple[Floats, Floats]:
+    """Probability of membership given the scores: logistic regression on each signal's normal quantile.
+
+    Args:
+        own: the labelled samples.
+        unlabelled: (m, signals) scores of samples of unknown membership.
+        other: samples to fit on instead; without them the own ones are cross-fitted.
+
+    Returns:
+        (n,) for the labelled and (m,) for the others, at the share of members in what they were fitted on.
+    """
+    fitted_on = other or own
+    model = _model(len(fitted_on.member))
+    if other is None:
+        labelled = out_of_fold(model, own.features, own.member, seed, groups, "predict_proba")
+    else:
+        labelled = model.fit(other.features, other.member).predict_proba(own.features)[:, 1]
+    if not len(unlabelled):
+        return labelled, np.empty(0)
+    return labelled, model.fit(fitted_on.features, fitted_on.member).predict_proba(unlabelled)[:, 1]
+
+
+def at_prior(probability: Floats, share: float, prior: float) -> Floats:
+    """Probabilities fitted where members have one share, for images where they have another: Bayes' rule on the odds."""
+    weight, other = prior / share, (1 - prior) / (1 - share)
+    return probability * weight / (probability * weight + (1 - probability) * other)
+
+
+def reliability(signals: list[str], probability: Floats, member: NDArray[np.bool_], prior: float) -> Reliability:
+    """Hold probabilities, at the data set's own share of members, against what was the case."""
+    tenths = np.array_split(np.argsort(probability, kind="stable"), min(BINS, len(member)))
+    observed = []
+    for tenth in tenths:
+        hits = int(member[tenth].sum())
+        exact = binomtest(hits, len(tenth)).proportion_ci(confidence_level=LEVEL, method="exact")
+        observed.append(Interval(value=hits / len(tenth), low=float(exact.low), high=float(exact.high)))
+    return Reliability(
+        signals=signals,
+        prior=prior,
+        share=float(member.mean()),
+        predicted=[float(probability[tenth].mean()) for tenth in tenths],
+        observed=observed,
+        brier=float(brier_score_loss(member, probability)),
+    )

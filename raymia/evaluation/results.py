@@ -1,0 +1,132 @@
+"""What an evaluation finds: the contents of metrics.json, and the tables and curves behind them."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel
+
+from raymia.evaluation.blind import FrechetShift
+from raymia.evaluation.controls import LabelShuffle
+from raymia.evaluation.intervals import Interval
+from raymia.evaluation.posterior import Reliability
+from raymia.evaluation.roc import Floats
+from raymia.evaluation.transfer import Transfer
+from raymia.evaluation.verdict import Verdict
+from raymia.scan.ledger import Counts
+
+
+class SignalMetrics(BaseModel):
+    """How well one score column tells members from non-members; null with a reason where that cannot be computed."""
+
+    attack: str
+    access: str
+    primary: bool
+    auc: Interval | None = None
+    auc_delong: Interval | None = None
+    """The same AUC with DeLong's interval, which does not resample."""
+    p_value: float | None = None
+    """One-sided Mann-Whitney test of members scoring above non-members."""
+    p_holm: float | None = None
+    """The same, corrected for the number of signals tried; none for blind baselines and controls."""
+    tpr_at_fpr: dict[str, Interval | None]
+    excess_over_blind: Interval | None = None
+    """AUC minus that of the best blind baseline, paired."""
+    control_auc: Interval | None = None
+    """AUC of the same signal taken from a control model, where one was scanned."""
+    excess_over_control: Interval | None = None
+    """AUC minus that, paired."""
+    n_members: int
+    n_non_members: int
+    verdict: Verdict | None = None
+    statement: str | None = None
+    """The verdict in words, of primary signals."""
+    reason: str | None = None
+
+
+class RunVerdict(BaseModel):
+    """The run's verdict as a word and in words."""
+
+    verdict: Verdict | None
+    statement: str
+
+
+class Floor(BaseModel):
+    """95 % bands for scores that know nothing, at this number of samples."""
+
+    auc: tuple[float, float]
+    tpr_at_fpr: dict[str, tuple[float, float]]
+
+
+class Metrics(BaseModel):
+    """Contents of metrics.json."""
+
+    counts: Counts
+    verdict: RunVerdict
+    noise_floor: Floor | None = None
+    signals_tried: int
+    best_blind: str | None = None
+    """The baseline that `excess_over_blind` is over."""
+    transfer: list[Transfer] = []
+    """Signal and threshold chosen on other samples, and what they achieve on these."""
+    calibrated_on: str | None = None
+    """The run that signals, thresholds and probabilities were chosen on; none: a half, or the folds, of this one."""
+    reliability: Reliability | None = None
+    """Whether probabilities of membership mean what they say."""
+    label_shuffle: LabelShuffle | None = None
+    embedding_shift: FrechetShift | None = None
+    """Between the splits' CLIP embeddings, where a CLIP was configured."""
+    control_model: str | None = None
+    warnings: list[str]
+    signals: dict[str, SignalMetrics]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A ROC curve with its pointwise 95 % band."""
+
+    fpr: Floats
+    low: Floats
+    high: Floats
+
+
+class Evaluation(BaseModel):
+    """Metrics with the tables they were computed from."""
+
+    model_config = {"arbitrary_types_allowed": True}
+
+    title: str
+    run: dict[str, Any] | None
+    """Contents of run.json; none for a table that no scan made."""
+    metrics: Metrics
+    table: pd.DataFrame
+    """Labelled and unlabelled samples with their scores, blind baselines, combinations and `probability` included."""
+    bands: dict[str, Curve] = {}
+    """By signal."""
+
+    def _repr_html_(self) -> str:
+        """Verdict and primary signals, for notebooks."""
+        verdict = self.metrics.verdict
+        rows = {
+            name: {
+                "access": signal.access,
+                "AUC": shown(signal.auc),
+                "TPR at 1 % FPR": shown(signal.tpr_at_fpr["0.01"]),
+                "over blind": shown(signal.excess_over_blind),
+                "verdict": signal.verdict or "",
+            }
+            for name, signal in self.metrics.signals.items()
+            if signal.primary
+        }
+        notes = "".join(f"<p>Note: {html.escape(warning)}</p>" for warning in self.metrics.warnings)
+        table = pd.DataFrame.from_dict(rows, orient="index").to_html(escape=True) if rows else ""
+        word = html.escape(verdict.verdict or "no verdict")
+        return f"<p><strong>{word}</strong>: {html.escape(verdict.statement)}</p>{notes}{table}"
+
+
+def shown(value: Interval | None) -> str:
+    """``0.856 [0.832, 0.877]``, or a dash."""
+    return "-" if value is None else f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"

@@ -1,0 +1,169 @@
+"""The reports in a real browser: sorted, filtered, without a console error and without a request to anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from raymia.evaluation.factors import ALL, FactorAnalysis, FactorRow
+from raymia.evaluation.intervals import Interval
+from raymia.evaluation.metrics import evaluate_table
+from raymia.report.page import render
+from raymia.report.plots import run_figures
+from raymia.report.sweep_page import write_sweep_report
+from raymia.scan.ledger import Ledger
+from raymia.scan.sweep import Factor
+from tests.evaluation.test_metrics import table_of
+
+ARGUMENTS = (
+    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
+    "--disable-sync --window-size=1200,900"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        if os.environ.get("CI"):
+            pytest.fail("chromium and chromedriver are not installed; install Debian's packages chromium, chromium-driver")
+        pytest.skip("needs chromium and chromedriver on the path")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ARGUMENTS.split():
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()
+
+
+def open_page(browser: webdriver.Chrome, path: Path) -> None:
+    browser.get_log("performance")
+    browser.get(path.as_uri())
+
+
+def assert_quiet(browser: webdriver.Chrome) -> None:
+    """No message in the console, and nothing asked of anyone but the page itself and data within it."""
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def first_column(table: WebElement) -> list[str]:
+    return [row.text for row in table.find_elements(By.CSS_SELECTOR, "tbody th") if row.is_displayed()]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    table = table_of()
+    table["pokemon"] = table["random"] + 0.6 * table["member"]
+    table["loss.t=100"], table["loss.t=200"] = table["loss"] - 1.0, table["loss"] + 1.0
+    evaluation = evaluate_table(table, title="<img src=x onerror=alert(1)> against a model")
+    path = tmp_path_factory.mktemp("report") / "index.html"
+    path.write_text(render(evaluation, run_figures(evaluation)))
+    return path
+
+
+def test_a_click_sorts_the_table_by_number_and_again_the_other_way(browser: webdriver.Chrome, report: Path) -> None:
+    open_page(browser, report)
+    table = browser.find_element(By.CSS_SELECTOR, "table.sortable")
+    before = first_column(table)
+    assert {"loss", "pokemon", "random", "blind.caption"} <= set(before)
+    heading = next(
+        h for h in table.find_elements(By.CSS_SELECTOR, "thead th") if h.text.startswith("AUC") and "over" not in h.text
+    )
+    heading.find_element(By.TAG_NAME, "button").click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert first_column(table) == before[::-1]
+    name = table.find_element(By.CSS_SELECTOR, "thead th button")
+    name.send_keys(Keys.ENTER)
+    assert first_column(table) == sorted(before, reverse=True)
+    assert heading.get_attribute("aria-sort") is None
+    assert_quiet(browser)
+
+
+def test_the_filter_hides_the_rows_of_an_access_and_says_how_many_are_left(browser: webdriver.Chrome, report: Path) -> None:
+    open_page(browser, report)
+    part = browser.find_element(By.CSS_SELECTOR, "fieldset.filter").find_element(By.XPATH, "..")
+    table = part.find_element(By.TAG_NAME, "table")
+    before = first_column(table)
+    part.find_element(By.CSS_SELECTOR, "input[value=black]").click()
+    after = first_column(table)
+    assert set(before) - set(after) == {"pokemon"}
+    assert part.find_element(By.TAG_NAME, "output").text == f"{len(after)} of {len(before)} signals shown"
+    assert_quiet(browser)
+
+
+def test_markup_in_the_data_is_text_and_every_figure_is_drawn(browser: webdriver.Chrome, report: Path) -> None:
+    open_page(browser, report)
+    assert browser.find_element(By.CSS_SELECTOR, "header p").text == "<img src=x onerror=alert(1)> against a model"
+    assert browser.find_elements(By.CSS_SELECTOR, "header img") == []
+    figures = browser.find_elements(By.CSS_SELECTOR, "figure[role=img] svg")
+    assert len(figures) >= 6
+    assert all(f.find_element(By.XPATH, "..").get_attribute("aria-label") for f in figures)
+    assert_quiet(browser)
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_fits_a_phone_and_follows_the_colour_scheme(
+    browser: webdriver.Chrome, report: Path, width: int, scheme: str
+) -> None:
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    open_page(browser, report)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width  # type: ignore[no-untyped-call]
+    style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    paper, ink = (browser.execute_script(style, "body", name) for name in ("backgroundColor", "color"))  # type: ignore[no-untyped-call]
+    assert (sum(map(int, paper[4:-1].split(","))) > sum(map(int, ink[4:-1].split(",")))) == (scheme == "light")
+    assert_quiet(browser)
+
+
+def test_the_report_of_a_sweep_sorts_and_is_quiet(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    rows = [
+        FactorRow(
+            attack=attack,
+            signal=attack,
+            point={"replica.resolution_px": side, "attacks.loss.timesteps": timesteps},
+            stratum=stratum,
+            n_members=50,
+            n_non_members=50,
+            auc=Interval(value=value, low=value - 0.1, high=value + 0.1),
+            tpr_at_1_percent_fpr=Interval(value=0.1, low=0.0, high=0.2),
+        )
+        for attack, value in (("loss", 0.8), ("pia", 0.6))
+        for side in (32, 64)
+        for timesteps in ([100], [100, 200])
+        for stratum in (ALL, "below 70 px", "70 px and more")
+    ]
+    factors = [
+        Factor(field="replica.resolution_px", values=[32, 64]),
+        Factor(field="attacks.loss.timesteps", values=[[100], [100, 200]]),
+    ]
+    base = {factor.field: factor.values[0] for factor in factors}
+    strata = ["below 70 px", "70 px and more"]
+    analysis = FactorAnalysis(factors=factors, base=base, strata=strata, rows=rows, runs=["cells/a"])
+    write_sweep_report(Ledger(str(tmp_path)), analysis, "<b>job</b>.yaml")
+    open_page(browser, tmp_path / "report" / "index.html")
+    assert browser.find_element(By.CSS_SELECTOR, "header p").text == "<b>job</b>.yaml"
+    assert len(browser.find_elements(By.CSS_SELECTOR, "figure svg")) == 2 * 3 + 2
+    table = browser.find_element(By.CSS_SELECTOR, "table.sortable")
+    table.find_element(By.CSS_SELECTOR, "thead th button").click()
+    assert first_column(table) == ["pia"] * 12 + ["loss"] * 12
+    assert_quiet(browser)
+    assert len(pd.read_csv(tmp_path / "report" / "tables" / "factors.csv")) == 24
