@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from dataclasses import asdict
@@ -15,8 +14,8 @@ import typer
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
-from rich.logging import RichHandler
 
+from raymia import logs
 from raymia.errors import ConfigError, RaymiaError, describe_validation
 
 app = typer.Typer(
@@ -49,9 +48,16 @@ class Exit(IntEnum):
 
 
 @app.callback()
-def _common(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option("--log", envvar="RAYMIA_LOG", help="Log lines for people, or as JSON with a line per unit."),
+    ] = "text",
+) -> None:
     if debug:
         os.environ["RAYMIA_DEBUG"] = "1"
+    logs.set_up(err, log_format == "json")
 
 
 @app.command()
@@ -233,6 +239,89 @@ def sweep(
 
 
 @app.command()
+def submit(
+    job_file: JobFile,
+    address: Annotated[
+        str, typer.Option(envvar="RAY_DASHBOARD_ADDRESS", help="Dashboard of the cluster, such as http://127.0.0.1:8265.")
+    ],
+    follow: Annotated[bool, typer.Option("--follow", help="Show the job's log, and end with the job's own exit code.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="With --follow: Ctrl-C stops the job too.")] = False,
+    override: Overrides = None,
+    run: RunOption = None,
+    runtime_env: Annotated[
+        Path | None, typer.Option(help="Ray's runtime environment; by default jobs/runtime_env.yaml where it is there.")
+    ] = None,
+) -> None:
+    """Hand a scan to a Ray cluster as a job. The same command hands in the next attempt, which resumes."""
+    from raymia.submission import Cluster
+
+    if cancel and not follow:
+        raise ConfigError("--cancel goes with --follow: without it nothing waits for Ctrl-C")
+    cluster = Cluster(address)
+    job = cluster.submit(job_file, override or [], run, runtime_env)
+    verb = "is running already" if job.already_running else f"submitted, attempt {job.attempt}"
+    err.print(f"{job.job_id} {verb}", markup=False, highlight=False)
+    if not follow:
+        hint = f"raymia submit {job_file} --address {address} --follow"
+        err.print(f"Follow it: {hint}", markup=False, highlight=False, soft_wrap=True)
+        return
+    try:
+        code = cluster.follow(job.job_id, lambda text: out.out(text, end="", highlight=False))
+    except KeyboardInterrupt:
+        if not cancel:
+            err.print(f"{job.job_id} goes on; the same command follows it again", markup=False, highlight=False)
+            raise typer.Exit(Exit.DONE) from None
+        cluster.cancel(job.job_id)
+        err.print(f"{job.job_id} is being stopped; what is committed is kept", markup=False, highlight=False)
+        code = Exit.FAILED
+    raise typer.Exit(code)
+
+
+@app.command()
+def status(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory: a path or fsspec URL.")], as_json: Json = False
+) -> None:
+    """Show how a scan is doing: units, rate, time left, quarantine by reason. From any machine, while it runs or after."""
+    from raymia.report.terminal import print_status
+    from raymia.scan.status import read_status
+
+    found = read_status(run)
+    if as_json:
+        out.print_json(found.model_dump_json())
+    else:
+        print_status(out, found)
+
+
+@app.command()
+def doctor(
+    job_file: Annotated[Path | None, typer.Option("--job", help="Check this job's manifest, weights and storage too.")] = None,
+    address: Annotated[str | None, typer.Option(help="Dashboard of a remote cluster, whose every node is looked at.")] = None,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Look at every node of the cluster that this runs in.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for what keeps a scan from running here, or on a cluster, and say how to mend it."""
+    from pydantic import TypeAdapter
+
+    from raymia.config import load_job
+    from raymia.doctor import Check, examine
+    from raymia.report.terminal import print_checks
+
+    job = None if job_file is None else load_job(job_file)
+    if address is None:
+        checks = examine(job, cluster)
+    else:
+        from raymia.submission import Cluster
+
+        checks = TypeAdapter(list[Check]).validate_json(Cluster(address).examine(job_file))
+    if as_json:
+        out.print_json(json.dumps([check.model_dump() for check in checks]))
+    else:
+        print_checks(out, checks)
+    if any(check.state == "fault" for check in checks):
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command()
 def audit(
     suspect: Annotated[str, typer.Option(help="Samples in question: a run directory, or RUN#SPLIT.")],
     control: Annotated[str, typer.Option(help="Samples certainly unseen, of the same source: a run directory, or RUN#SPLIT.")],
@@ -366,8 +455,6 @@ def testbed_tiny(output: Annotated[Path, typer.Option("--out", help="Folder to w
 
 def main() -> None:
     """Run the command line; errors end in one line and an exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)])
-    logging.getLogger("raymia").setLevel(logging.INFO)
     try:
         app()
     except RaymiaError as error:

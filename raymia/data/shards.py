@@ -7,6 +7,7 @@ already is not read again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -49,8 +50,9 @@ PLACE = [
 ]
 """Columns that say where a row belongs; `batch` counts within the unit."""
 
-BATCH_SCHEMA = pa.schema([*PLACE, ("end", END), ("samples", pa.list_(SAMPLE))])
-"""Either `samples` holds a batch, or `end` says how the shard ended and the other columns but split and shard are null."""
+BATCH_SCHEMA = pa.schema([*PLACE, ("end", END), ("read_s", pa.float64()), ("samples", pa.list_(SAMPLE))])
+"""Either `samples` holds a batch, or `end` says how the shard ended, and of the other columns only split, shard, member and
+`read_s`, the seconds that reading took, are set."""
 
 
 @dataclass(frozen=True)
@@ -110,18 +112,32 @@ def batches(work: ShardWork, unit_size: int, batch_size: int, prompts: Prompts) 
     shard = work.shard
     prompt_of = prompts.of_shard(shard)
     held: list[RawSample] = []
+    clock = _Clock()
     for item in read_shard(shard.url, lambda index: index // unit_size not in work.committed):
         if isinstance(item, ShardEnd):
             if held:
-                yield _batch(shard, held, prompt_of, unit_size, batch_size, last=True)
-            yield _end(shard, item)
+                yield from clock.timed(_batch(shard, held, prompt_of, unit_size, batch_size, last=True))
+            yield from clock.timed(_end(shard, item))
             return
         # Held back by one sample: whether a batch is the last of its unit shows only when the next sample comes.
         if held and (_place(held[0], unit_size, batch_size) != _place(item, unit_size, batch_size)):
             last = held[0].index // unit_size != item.index // unit_size
-            yield _batch(shard, held, prompt_of, unit_size, batch_size, last)
+            yield from clock.timed(_batch(shard, held, prompt_of, unit_size, batch_size, last))
             held = []
         held.append(item)
+
+
+class _Clock:
+    """Times the making of rows, but not the waiting until they are wanted."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def timed(self, row: pa.Table) -> Iterator[pa.Table]:
+        place = BATCH_SCHEMA.get_field_index("read_s")
+        spent = pa.array([time.perf_counter() - self._start])
+        yield row.set_column(place, BATCH_SCHEMA.field(place), spent)
+        self._start = time.perf_counter()
 
 
 def _place(sample: RawSample, unit_size: int, batch_size: int) -> tuple[int, int]:

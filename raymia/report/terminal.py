@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -18,7 +18,12 @@ from raymia.evaluation.factors import FactorAnalysis, along, value_text
 from raymia.evaluation.intervals import Interval
 from raymia.evaluation.results import Metrics, shown
 from raymia.scan.ledger import Counts
+from raymia.scan.progress import duration
+from raymia.scan.status import Status
 from raymia.scan.sweep import Cell, Factor
+
+if TYPE_CHECKING:  # the doctor needs Ray, which printing does not
+    from raymia.doctor import Check
 
 COSTS = {"unet_forwards": "fwd", "unet_backwards": "bwd", "encodes": "enc", "decodes": "dec", "queries": "query"}
 VERDICTS = {"explained by the data set": "explained"}
@@ -179,6 +184,38 @@ def cost_table(title: str) -> Table:
 def show_count(number: int | None) -> str:
     """With thousands marked; nothing for zero, a question mark where unknown."""
     return "?" if number is None else f"{number:,}" if number else ""
+
+
+def print_status(out: Console, status: Status) -> None:
+    """A run's state in a few lines."""
+    done = f"{status.samples:,}" + (f" of {status.expected:,}" if status.expected is not None else "")
+    out.print(f"{status.run}: {status.state}, attempt {status.attempts}", markup=False, highlight=False)
+    line = f"{done} samples in {status.units:,} units, {status.quarantined:,} quarantined"
+    reasons = ", ".join(f"{reason} {count}" for reason, count in status.by_reason.items())
+    out.print(line + (f" ({reasons})" if reasons else ""), markup=False, highlight=False)
+    if status.images_per_s is not None:
+        eta = "" if status.eta_s is None else f", {duration(status.eta_s)} to go"
+        out.print(f"{status.images_per_s:g} images/s{eta}", markup=False, highlight=False)
+    if status.stages:
+        spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in status.stages.items())
+        waited = f"; waited for {status.bottleneck}" if status.bottleneck else ""
+        out.print(f"Seconds by stage, over all processes: {spent}{waited}", markup=False, highlight=False)
+    if status.last_sign_of_life and status.state != "finished":
+        out.print(f"Last sign of life {status.last_sign_of_life}", markup=False, highlight=False)
+
+
+def print_checks(out: Console, checks: list[Check]) -> None:
+    """What the doctor found, faults first, each with its remedy."""
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for heading in ("", "check", "where", "found"):
+        table.add_column(heading, overflow="fold")
+    marks = {"fault": "[red]fault[/red]", "warning": "[yellow]warning[/yellow]", "ok": "ok"}
+    for check in sorted(checks, key=lambda check: list(marks).index(check.state)):
+        found = escape(check.found) + (f"\n-> {escape(check.mend)}" if check.mend else "")
+        table.add_row(marks[check.state], escape(check.name), escape(check.node), found)
+    out.print(table)
+    faults = sum(check.state == "fault" for check in checks)
+    out.print(f"{faults} faults" if faults else "Nothing keeps a scan from running.", highlight=False)
 
 
 def print_findings(out: Console, findings: list[Any]) -> None:

@@ -1,40 +1,45 @@
 """The record of a scan on disk or object store: committed units, finished shards, and what the run is.
 
 A unit is committed when its file below ``scores/`` exists: it appears whole, by rename or single put, and after its
-quarantine. A shard is finished when its file below ``shards/`` exists; it holds how many samples were read.
+quarantine. A shard is finished when its file below ``shards/`` exists; it holds how many samples were read. From then on
+the shard's units stand together in one file, so that a run has few files however many units it has.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from raymia.config import CONTROL
 from raymia.data.tar import ShardEnd
-from raymia.errors import ConfigError, RaymiaError
+from raymia.errors import ConfigError, RaymiaError, describe_validation
 from raymia.scan.rows import QUARANTINE
+from raymia.scan.storage import Storage, StorageError
 
 RUN_FILE = "run.json"
 CLUSTERS_FILE = "clusters.parquet"
 RETRIED_FAULTS = ("missing_shard", "unreadable_shard")
-"""Faults of a shard that gave no sample which the next run tries again: the file may be back."""
+"""Faults of a shard after which the next run tries the whole shard again: the file or the connection may be back."""
+FILES_AT_ONCE = 256
+QUARANTINED = "quarantined"
+"""In a unit's scores file: how many of its samples stand in a quarantine file."""
+UNIT_ENDING, SHARD_ENDING = ".parquet", ".shard.parquet"
 
 QUARANTINE_SCHEMA = pa.schema([("split", pa.string()), ("shard", pa.string()), ("unit", pa.int64()), *QUARANTINE])
+Place = tuple[str, str]
+"""Split and shard."""
 
 
 class ShardRecord(BaseModel):
-    """How reading a shard ended."""
+    """A finished shard: how reading it ended, and what became of its samples."""
 
     split: str
     shard: str
@@ -42,6 +47,11 @@ class ShardRecord(BaseModel):
     bytes_reached: int
     reason: str | None
     detail: str | None
+    units: int
+    scored: int
+    by_reason: dict[str, int]
+    """Quarantined samples; a shard that was not read to its end counts as one more, under its own reason."""
+    flagged: dict[str, int]
 
 
 class Counts(BaseModel):
@@ -71,16 +81,46 @@ class Counts(BaseModel):
         return (total - self.scored) / total if total else 0.0
 
 
+@dataclass(frozen=True)
+class LedgerState:
+    """What a run directory holds at one moment, by one listing."""
+
+    finished: dict[Place, ShardRecord]
+    committed: dict[Place, frozenset[int]]
+    """Units of shards that are not finished."""
+    scored: int
+    by_reason: Counter[str]
+    flagged: Counter[str]
+
+    @property
+    def units(self) -> int:
+        """Committed units, those of finished shards included."""
+        return sum(record.units for record in self.finished.values()) + sum(map(len, self.committed.values()))
+
+    @property
+    def quarantined(self) -> int:
+        """Quarantined samples of committed units, and shards not read to their end."""
+        return self.by_reason.total()
+
+    @property
+    def samples(self) -> int:
+        """Samples of committed units, scored and quarantined."""
+        unread = sum(record.reason is not None for record in self.finished.values())
+        return self.scored + self.quarantined - unread
+
+
 class Ledger:
     """A run directory at a local path or any fsspec URL."""
 
     def __init__(self, run: str) -> None:
-        self.run = run
-        self._fs, self._root = fsspec.core.url_to_fs(run)
+        self._url = run
+        self.storage = Storage(run)
+        self.run = self.storage.url
+        """Where it is, without credentials."""
 
     def control(self) -> Ledger:
         """The run directory of the control model within this one; it may not exist."""
-        return Ledger(f"{self.run}/{CONTROL}")
+        return Ledger(f"{self._url}/{CONTROL}")
 
     def require_writable(self) -> None:
         """Make the directory and try a write.
@@ -89,10 +129,10 @@ class Ledger:
             ConfigError: it cannot be written.
         """
         try:
-            self._fs.makedirs(self._root, exist_ok=True)
-            self.write_bytes(".writable", b"")
-            self._fs.rm(self._path(".writable"))
-        except (OSError, ValueError) as error:
+            self.storage.make()
+            self.storage.write(".writable", b"")
+            self.storage.remove([".writable"])
+        except (OSError, ValueError, ImportError, StorageError) as error:
             raise ConfigError(
                 f"run {self.run}: cannot be written ({error}); choose another run directory with --run"
             ) from error
@@ -114,11 +154,8 @@ class Ledger:
 
     def read_text(self, name: str) -> str | None:
         """A text file of the run directory; none where there is no such file."""
-        try:
-            content: bytes = self._fs.cat_file(self._path(name))
-        except FileNotFoundError:
-            return None
-        return content.decode("utf-8", "replace")
+        content = self.storage.read(name)
+        return None if content is None else content.decode("utf-8", "replace")
 
     def write_run(self, content: dict[str, Any]) -> None:
         """Replace run.json."""
@@ -126,102 +163,150 @@ class Ledger:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file of the run directory, whole or not at all."""
-        self.write_bytes(name, text.encode())
+        self.storage.write(name, text.encode())
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file of the run directory, whole or not at all."""
-        path = self._path(name)
-        if not isinstance(self._fs, LocalFileSystem):
-            self._fs.pipe_file(path, content)  # object stores show an object only when it is whole
-            return
-        folder, base = path.rsplit("/", 1)
-        os.makedirs(folder, exist_ok=True)
-        draft = f"{folder}/.{base}.{os.getpid()}"
-        with open(draft, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
+        self.storage.write(name, content)
 
     def write_clusters(self, clusters: pa.Table) -> None:
         """Keep the near-duplicate clusters of the manifest, so that evaluation needs the run directory alone."""
-        self.write_bytes(CLUSTERS_FILE, _parquet(clusters))
+        self.storage.write(CLUSTERS_FILE, _parquet(clusters))
 
     def clusters(self) -> pa.Table | None:
         """Columns split, key, cluster of `raymia.data.clusters`; none where the manifest names none."""
-        path = self._path(CLUSTERS_FILE)
-        return self._read(path) if self._fs.exists(path) else None
+        content = self.storage.read(CLUSTERS_FILE)
+        return None if content is None else self._parse(CLUSTERS_FILE, content)
 
     def commit_unit(self, split: str, shard: str, unit: int, scores: pa.Table, quarantine: pa.Table) -> None:
         """Commit a unit: its quarantine first, then the scores whose existence is the commit."""
-        name = f"{split}/{shard}-{unit:06d}.parquet"
+        name = f"{split}/{shard}-{unit:06d}{UNIT_ENDING}"
         if len(quarantine):
-            self.write_bytes(f"quarantine/{name}", _parquet(quarantine))
-        self.write_bytes(f"scores/{name}", _parquet(scores))
+            self.storage.write(f"quarantine/{name}", _parquet(quarantine))
+        marked = scores.replace_schema_metadata({QUARANTINED: str(len(quarantine))})
+        self.storage.write(f"scores/{name}", _parquet(marked))
 
-    def finish_shard(self, split: str, shard: str, end: ShardEnd) -> None:
-        """Record that a shard was read to its end, or as far as it can be read."""
-        fault = end.fault
-        if fault is not None:
-            row = {"split": split, "shard": shard, "stage": "shard", "reason": fault.reason}
-            row["detail"] = f"{fault.detail} ({end.bytes_reached} bytes reached)"
-            table = pa.Table.from_pylist([row], schema=QUARANTINE_SCHEMA)
-            self.write_bytes(f"quarantine/{split}/{shard}-shard.parquet", _parquet(table))
+    def finish_shard(self, split: str, shard: str, end: ShardEnd, units: int) -> None:
+        """Put the units of a shard together, and record that it was read to its end or as far as it can be read.
+
+        Readers take the units until the record is there, and the files put together from then on, so that no moment
+        shows anything twice or not at all.
+
+        Args:
+            units: how many the shard has, all of them committed.
+        """
+        names = [f"{split}/{shard}-{unit:06d}{UNIT_ENDING}" for unit in range(units)]
+        scores = list(self._tables([f"scores/{name}" for name in names]))
+        marks = [(table.schema.metadata or {}).get(QUARANTINED.encode(), b"0") for table in scores]
+        bad = [f"quarantine/{name}" for name, mark in zip(names, marks, strict=True) if mark != b"0"]
+        quarantine = list(self._tables(bad))
+        if end.fault is not None:
+            row = {"split": split, "shard": shard, "stage": "shard", "reason": end.fault.reason}
+            row["detail"] = f"{end.fault.detail} ({end.bytes_reached} bytes reached)"
+            quarantine.append(pa.Table.from_pylist([row], schema=QUARANTINE_SCHEMA))
+        flags = [flag for table in scores for flag in table.column("flags").to_pylist() if flag]
+        reasons = [reason for table in quarantine for reason in table.column("reason").to_pylist()]
         record = ShardRecord(
             split=split,
             shard=shard,
             samples=end.samples,
             bytes_reached=end.bytes_reached,
-            reason=fault.reason if fault else None,
-            detail=fault.detail if fault else None,
+            reason=end.fault.reason if end.fault else None,
+            detail=end.fault.detail if end.fault else None,
+            units=units,
+            scored=sum(map(len, scores)),
+            by_reason=dict(Counter(reasons)),
+            flagged=dict(Counter(name for flag in flags for name in flag.split(","))),
         )
-        self.write_text(f"shards/{split}/{shard}.json", record.model_dump_json() + "\n")
+        if quarantine:
+            self.storage.write(f"quarantine/{split}/{shard}{SHARD_ENDING}", _parquet(pa.concat_tables(quarantine)))
+        if scores:
+            together = pa.concat_tables(scores).replace_schema_metadata(None)
+            self.storage.write(f"scores/{split}/{shard}{SHARD_ENDING}", _parquet(together))
+        self.write_text(_record_name(split, shard), record.model_dump_json() + "\n")
+        self.storage.remove([*(f"scores/{name}" for name in names), *bad])
 
     def forget_shard(self, split: str, shard: str) -> None:
-        """Remove the record of a shard that is to be tried again."""
-        for name in (f"shards/{split}/{shard}.json", f"quarantine/{split}/{shard}-shard.parquet"):
-            if self._fs.exists(self._path(name)):
-                self._fs.rm(self._path(name))
+        """Take back a finished shard that is to be tried again: its record first, so that no moment shows half of it."""
+        ending = f"{split}/{shard}{SHARD_ENDING}"
+        self.storage.remove([_record_name(split, shard), f"scores/{ending}", f"quarantine/{ending}"])
 
-    def committed(self) -> dict[tuple[str, str], frozenset[int]]:
-        """Committed units by (split, shard)."""
-        units: dict[tuple[str, str], set[int]] = defaultdict(set)
-        for path in self._list("scores", ".parquet"):
-            split, name = path.split("/")[-2:]
-            shard, unit = name.removesuffix(".parquet").rsplit("-", 1)
-            units[split, shard].add(int(unit))
-        return {place: frozenset(found) for place, found in units.items()}
+    def state(self) -> LedgerState:
+        """What is committed, by one listing; units that a finished shard has left behind are removed.
 
-    def committed_samples(self) -> int:
-        """Samples of committed units, scored and quarantined."""
-        rows = sum(len(table) for table in self._tables("scores", ["unit"]))
-        return rows + sum(unit is not None for unit in self.quarantine().column("unit").to_pylist())
+        Only the scan that holds the run's lock may ask; others `peek`.
+        """
+        state, left = self._state()
+        self.storage.remove(left)
+        return state
 
-    def finished(self) -> dict[tuple[str, str], ShardRecord]:
+    def peek(self) -> LedgerState:
+        """What is committed, by one listing, changing nothing."""
+        return self._state()[0]
+
+    def _state(self) -> tuple[LedgerState, list[str]]:
+        finished = self.finished()
+        committed: dict[Place, set[int]] = defaultdict(set)
+        left = []
+        for name in self.storage.names("scores", UNIT_ENDING):
+            place, unit = _unit_of(name)
+            if unit is None:
+                continue
+            if place in finished:
+                left.append(name)
+            else:
+                committed[place].add(unit)
+        by_reason, flagged, scored = Counter[str](), Counter[str](), 0
+        for record in finished.values():
+            scored += record.scored
+            by_reason.update(record.by_reason)
+            flagged.update(record.flagged)
+        open_names = [_unit_name("scores", place, unit) for place, units in committed.items() for unit in units]
+        for table in self._tables(open_names, ["flags"]):
+            flags = table.column("flags").to_pylist()
+            scored += len(flags)
+            flagged.update(name for flag in flags if flag for name in flag.split(","))
+        for table in self._tables(self._open_quarantine(committed), ["reason"]):
+            by_reason.update(table.column("reason").to_pylist())
+        frozen = {place: frozenset(units) for place, units in committed.items()}
+        return LedgerState(finished, frozen, scored, by_reason, flagged), left
+
+    def finished(self) -> dict[Place, ShardRecord]:
         """Records of finished shards by (split, shard)."""
-        records = [ShardRecord.model_validate_json(self._fs.cat_file(path)) for path in self._list("shards", ".json")]
-        return {(record.split, record.shard): record for record in records}
+        names = self.storage.names("shards", ".json")
+        records = {}
+        for name, content in zip(names, self.storage.read_many(names), strict=True):
+            try:
+                record = ShardRecord.model_validate_json(content)
+            except ValidationError as error:
+                found = f"{self.run}/{name}: {describe_validation(error, ShardRecord)}"
+                raise RaymiaError(f"{found}; delete it, and the scan does this shard again") from error
+            records[record.split, record.shard] = record
+        return records
 
-    def scores(self, columns: list[str] | None = None) -> pa.Table:
+    def scores(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of all committed units, in a fixed order.
+
+        Args:
+            columns: those to read; by default all.
 
         Raises:
             RaymiaError: nothing is committed.
         """
-        tables = list(self._tables("scores", columns))
+        finished = self.finished()
+        names = [name for name in self.storage.names("scores", UNIT_ENDING) if _is_current(name, finished)]
+        tables = list(self._tables(names, columns))
         if not tables:
             raise RaymiaError(f"{self.run}: no committed unit; run the scan first")
-        return pa.concat_tables(tables)
+        return pa.concat_tables(tables, promote_options="default")
 
     def quarantine(self) -> pa.Table:
         """Quarantined samples of committed units, and shards that could not be read to their end."""
-        committed = {path.split("/scores/")[-1] for path in self._list("scores", ".parquet")}
-        finished = {path.split("/shards/")[-1].removesuffix(".json") for path in self._list("shards", ".json")}
-        tables = []
-        for path in self._list("quarantine", ".parquet"):
-            name = path.split("/quarantine/")[-1]
-            if name in committed or name.removesuffix("-shard.parquet") in finished:
-                tables.append(self._read(path))
+        state = self.peek()
+        names = [
+            f"quarantine/{split}/{shard}{SHARD_ENDING}" for (split, shard), record in state.finished.items() if record.by_reason
+        ]
+        tables = list(self._tables([*names, *self._open_quarantine(state.committed)]))
         return pa.concat_tables(tables) if tables else QUARANTINE_SCHEMA.empty_table()
 
     def counts(self, expected: int | None) -> Counts:
@@ -230,59 +315,64 @@ class Ledger:
         Raises:
             RaymiaError: samples are missing or counted twice; the run directory is damaged.
         """
-        quarantine = self.quarantine()
-        flags = [flag for table in self._tables("scores", ["flags"]) for flag in table.column("flags").to_pylist()]
-        scored = len(flags)
-        finished = self.finished()
-        read = sum(record.samples + (record.reason is not None) for record in finished.values())
-        counts = Counts(
-            read=read,
-            scored=scored,
-            quarantined=len(quarantine),
-            by_reason=dict(Counter(quarantine.column("reason").to_pylist()).most_common()),
-            flagged=dict(Counter(name for flag in flags if flag for name in flag.split(",")).most_common()),
-            expected=expected,
-        )
-        if set(self.committed()) <= set(finished) and scored + counts.quarantined != read:
+        state = self.peek()
+        read = sum(record.samples + (record.reason is not None) for record in state.finished.values())
+        if not state.committed and state.scored + state.quarantined != read:
             raise RaymiaError(
-                f"{self.run}: {scored} scored and {counts.quarantined} quarantined, but {read} read; "
+                f"{self.run}: {state.scored} scored and {state.quarantined} quarantined, but {read} read; "
                 "the run directory was changed from outside: remove it and scan again"
             )
-        return counts
+        return Counts(
+            read=read,
+            scored=state.scored,
+            quarantined=state.quarantined,
+            by_reason=dict(state.by_reason.most_common()),
+            flagged=dict(state.flagged.most_common()),
+            expected=expected,
+        )
 
-    def _tables(self, folder: str, columns: list[str] | None) -> Iterator[pa.Table]:
-        for path in self._list(folder, ".parquet"):
-            yield self._read(path, columns)
+    def _open_quarantine(self, committed: dict[Place, Any]) -> list[str]:
+        names = self.storage.names("quarantine", UNIT_ENDING) if committed else []
+        return [name for name in names if (found := _unit_of(name))[1] in committed.get(found[0], ())]
 
-    def _read(self, path: str, columns: list[str] | None = None) -> pa.Table:
+    def _tables(self, names: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        for start in range(0, len(names), FILES_AT_ONCE):
+            part = names[start : start + FILES_AT_ONCE]
+            for name, content in zip(part, self.storage.read_many(part), strict=True):
+                yield self._parse(name, content, columns)
+
+    def _parse(self, name: str, content: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         try:
-            return pq.read_table(io.BytesIO(self._fs.cat_file(path)), columns=columns)
+            return pq.read_table(io.BytesIO(content), columns=None if columns is None else list(columns))
         except (pa.ArrowException, OSError) as error:
-            raise RaymiaError(f"{path}: not readable as Parquet ({error}); delete it and run the scan again") from error
+            found = f"{self.run}/{name}: not readable as Parquet ({error})"
+            raise RaymiaError(f"{found}; delete it and its shard's file below shards/, and run the scan again") from error
 
-    def _list(self, folder: str, ending: str) -> list[str]:
-        try:
-            found = self._fs.find(self._path(folder))
-        except FileNotFoundError:
-            return []
-        return sorted(path for path in found if path.endswith(ending) and not path.rsplit("/", 1)[-1].startswith("."))
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+def _record_name(split: str, shard: str) -> str:
+    return f"shards/{split}/{shard}.json"
+
+
+def _unit_name(folder: str, place: Place, unit: int) -> str:
+    return f"{folder}/{place[0]}/{place[1]}-{unit:06d}{UNIT_ENDING}"
+
+
+def _unit_of(name: str) -> tuple[Place, int | None]:
+    """Split and shard of a file, and its unit; none for the file of a whole shard."""
+    split, base = name.split("/")[-2:]
+    if base.endswith(SHARD_ENDING):
+        return (split, base.removesuffix(SHARD_ENDING)), None
+    shard, _, unit = base.removesuffix(UNIT_ENDING).rpartition("-")
+    return (split, shard), int(unit)
+
+
+def _is_current(name: str, finished: dict[Place, ShardRecord]) -> bool:
+    place, unit = _unit_of(name)
+    return (place in finished) == (unit is None)
 
 
 def _parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    # One block of memory whatever the table was put together from, so that equal rows give equal bytes.
+    pq.write_table(table.combine_chunks(), buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def without_secrets(value: Any) -> Any:
-    """A copy of JSON-like data in which URLs have lost user names, passwords and query strings."""
-    if isinstance(value, dict):
-        return {key: without_secrets(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_secrets(item) for item in value]
-    if isinstance(value, str) and "://" in value:
-        return re.sub(r"(?<=://)[^/@]*@", "", value).split("?", 1)[0]
-    return value

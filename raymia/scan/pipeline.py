@@ -8,6 +8,8 @@ import platform
 import re
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +18,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
+from ray.util.metrics import Counter as Metric
 from rich.console import Console
 
 from raymia.config import Job, PoolConfig
@@ -23,10 +26,13 @@ from raymia.data.prompts import Prompts
 from raymia.data.shards import ShardDatasource, ShardWork
 from raymia.errors import ConfigError, RaymiaError
 from raymia.scan.ledger import RETRIED_FAULTS, Counts, Ledger
+from raymia.scan.lock import RunLock
+from raymia.scan.monitoring import PROGRESS_FILE, Monitor, bottleneck
 from raymia.scan.plan import ScanPlan, make_plan, require_same
 from raymia.scan.progress import ScanProgress
 from raymia.scan.rows import decode_rows, score_rows
 from raymia.scan.scorer import Scorer
+from raymia.scan.storage import without_secrets
 from raymia.scan.units import Units
 
 log = logging.getLogger(__name__)
@@ -40,6 +46,10 @@ CAUSE_LINE = re.compile(r"^[A-Za-z_.]*(Error|Exception|Interrupt): ")
 LIBRARIES = ("raymia", "ray", "torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "pillow", "numpy")
 
 
+Prepared = tuple[ScanPlan, Ledger, dict[str, Any] | None]
+"""A plan, its run directory, and the run.json of the run that is resumed, if any."""
+
+
 def run_scan(job: Job, console: Console) -> Counts:
     """Scan a job to its end, resuming what its run directory holds; return the counts of the whole run.
 
@@ -49,7 +59,15 @@ def run_scan(job: Job, console: Console) -> Counts:
     """
     control = job.control()
     prepared = [_prepare(part) for part in ([job] if control is None else [job, control])]
-    started_here = start_ray(job)
+    with ExitStack() as locks:
+        for _, ledger, _ in prepared:
+            locks.enter_context(RunLock(ledger.storage))
+        return _scan_all(prepared, console)
+
+
+def _scan_all(prepared: Sequence[Prepared], console: Console) -> Counts:
+    """Scan the attacked model and then the control model, where there is one; return the counts of the first."""
+    started_here = start_ray(prepared[0][0].job)
     try:
         counts = _scan(*prepared[0], console)
         for part in prepared[1:]:
@@ -63,7 +81,7 @@ def run_scan(job: Job, console: Console) -> Counts:
             ray.shutdown()
 
 
-def _prepare(job: Job) -> tuple[ScanPlan, Ledger, dict[str, Any] | None]:
+def _prepare(job: Job) -> Prepared:
     """Check a job and its run directory; the last is the run.json of the run that is resumed, if any."""
     plan = make_plan(job)
     ledger = Ledger(job.run)
@@ -110,6 +128,7 @@ class Pool:
         self.replicas = config.replicas or config.max_replicas or max(1, by_default)
         self.min_replicas = config.min_replicas
         self.initial_replicas = config.initial_replicas or config.max_replicas
+        self.label_selector = config.label_selector
         self.threads = max(1, local_cores // self.replicas) if self.device == "cpu" else None
         wanted = self.min_replicas or self.replicas
         if not self.gpus_per_replica and wanted >= cpus:
@@ -117,6 +136,12 @@ class Pool:
                 f"pool: {wanted} CPU replicas leave none of the cluster's {cpus:g} CPUs for reading and decoding; "
                 "lower pool.replicas or add nodes"
             )
+
+    @property
+    def placement(self) -> dict[str, Any]:
+        """Resources and labels of the node that a replica asks for."""
+        asked: dict[str, Any] = {"num_gpus": self.gpus_per_replica} if self.gpus_per_replica else {"num_cpus": 1}
+        return asked | ({"label_selector": self.label_selector} if self.label_selector else {})
 
     @property
     def strategy(self) -> ActorPoolStrategy:
@@ -152,13 +177,17 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
     record: dict[str, Any] = {
         **plan.identity,
         "dtype": dtype,
-        "free": job.model_dump(mode="json", include={"pool", "max_quarantined_fraction", "control_model"}),
+        "free": without_secrets(job.model_dump(mode="json", include={"pool", "max_quarantined_fraction", "control_model"})),
         "signals": plan.signals,
         "expected": plan.expected,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "started": before["started"] if before else _now(),
+        "attempted": _now(),
+        "attempts": (before.get("attempts", 0) if before else 0) + 1,
         "evaluations": before["evaluations"] if before else {},
+        "stages": before["stages"] if before else {},
         "seconds": before["seconds"] if before else 0.0,
+        "bottleneck": before["bottleneck"] if before else None,
         "finished": None,
         "counts": None,
     }
@@ -166,38 +195,39 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
     if plan.clusters is not None:
         ledger.write_clusters(plan.clusters)
     start = time.monotonic()
-    evaluations = _stream(plan, ledger, pool, dtype, console)
+    monitor, streamed_s = _stream(plan, ledger, pool, dtype, console)
     counts = ledger.counts(plan.expected)
-    record["evaluations"] = dict(Counter(record["evaluations"]) + evaluations)
-    record["seconds"] = round(record["seconds"] + time.monotonic() - start, 1)
+    if streamed_s:
+        name, why = bottleneck(monitor.stages, streamed_s, pool.replicas)
+        record["bottleneck"] = {"stage": name, "why": why}
+    record["evaluations"] = dict(Counter(record["evaluations"]) + monitor.evaluations)
+    stages = {name: round(record["stages"].get(name, 0.0) + value, 3) for name, value in monitor.stages.items()}
+    record |= {"stages": stages, "seconds": round(record["seconds"] + time.monotonic() - start, 1)}
     ledger.write_run({**record, "finished": _now(), "counts": counts.model_dump()})
+    ledger.write_text(PROGRESS_FILE, monitor.progress().model_dump_json(indent=2) + "\n")
     return counts
 
 
-def _stream(plan: ScanPlan, ledger: Ledger, pool: Pool, dtype: str, console: Console) -> Counter[str]:
-    """Score everything that is not committed; return the model evaluations made."""
+def _stream(plan: ScanPlan, ledger: Ledger, pool: Pool, dtype: str, console: Console) -> tuple[Monitor, float]:
+    """Score everything that is not committed; return what was counted, and seconds from the first batch to the last."""
     job = plan.job
-    evaluations: Counter[str] = Counter()
     for place, shard_record in ledger.finished().items():
-        if shard_record.reason in RETRIED_FAULTS and shard_record.samples == 0:
+        if shard_record.reason in RETRIED_FAULTS:
             ledger.forget_shard(*place)
-    finished = ledger.finished()
-    committed = ledger.committed()
+    state = ledger.state()
     work = [
-        ShardWork(shard, committed.get((shard.split, shard.name), frozenset()))
+        ShardWork(shard, state.committed.get((shard.split, shard.name), frozenset()))
         for shard in plan.shards
-        if (shard.split, shard.name) not in finished
+        if (shard.split, shard.name) not in state.finished
     ]
-    units_before = sum(len(units) for units in committed.values())
-    quarantined = len(ledger.quarantine()) if units_before else 0
-    done = ledger.committed_samples()
-    with ScanProgress(console, plan.expected, done, units_before, quarantined) as progress:
+    monitor = Monitor(ledger, state, plan.expected, Metric)
+    first: float | None = None
+    with ScanProgress(console, plan.expected, state.samples, state.units, state.quarantined) as progress:
         if not work:
-            return evaluations
-        units = Units(ledger, plan.signal_names, job.unit_size, committed, progress)
+            return monitor, 0.0
+        units = Units(ledger, plan.signal_names, job.unit_size, state.committed, progress, monitor)
         configure(DataContext.get_current())
-        prompts = Prompts(job.caption_source, job.seed)
-        source = ShardDatasource(work, job.unit_size, job.pool.batch_size, prompts)
+        source = ShardDatasource(work, job.unit_size, job.pool.batch_size, Prompts(job.caption_source, job.seed))
         rows = (
             ray.data.read_datasource(source, override_num_blocks=len(work))
             .map_batches(
@@ -215,18 +245,16 @@ def _stream(plan: ScanPlan, ledger: Ledger, pool: Pool, dtype: str, console: Con
                 batch_format="pyarrow",
                 batch_size=1,
                 compute=pool.strategy,
-                num_gpus=pool.gpus_per_replica or None,
-                num_cpus=None if pool.gpus_per_replica else 1,
                 udf_modifying_row_count=False,
+                **pool.placement,
             )
         )
         for table in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+            first = first or time.monotonic()
             units.add(table)
-            for counted in table.column("evaluations").to_pylist():
-                evaluations.update(counted or {})
         if units.pending:
             raise RaymiaError(f"the stream ended before {', '.join(units.pending[:3])}; run the same command again to resume")
-    return evaluations
+    return monitor, time.monotonic() - first if first else 0.0
 
 
 def configure(context: DataContext) -> None:
@@ -256,4 +284,4 @@ def _cause(error: BaseException) -> str:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")

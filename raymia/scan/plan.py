@@ -16,7 +16,8 @@ from raymia.data.manifest import Manifest, Shard, load_manifest, resolve_shards
 from raymia.errors import ConfigError
 from raymia.perceptual import load_trunk
 from raymia.replica.stable_diffusion import PipelineFolder, find_pipeline
-from raymia.scan.ledger import RUN_FILE, Ledger, without_secrets
+from raymia.scan.ledger import RUN_FILE, Ledger
+from raymia.scan.storage import without_secrets
 from raymia.testbed import clip_folder, model_folder
 
 

@@ -77,7 +77,7 @@ class ScanProgress:
         rate = (self._done - self._before) / max(time.monotonic() - self._start, 1e-9)
         facts = [f"{self._units} units", f"{rate:.1f} images/s"]
         if self._expected and rate > 0:
-            facts.append(f"ETA {_duration(max(0, self._expected - self._done) / rate)}")
+            facts.append(f"ETA {duration(max(0, self._expected - self._done) / rate)}")
         facts.append(f"{self._quarantined} quarantined")
         if self._bar is None:
             total = f" of {self._expected}" if self._expected else ""
@@ -85,6 +85,7 @@ class ScanProgress:
         return ", ".join(facts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

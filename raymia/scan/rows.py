@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -16,6 +17,8 @@ from raymia.replica.shared import Evaluations
 from raymia.scan.scorer import EMBEDDING, Scorer, Scores
 
 STATISTICS = ("entropy", "colourfulness", "edge_density")
+STAGES = ("read_s", "decode_s", "transfer_s", "model_s")
+"""Seconds that a batch spent in each stage; the driver adds its own for commits."""
 PLACE = ("split", "shard", "member", "unit", "batch", "last_in_unit")
 
 FACTS: list[tuple[str, pa.DataType]] = [
@@ -58,16 +61,21 @@ def decode_rows(table: pa.Table, resolution_px: int, max_pixels: int) -> pa.Tabl
     """
     pixels: list[bytes | None] = []
     samples: list[list[dict[str, Any]] | None] = []
+    spent: list[float] = []
     for batch in table.column("samples").to_pylist():
         if batch is None:
             pixels.append(None)
             samples.append(None)
+            spent.append(0.0)
             continue
+        start = time.perf_counter()
         decoded = [_decode(sample, resolution_px, max_pixels) for sample in batch]
         pixels.append(b"".join(image.pixels.tobytes() for _, image in decoded if image is not None))
         samples.append([facts for facts, _ in decoded])
+        spent.append(time.perf_counter() - start)
     return (
-        table.select([*PLACE, "end"])
+        table.select([*PLACE, "end", "read_s"])
+        .append_column("decode_s", pa.array(spent, pa.float64()))
         .append_column("pixels", pa.array(pixels, pa.large_binary()))
         .append_column("samples", pa.array(samples, pa.list_(DECODED)))
     )
@@ -91,13 +99,15 @@ def score_rows(table: pa.Table, scorer: Scorer, signals: Sequence[str], resoluti
     scores: list[list[dict[str, Any]] | None] = []
     quarantine: list[list[dict[str, Any]] | None] = []
     evaluations: list[dict[str, int] | None] = []
+    spent: list[tuple[float, float]] = []
     for pixels, samples in zip(table.column("pixels"), table.column("samples").to_pylist(), strict=True):
         if samples is None:
             scores.append(None)
             quarantine.append(None)
             evaluations.append(None)
+            spent.append((0.0, 0.0))
             continue
-        before = asdict(scorer.evaluations)
+        before, start, transfer_before = asdict(scorer.evaluations), time.perf_counter(), scorer.transfer_s
         good = [sample for sample in samples if sample["reason"] is None]
         shape = (len(good), resolution_px, resolution_px, 3)
         outcomes = _score(scorer, np.frombuffer(pixels.as_buffer(), np.uint8).reshape(shape), good)
@@ -110,8 +120,12 @@ def score_rows(table: pa.Table, scorer: Scorer, signals: Sequence[str], resoluti
         scores.append([{**s, **o} for s, o in zip(good, outcomes, strict=True) if not isinstance(o, Fault)])
         quarantine.append(sorted(bad, key=lambda sample: int(sample["index"])))
         evaluations.append({name: count - before[name] for name, count in asdict(scorer.evaluations).items()})
+        transfer_s = scorer.transfer_s - transfer_before
+        spent.append((transfer_s, time.perf_counter() - start - transfer_s))
     return (
-        table.select([*PLACE, "end"])
+        table.select([*PLACE, "end", "read_s", "decode_s"])
+        .append_column("transfer_s", pa.array([transfer for transfer, _ in spent], pa.float64()))
+        .append_column("model_s", pa.array([model for _, model in spent], pa.float64()))
         .append_column("scores", pa.array(scores, pa.list_(score_type(signals))))
         .append_column("quarantine", pa.array(quarantine, pa.list_(pa.struct(QUARANTINE))))
         .append_column("evaluations", pa.array(evaluations, EVALUATIONS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
@@ -37,6 +38,7 @@ class Scorer:
 
     Attributes:
         evaluations: model evaluations made so far, in images.
+        transfer_s: seconds spent so far on bringing images to the device.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Scorer:
         self._clip = clip
         self._lpips = lpips
         self.evaluations = Evaluations()
+        self.transfer_s = 0.0
 
     @classmethod
     def from_job(cls, job: Job, dtype: str, device: str, threads: int | None = None) -> Scorer:
@@ -108,7 +111,9 @@ class Scorer:
             return alone
 
     def _score_together(self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]) -> list[Scores | Fault]:
+        start = time.perf_counter()
         images = torch.tensor(pixels, device=self._replica.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        self.transfer_s += time.perf_counter() - start
         trial = Trial(self._replica, images, captions, keys, self._seed, self._clip, self._lpips)
         columns: dict[str, Tensor] = {}
         for key, attack in self._attacks.items():

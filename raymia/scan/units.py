@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import logging
+import time
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,8 +12,11 @@ import pyarrow as pa
 
 from raymia.data.tar import Fault, ShardEnd
 from raymia.scan.ledger import QUARANTINE_SCHEMA, Ledger
+from raymia.scan.monitoring import Monitor
 from raymia.scan.progress import ScanProgress
-from raymia.scan.rows import QUARANTINE, score_type
+from raymia.scan.rows import PLACE, QUARANTINE, STAGES, score_type
+
+log = logging.getLogger(__name__)
 
 Place = tuple[str, str]
 
@@ -36,27 +41,35 @@ class Units:
         unit_size: int,
         committed: dict[Place, frozenset[int]],
         progress: ScanProgress,
+        monitor: Monitor,
     ) -> None:
         self._ledger = ledger
         self._score_type = score_type(signals)
         self._unit_size = unit_size
         self._progress = progress
+        self._monitor = monitor
         self._committed = defaultdict(set, {place: set(units) for place, units in committed.items()})
         self._open: dict[tuple[str, str, int], _Unit] = {}
         self._ends: dict[Place, ShardEnd] = {}
 
     def add(self, table: pa.Table) -> None:
         """Take rows as `raymia.scan.rows.score_rows` makes them."""
-        for i, row in enumerate(table.select(["split", "shard", "member", "unit", "batch", "last_in_unit", "end"]).to_pylist()):
+        for i, row in enumerate(table.select([*PLACE, *STAGES, "end", "evaluations"]).to_pylist()):
+            spent = {stage.removesuffix("_s"): row[stage] for stage in STAGES}
+            evaluations = row["evaluations"] or {}
+            started = time.monotonic()
             place = (row["split"], row["shard"])
             if row["end"] is not None:
                 end = row["end"]
                 fault = Fault(end["reason"], end["detail"]) if end["reason"] else None
                 self._ends[place] = ShardEnd(end["samples"], end["bytes_reached"], fault)
+                self._monitor.batch(0, {fault.reason: 1} if fault else {}, evaluations, spent)
             else:
                 scores = _items(table.column("scores")[i], self._score_type)
                 quarantine = _items(table.column("quarantine")[i], pa.struct(QUARANTINE))
                 self._progress.batch(len(scores) + len(quarantine), len(quarantine))
+                reasons = Counter(quarantine.field("reason").to_pylist())
+                self._monitor.batch(len(scores), reasons, evaluations, spent)
                 unit = self._open.setdefault((*place, row["unit"]), _Unit())
                 unit.batches[row["batch"]] = (scores, quarantine)
                 if row["last_in_unit"]:
@@ -64,6 +77,7 @@ class Units:
                 if unit.whole:
                     self._commit(place, row["unit"], row["member"])
             self._finish(place)
+            self._monitor.spent({"commit": time.monotonic() - started})
 
     @property
     def pending(self) -> list[str]:
@@ -89,11 +103,18 @@ class Units:
         )
         self._committed[place].add(number)
         self._progress.unit()
+        self._monitor.unit()
+        where = {"run": self._ledger.run, "split": place[0], "shard": place[1], "unit": number}
+        log.debug("unit committed", extra={**where, "samples": len(scores), "quarantined": len(quarantine)})
 
     def _finish(self, place: Place) -> None:
         end = self._ends.get(place)
-        if end is not None and len(self._committed[place]) == -(-end.samples // self._unit_size):
-            self._ledger.finish_shard(*place, end)
+        units = 0 if end is None else -(-end.samples // self._unit_size)
+        if end is not None and len(self._committed[place]) == units:
+            self._ledger.finish_shard(*place, end, units)
+            log.debug(
+                "shard finished", extra={"run": self._ledger.run, "split": place[0], "shard": place[1], "samples": end.samples}
+            )
             del self._ends[place]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -73,19 +74,24 @@ def test_batch_size_and_actors_change_no_score_beyond_rounding(tmp_path: Path, t
 
 
 @pytest.mark.usefixtures("local_ray", "good_shards")
-def test_a_resumed_scan_rescored_only_what_was_missing_and_ends_byte_identical(tmp_path: Path, tiny: Path) -> None:
+def test_a_resumed_scan_rescores_only_what_was_missing_and_ends_byte_identical(tmp_path: Path, tiny: Path) -> None:
     job = make_job(tmp_path, tiny, "run")
     scan(job)
-    files = {path: path.read_bytes() for path in sorted((tmp_path / "run" / "scores").rglob("*.parquet"))}
-    lost = tmp_path / "run" / "scores" / "members" / "m0-000001.parquet"
-    lost.unlink()
-    (tmp_path / "run" / "shards" / "members" / "m0.json").unlink()
-    kept = next(path for path in files if path != lost)
+    run = tmp_path / "run"
+    files = {path: path.read_bytes() for path in sorted((run / "scores").rglob("*.parquet"))}
+    assert [path.name for path in files] == ["m0.shard.parquet", "m1.shard.parquet", "n0.shard.parquet"]
+    (run / "scores" / "members" / "m0.shard.parquet").unlink()
+    (run / "shards" / "members" / "m0.json").unlink()
+    kept = run / "scores" / "non_members" / "n0.shard.parquet"
     before = kept.stat().st_mtime_ns
     counts, _ = scan(job)
     assert counts.scored == 43
     assert kept.stat().st_mtime_ns == before
     assert {path: path.read_bytes() for path in files} == files
+    record = json.loads((run / "run.json").read_text())
+    assert record["attempts"] == 2
+    assert record["stages"]["model"] > 0
+    assert record["bottleneck"]["stage"] in ("read", "decode", "transfer", "model", "commit")
 
 
 @pytest.mark.usefixtures("local_ray", "good_shards")

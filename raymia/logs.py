@@ -1,0 +1,42 @@
+"""Log lines for people on a terminal, or as JSON for machines that collect them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+FIELDS = ("run", "split", "shard", "unit", "samples", "quarantined")
+"""Extra fields that log calls may give, each in its own field of a JSON line."""
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and whichever of `FIELDS` were given."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def set_up(console: Console, as_json: bool) -> None:
+    """Send log lines to `console`, or to standard error as JSON, with a line per committed unit there."""
+    handler: logging.Handler
+    if as_json:
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler = RichHandler(console=console, show_path=False)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("raymia").setLevel(logging.DEBUG if as_json else logging.INFO)

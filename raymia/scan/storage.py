@@ -1,0 +1,190 @@
+"""A folder at a local path or fsspec URL whose files appear whole or not at all, with patience for storage that fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from raymia.errors import RaymiaError
+
+T = TypeVar("T")
+
+ATTEMPTS = 6
+FIRST_WAIT_S = 0.2
+LONGEST_WAIT_S = 20.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
+LASTING = (*FULL, errno.EROFS, errno.ENAMETOOLONG, errno.EFBIG)
+NO_USE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+CLIENTS = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3")
+"""Libraries whose errors, where they are no OSError, are those of a connection."""
+SINGLE_PUT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "memory"}
+"""File systems that show an object only when it is whole; on others a draft is renamed."""
+
+
+class StorageError(RaymiaError):
+    """Storage failed for good; what was written before is whole and kept."""
+
+
+def public(url: str) -> str:
+    """A URL without user name, password and query string."""
+    return re.sub(r"(?<=://)[^/@]*@", "", url).split("?", 1)[0] if "://" in url else url
+
+
+def without_secrets(value: Any) -> Any:
+    """A copy of JSON-like data in which URLs have lost user names, passwords and query strings."""
+    if isinstance(value, dict):
+        return {key: without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(item) for item in value]
+    return public(value) if isinstance(value, str) else value
+
+
+class Storage:
+    """Files by their names within one folder.
+
+    Attributes:
+        url: where it is, without credentials.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = public(url)
+        # No listing may come from a cache: other processes write here too.
+        options = {} if "://" not in url else {"use_listings_cache": False}
+        self._fs, self._root = fsspec.core.url_to_fs(url, **options)
+        self.local = isinstance(self._fs, LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """The path of a file within its file system."""
+        return f"{self._root}/{name}"
+
+    def make(self) -> None:
+        """Make the folder.
+
+        Raises:
+            OSError, ValueError: it cannot be made.
+        """
+        self._fs.makedirs(self._root, exist_ok=True)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file whole or not at all, trying again where storage fails for the moment.
+
+        Raises:
+            StorageError: storage is full, refuses, or failed every time.
+        """
+        self._patiently(f"write {name}", lambda: self._put(name, content))
+
+    def read(self, name: str) -> bytes | None:
+        """A file's contents; none where there is no such file.
+
+        Raises:
+            StorageError: storage failed every time.
+        """
+        try:
+            content: bytes = self._patiently(f"read {name}", lambda: self._fs.cat_file(self.path(name)))
+        except FileNotFoundError:
+            return None
+        return content
+
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        """The contents of many files, at once where the file system can.
+
+        Raises:
+            StorageError: storage failed every time, or a file is not there.
+        """
+        if not names:
+            return []
+        paths = [self.path(name) for name in names]
+        found = self._patiently("read", lambda: self._fs.cat(paths) if not self.local else {p: _local(p) for p in paths})
+        return [found[path] for path in paths]
+
+    def names(self, folder: str, ending: str) -> list[str]:
+        """Names of the files below `folder` with that ending, in order; drafts are left out."""
+
+        def find() -> list[str]:
+            try:
+                return list(self._fs.find(self.path(folder)))
+            except FileNotFoundError:
+                return []
+
+        start = len(self._root.rstrip("/")) + 1
+        found = (path[start:] for path in self._patiently(f"list {folder}", find))
+        return sorted(name for name in found if name.endswith(ending) and not name.rsplit("/", 1)[-1].startswith("."))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files; those that are gone already do not matter."""
+        for name in names:
+            try:
+                self._patiently(f"remove {name}", partial(self._fs.rm_file, self.path(name)))
+            except FileNotFoundError:
+                continue
+
+    def _put(self, name: str, content: bytes) -> None:
+        path = self.path(name)
+        folder, base = path.rsplit("/", 1)
+        draft = f"{folder}/.{base}.{os.getpid()}"
+        if self.local:
+            os.makedirs(folder, exist_ok=True)
+            try:
+                with open(draft, "wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(draft, path)
+            except OSError:
+                _discard(draft)
+                raise
+        elif _protocols(self._fs) & SINGLE_PUT:
+            self._fs.pipe_file(path, content)
+        else:
+            self._fs.makedirs(folder, exist_ok=True)
+            self._fs.pipe_file(draft, content)
+            self._fs.mv(draft, path)
+
+    def _patiently(self, what: str, act: Callable[[], T]) -> T:
+        wait = wait_exponential_jitter(initial=FIRST_WAIT_S, max=LONGEST_WAIT_S, jitter=FIRST_WAIT_S)
+        retrying = Retrying(stop=stop_after_attempt(ATTEMPTS), wait=wait, retry=retry_if_exception(_may_pass), reraise=True)
+        try:
+            return retrying(act)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise StorageError(f"{self.url}: cannot {what}: {self._reason(error)}") from error
+
+    @staticmethod
+    def _reason(error: Exception) -> str:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return "storage is full; free space and run the same command again: what is committed is kept"
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        tried = f" (tried {ATTEMPTS} times)" if _may_pass(error) else ""
+        return f"{public(first)}{tried}; what is committed is kept, and the same command goes on from there"
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, NO_USE):
+        return False
+    if isinstance(error, OSError):
+        return error.errno not in LASTING
+    return type(error).__module__.partition(".")[0] in CLIENTS
+
+
+def _protocols(filesystem: Any) -> set[str]:
+    protocol = filesystem.protocol
+    return {protocol} if isinstance(protocol, str) else set(protocol)
+
+
+def _local(path: str) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
+def _discard(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
