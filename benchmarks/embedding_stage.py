@@ -24,8 +24,9 @@ from raymia.config import Job, parse_job
 from raymia.data.manifest import load_manifest, resolve_shards
 from raymia.data.prompts import Prompts
 from raymia.data.shards import ShardDatasource, ShardWork
+from raymia.scan.decoding import decode_rows
 from raymia.scan.pipeline import DECODING_CPUS, configure
-from raymia.scan.rows import decode_rows, score_rows
+from raymia.scan.rows import score_rows
 from raymia.scan.scorer import Scorer
 from raymia.testbed import CLIP
 

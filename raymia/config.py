@@ -40,6 +40,9 @@ class PoolConfig(_Section):
         None, ge=1, description="Size that an elastic pool asks for at once; max_replicas if unset."
     )
     gpus_per_replica: float | None = Field(None, ge=0, description="By default 1 where the cluster has GPUs, else 0.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where replicas compute; `auto` is the GPU where they are given one."
+    )
     label_selector: dict[str, str] = Field(
         {},
         description="Labels of the nodes that replicas may run on, such as {ray.io/accelerator-type: in(L4, A10G)}; by default "

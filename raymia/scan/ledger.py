@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from raymia.config import CONTROL
 from raymia.data.tar import ShardEnd
 from raymia.errors import ConfigError, RaymiaError, describe_validation
-from raymia.scan.rows import QUARANTINE
+from raymia.scan.decoding import QUARANTINE
 from raymia.scan.storage import Storage, StorageError
 
 RUN_FILE = "run.json"

@@ -25,12 +25,13 @@ from raymia.config import Job, PoolConfig
 from raymia.data.prompts import Prompts
 from raymia.data.shards import ShardDatasource, ShardWork
 from raymia.errors import ConfigError, RaymiaError
+from raymia.scan.decoding import decode_rows
 from raymia.scan.ledger import RETRIED_FAULTS, Counts, Ledger
 from raymia.scan.lock import RunLock
 from raymia.scan.monitoring import PROGRESS_FILE, Monitor, bottleneck
 from raymia.scan.plan import ScanPlan, make_plan, require_same
 from raymia.scan.progress import ScanProgress
-from raymia.scan.rows import decode_rows, score_rows
+from raymia.scan.rows import score_rows
 from raymia.scan.scorer import Scorer
 from raymia.scan.storage import without_secrets
 from raymia.scan.units import Units
@@ -122,7 +123,9 @@ class Pool:
         """
         gpus = resources.get("GPU", 0.0)
         self.gpus_per_replica = config.gpus_per_replica if config.gpus_per_replica is not None else float(gpus > 0)
-        self.device = "cuda" if self.gpus_per_replica else "cpu"
+        self.device = config.device
+        if self.device == "auto":
+            self.device = "cuda" if self.gpus_per_replica else "cpu"
         cpus = resources.get("CPU", 1.0)
         by_default = int(gpus / self.gpus_per_replica) if self.gpus_per_replica else int(min(cpus, local_cores)) // 2
         self.replicas = config.replicas or config.max_replicas or max(1, by_default)

@@ -9,12 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from raymia.attacks.base import Attack, Signal, signal_key
-from raymia.clip import check_clip
 from raymia.config import FREE_TO_CHANGE, Job, differences
 from raymia.data.clusters import load_clusters
 from raymia.data.manifest import Manifest, Shard, load_manifest, resolve_shards
 from raymia.errors import ConfigError
-from raymia.perceptual import load_trunk
 from raymia.replica.stable_diffusion import PipelineFolder, find_pipeline
 from raymia.scan.ledger import RUN_FILE, Ledger
 from raymia.scan.storage import without_secrets
@@ -72,9 +70,14 @@ def make_plan(job: Job) -> ScanPlan:
         except ConfigError as error:
             raise ConfigError(f"attacks.{name}: {error}") from error
         signals += [_describe(signal, name, attack) for signal in attack.signals()]
+    # open_clip and lpips take seconds to import, which most jobs need not spend.
     if job.clip is not None:
+        from raymia.clip import check_clip
+
         check_clip(clip_folder(job.clip))
     if any("lpips" in attack.needs() for attack in job.attacks.values()):
+        from raymia.perceptual import load_trunk
+
         load_trunk(job.lpips.net, job.lpips.trunk)
     return ScanPlan(job, manifest, shards, pipeline, load_clusters(manifest, folder), signals)
 

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from raymia.attacks.base import Attack, signal_key
 from raymia.attacks.trial import ImageEmbedder, PerceptualDistance, Trial
-from raymia.clip import Clip
 from raymia.config import Job
 from raymia.data.tar import Fault
-from raymia.perceptual import Lpips
 from raymia.replica.protocol import Replica
 from raymia.replica.shared import Evaluations
 from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
@@ -74,8 +72,16 @@ class Scorer:
         folder = find_pipeline(model_folder(job.replica.model), with_weights=True, revision=job.replica.revision)
         replica = StableDiffusion(folder, dtype, device, job.replica.resolution_px)
         needs = {need for attack in job.attacks.values() for need in attack.needs()}
-        clip = Clip(clip_folder(job.clip), replica.device) if job.clip else None
-        lpips = Lpips(job.lpips.net, job.lpips.trunk, replica.device) if "lpips" in needs else None
+        clip, lpips = None, None
+        # open_clip and lpips take seconds to import, which most replicas need not spend.
+        if job.clip:
+            from raymia.clip import Clip
+
+            clip = Clip(clip_folder(job.clip), replica.device)
+        if "lpips" in needs:
+            from raymia.perceptual import Lpips
+
+            lpips = Lpips(job.lpips.net, job.lpips.trunk, replica.device)
         return cls(replica, job.attacks, job.seed, clip, lpips)
 
     def score(self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]) -> list[Scores | Fault]:

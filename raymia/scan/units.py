@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from raymia.data.tar import Fault, ShardEnd
+from raymia.scan.decoding import PLACE, QUARANTINE, STAGES
 from raymia.scan.ledger import QUARANTINE_SCHEMA, Ledger
 from raymia.scan.monitoring import Monitor
 from raymia.scan.progress import ScanProgress
-from raymia.scan.rows import PLACE, QUARANTINE, STAGES, score_type
+from raymia.scan.rows import score_type
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,122 @@
+"""Scans as jobs: handed in, followed through a lost connection, ended with their own exit code, stopped, numbered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.cluster_utils import Cluster
+
+from raymia.errors import ConfigError
+from raymia.submission import Cluster as JobServer
+from raymia.submission import load_runtime_env
+from tests.faults.conftest import Scan
+
+MakeScan = Callable[[str], Scan]
+
+
+@pytest.fixture
+def dashboard(cluster: Cluster) -> str:
+    return f"http://{cluster.head_node.webui_url}"
+
+
+@pytest.fixture
+def submit(dashboard: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`raymia submit` in a working directory that holds the job; the job's name is the test's own."""
+
+    def call(scan: Scan, *options: str, name: str = "job", **changes: Any) -> subprocess.CompletedProcess[str]:
+        scan.write_job(**changes).rename(scan.folder / f"{name}.yaml")
+        command = [sys.executable, "-m", "raymia", "submit", f"{name}.yaml", "--address", dashboard, *options]
+        return subprocess.run(command, cwd=scan.folder, capture_output=True, text=True, check=False, timeout=200)
+
+    return call
+
+
+def test_a_job_is_followed_to_its_end_and_the_next_attempt_resumes(make_scan: MakeScan, submit: Any) -> None:
+    scan = make_scan("scan")
+    done = submit(scan, "--follow", name="whole")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "whole-1 submitted, attempt 1" in done.stderr
+    assert done.stdout.count("read 112 = scored 112 + quarantined 0") == 1
+    again = submit(scan, "--follow", name="whole")
+    assert again.returncode == 0
+    assert "whole-2 submitted, attempt 2" in again.stderr
+    record = json.loads((scan.run / "run.json").read_text())
+    assert record["attempts"] == 2
+
+
+def test_the_exit_code_is_the_jobs_own(make_scan: MakeScan, submit: Any) -> None:
+    scan = make_scan("scan")
+    done = submit(scan, "--follow", name="refused", manifest="nowhere.yaml")
+    assert done.returncode == 2
+    assert "no such file" in done.stdout
+
+
+def test_a_running_job_is_not_handed_in_twice_and_can_be_stopped(make_scan: MakeScan, submit: Any, dashboard: str) -> None:
+    scan = make_scan("scan")
+    slow = {"loss": {"timesteps": [100], "draws": 1}, "fragile": {"sleep_s": 3.0}}
+    done = submit(scan, name="slow", attacks=slow)
+    assert done.returncode == 0
+    assert "Follow it: raymia submit slow.yaml" in done.stderr
+    again = submit(scan, name="slow", attacks=slow)
+    assert "slow-1 is running already" in again.stderr
+    server, seen = JobServer(dashboard), []
+    server.cancel("slow-1")
+    assert server.follow("slow-1", seen.append) != 0
+
+
+def test_a_lost_connection_shows_no_character_twice(
+    make_scan: MakeScan, dashboard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raymia.submission.RECONNECT_S", 0.05)
+    server = JobServer(dashboard)
+    script = "import time\nfor i in range(8):\n    print('line', i, flush=True)\n    time.sleep(0.3)\nraise SystemExit(7)"
+    job_id = server._client.submit_job(entrypoint=f'{sys.executable} -c "{script}"')
+    tail, breaks = server._client.tail_job_logs, [3]
+
+    async def broken(job: str) -> Any:
+        async for chunk in tail(job):
+            yield chunk
+            if breaks[0]:
+                breaks[0] -= 1
+                raise ConnectionError("the network went away")
+
+    monkeypatch.setattr(server._client, "tail_job_logs", broken)
+    seen: list[str] = []
+    assert server.follow(job_id, seen.append) == 7
+    assert [line for line in "".join(seen).splitlines() if line.startswith("line")] == [f"line {i}" for i in range(8)]
+    assert breaks == [0]
+
+
+def test_the_doctor_looks_at_every_node_of_a_remote_cluster(dashboard: str, cluster: Cluster, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "raymia", "doctor", "--address", dashboard, "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks = json.loads(done.stdout)
+    assert len([check for check in checks if check["name"] == "Ray"]) == len(cluster.list_all_nodes())
+    assert {check["state"] for check in checks if check["name"].startswith("equal")} == {"ok"}
+    (auth,) = [check for check in checks if check["name"] == "authentication"]
+    assert auth["state"] == "warning"
+    assert "RAY_AUTH_MODE=token" in auth["mend"]
+
+
+def test_what_cannot_be_handed_in_is_refused_before_it_is(
+    dashboard: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="no Ray job server answers"):
+        JobServer("http://127.0.0.1:1")
+    monkeypatch.chdir(tmp_path)
+    outside = tmp_path.parent / "outside.yaml"
+    outside.write_text(yaml.safe_dump({"manifest": "m"}))
+    with pytest.raises(ConfigError, match="expected below the working directory"):
+        JobServer(dashboard).submit(outside, [], None, None)
+    (tmp_path / "env.yaml").write_text("[1]")
+    with pytest.raises(ConfigError, match="expected a map"):
+        load_runtime_env(tmp_path / "env.yaml")
+    assert load_runtime_env(None) == {"working_dir": "."}
