@@ -3,13 +3,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint
+.PHONY: demo test lint soak
 
 demo: $(READY)
 	$(BIN)/raymia demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Every fault, ten times over: about two hours on two cores.
+soak: $(READY)
+	for round in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest tests/faults || exit 1; done
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ class _Section(BaseModel):
 class ReplicaConfig(_Section):
     """The attacked model and how it is run."""
 
-    model: str = Field(description="A folder in diffusers' layout, a hub id, `testbed`, or `testbed-tiny`.")
+    model: str = Field(description="A folder in diffusers' layout or its fsspec URL, a hub id, `testbed`, or `testbed-tiny`.")
     revision: str | None = Field(None, description="Revision of a hub id; none for the newest.")
     dtype: Dtype = Field("auto", description="Of UNet and text encoder; `auto` is bfloat16 on a GPU and float32 on a CPU.")
     resolution_px: int = Field(512, ge=8, le=4096, description="Side of the square that images are resized and cropped to.")

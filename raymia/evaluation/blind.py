@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy.sparse import csr_matrix
@@ -61,7 +62,10 @@ def embeddings(table: pd.DataFrame) -> Floats | None:
     """(n, width) CLIP image embeddings of a score table; none where some row has none."""
     if "clip_embedding" not in table or table["clip_embedding"].isna().any():
         return None
-    return np.array(table["clip_embedding"].tolist(), dtype=float)
+    column = table["clip_embedding"]
+    if isinstance(column.dtype, pd.ArrowDtype):  # as the ledger gives them: one block of numbers
+        return np.asarray(pa.array(column).flatten(), np.float64).reshape(len(column), -1)
+    return np.array(column.tolist(), dtype=float)
 
 
 def statistics(table: pd.DataFrame) -> Floats:

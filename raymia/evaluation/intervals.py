@@ -18,6 +18,7 @@ from raymia.evaluation.roc import FPRS, Floats, exact_roc
 DRAWS = 1000
 LEVEL = 0.95
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+COLUMNS_AT_ONCE = 16
 CHUNK = 2**23
 """Resampled samples that are held at once."""
 GRID = np.unique(np.r_[np.geomspace(1e-4, 1.0, 41), np.linspace(0.0, 1.0, 21)])
@@ -115,12 +116,17 @@ def bootstrap(
         columns: scores by name, each (n,), higher meaning member.
         member: (n,) labels with both classes.
     """
-    ordered = {name: _Ordered(scores, member) for name, scores in columns.items()}
-    parts: dict[str, list[tuple[Floats, Floats, Floats]]] = {name: [] for name in columns}
-    for members, others in resamples(int(member.sum()), int((~member).sum()), seed, draws):
-        for name, order in ordered.items():
-            parts[name].append(order.statistics(members, others))
-    return {name: Bootstrap(*(np.concatenate(part) for part in zip(*found, strict=True))) for name, found in parts.items()}
+    names = list(columns)
+    found: dict[str, Bootstrap] = {}
+    # The order of a million scores takes 30 MB: so many columns at a time, and the same resamples for each part.
+    for first in range(0, len(names), COLUMNS_AT_ONCE):
+        ordered = {name: _Ordered(columns[name], member) for name in names[first : first + COLUMNS_AT_ONCE]}
+        parts: dict[str, list[tuple[Floats, Floats, Floats]]] = {name: [] for name in ordered}
+        for members, others in resamples(int(member.sum()), int((~member).sum()), seed, draws):
+            for name, order in ordered.items():
+                parts[name].append(order.statistics(members, others))
+        found |= {name: Bootstrap(*map(np.concatenate, zip(*part, strict=True))) for name, part in parts.items()}
+    return found
 
 
 def delong(scores: Floats, member: NDArray[np.bool_]) -> Interval:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
@@ -173,7 +174,8 @@ def _load(ledger: Ledger) -> tuple[dict[str, Any], Counts, pd.DataFrame]:
     if run is None:
         raise ConfigError(f"{ledger.run}: no {RUN_FILE}; give a run directory made by `raymia scan`")
     counts = ledger.counts(run["expected"])
-    table = ledger.scores().to_pandas()
+    # Embeddings stay in Arrow: as Python lists they would take ten times their size.
+    table = ledger.scores().to_pandas(types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_list(kind) else None)
     clusters = ledger.clusters()
     if clusters is not None:
         table = table.merge(clusters.to_pandas(), on=["split", "key"], how="left")

@@ -22,6 +22,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from raymia.errors import ConfigError
 from raymia.replica.schedule import Schedule
+from raymia.replica.weights import fetch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WEIGHTS = {
@@ -88,14 +89,18 @@ def find_pipeline(model: str, with_weights: bool, revision: str | None = None) -
     """Find a pipeline folder and check it as far as that needs no loading.
 
     Args:
-        model: a folder, or a hub id; of a hub id the configs are downloaded, and the safetensors where `with_weights`.
+        model: a folder, an fsspec URL of one, or a hub id; of a hub id the configs are downloaded, and the safetensors where
+            `with_weights`.
         with_weights: whether the weights must be there.
         revision: of a hub id; none for the newest.
 
     Raises:
         ConfigError: names the folder, file or field, what was expected and what to do.
     """
-    if Path(model).is_dir():
+    if "://" in model:
+        folder = PipelineFolder(fetch(model))
+        with_weights = True
+    elif Path(model).is_dir():
         folder = PipelineFolder(Path(model))
         with_weights = True
     elif Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:

@@ -83,7 +83,8 @@ def test_a_scan_of_shards_and_run_on_s3_with_report_and_no_secret_anywhere(s3: s
             {"name": "non_members", "member": False, "shards": [f"{s3}/shards/n*.tar"]},
         ],
     }
-    job = make_job(tmp_path, tiny, "unused", run=f"{s3}/run", attacks={"loss": {"timesteps": [100], "draws": 1}})
+    job = make_job(tmp_path, tiny, "unused", attacks={"loss": {"timesteps": [100], "draws": 1}})
+    job = job.model_copy(update={"run": f"{s3}/run"})
     (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(manifest))
     # Workers started before the server have not its address.
     surroundings = {**os.environ, "RAY_AUTH_MODE": "disabled"}
@@ -200,7 +201,7 @@ def test_a_run_on_a_file_system_in_memory_is_the_same(tmp_path: Path, tiny: Path
     (tmp_path / "n0.tar").write_bytes(tar_bytes(good_members(10, start=100)))
     attacks = {"random": {}}
     for run in ("memory://here/run", str(tmp_path / "there")):
-        job = make_job(tmp_path, tiny, "unused", run=run, attacks=attacks)
+        job = make_job(tmp_path, tiny, "unused", attacks=attacks).model_copy(update={"run": run})
         assert run_scan(job, Console(quiet=True)).scored == 20
     one, other = (Ledger(run).scores() for run in ("memory://here/run", str(tmp_path / "there")))
     assert one.equals(other)
