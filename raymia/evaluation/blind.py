@@ -64,7 +64,8 @@ def embeddings(table: pd.DataFrame) -> Floats | None:
         return None
     column = table["clip_embedding"]
     if isinstance(column.dtype, pd.ArrowDtype):  # as the ledger gives them: one block of numbers
-        return np.asarray(pa.array(column).flatten(), np.float64).reshape(len(column), -1)
+        numbers = pa.chunked_array(pa.array(column)).combine_chunks().flatten()
+        return np.asarray(numbers, np.float64).reshape(len(column), -1)
     return np.array(column.tolist(), dtype=float)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from scipy.stats import kstest, norm
 
@@ -98,5 +99,7 @@ def test_the_embedding_baseline_finds_a_shift_of_the_images_and_needs_every_embe
     scores = blind_scores(table, member)
     assert set(scores) == {"embedding"}
     assert exact_roc(scores["embedding"], member).auc > 0.9
+    as_read = table.astype({"clip_embedding": pd.ArrowDtype(pa.list_(pa.float32()))})
+    assert blind_scores(as_read, member)["embedding"] == pytest.approx(scores["embedding"], rel=1e-3, abs=1e-3)
     table.loc[3, "clip_embedding"] = None
     assert blind_scores(table, member) == {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from raymia.errors import ConfigError
+from raymia.scan.status import read_status
 from raymia.submission import Cluster as JobServer
 from raymia.submission import load_runtime_env
-from tests.faults.conftest import Scan
+from tests.faults.conftest import SHARDS, UNIT, Scan
 
 MakeScan = Callable[[str], Scan]
 
@@ -120,3 +123,27 @@ def test_what_cannot_be_handed_in_is_refused_before_it_is(
     with pytest.raises(ConfigError, match="expected a map"):
         load_runtime_env(tmp_path / "env.yaml")
     assert load_runtime_env(None) == {"working_dir": "."}
+
+
+def test_a_running_scan_can_be_scraped_and_its_status_read_from_elsewhere(make_scan: MakeScan, cluster: Cluster) -> None:
+    scan = make_scan("scan")
+    scan.start({"RAYMIA_LOG": "json"}, attacks={"loss": {"timesteps": [100], "draws": 1}, "fragile": {"sleep_s": 1.5}})
+    scan.wait_for_units(2)
+    status = read_status(str(scan.run))
+    assert (status.state, status.attempts) == ("running", 1)
+    assert status.units >= 2
+    address = f"http://127.0.0.1:{cluster.head_node.metrics_export_port}/metrics"
+    deadline, text = time.monotonic() + 60, ""
+    while "raymia_images_total" not in text and time.monotonic() < deadline:
+        time.sleep(1.0)
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            text = answer.read().decode()
+    lines = [line for line in text.splitlines() if line.startswith("ray_raymia_") and str(scan.run) in line]
+    names = {line.partition("{")[0] for line in lines}
+    assert {f"ray_raymia_{name}_total" for name in ("images", "evaluations", "stage_seconds")} <= names
+    code, output = scan.end()
+    assert code == 0
+    logged = [json.loads(line) for line in output.splitlines() if line.startswith('{"time"')]
+    units = [line for line in logged if line["message"] == "unit committed"]
+    assert len(units) == sum(SHARDS.values()) // UNIT
+    assert {line["shard"] for line in units} == set(SHARDS)
