@@ -63,12 +63,14 @@ class Memory(threading.Thread):
         self.join()
 
     def describe(self) -> str:
-        """Medians of the second and the last tenth, and the peaks: flat memory has equal medians."""
+        """Medians of each tenth of the time, and the peaks: flat memory has equal medians."""
         rows = np.array(self.readings)
-        tenth = max(1, len(rows) // 10)
-        early, late, peak = np.median(rows[tenth : 2 * tenth], 0), np.median(rows[-tenth:], 0), rows.max(0)
-        names = ("", "driver", "workers")
-        return "; ".join(f"{names[i]} {early[i]:.0f} MiB early, {late[i]:.0f} late, {peak[i]:.0f} at most" for i in (1, 2))
+        tenths = [np.median(part, 0) for part in np.array_split(rows, 10)]
+        lines = []
+        for i, name in ((1, "driver"), (2, "workers together")):
+            series = " ".join(f"{tenth[i]:.0f}" for tenth in tenths)
+            lines.append(f"{name}: {series} MiB by tenths of the time, at most {rows[:, i].max():.0f}")
+        return "\n".join(lines)
 
 
 def main() -> None:
@@ -91,9 +93,11 @@ def main() -> None:
             f"{counts.scored:,} samples in {seconds:.0f} s, {counts.scored / seconds:.0f} images/s, {job.pool.replicas} replica"
         )
         print(memory.describe())
+        stages = (Ledger(job.run).read_run() or {})["stages"]
+        print(f"seconds by stage: {stages}")
         start = time.monotonic()
         run_scan(job, Console(quiet=True))
-        print(f"resumed with nothing to do in {time.monotonic() - start:.1f} s")
+        print(f"resumed with nothing to do in {time.monotonic() - start:.2f} s")
         ray.shutdown()
         million(Path(folder) / "million")
 

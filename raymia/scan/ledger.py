@@ -10,9 +10,9 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,11 +29,13 @@ CLUSTERS_FILE = "clusters.parquet"
 RETRIED_FAULTS = ("missing_shard", "unreadable_shard")
 """Faults of a shard after which the next run tries the whole shard again: the file or the connection may be back."""
 FILES_AT_ONCE = 256
+READ_AGAIN = 5
 QUARANTINED = "quarantined"
 """In a unit's scores file: how many of its samples stand in a quarantine file."""
 UNIT_ENDING, SHARD_ENDING = ".parquet", ".shard.parquet"
 
 QUARANTINE_SCHEMA = pa.schema([("split", pa.string()), ("shard", pa.string()), ("unit", pa.int64()), *QUARANTINE])
+T = TypeVar("T")
 Place = tuple[str, str]
 """Split and shard."""
 
@@ -242,7 +244,7 @@ class Ledger:
 
     def peek(self) -> LedgerState:
         """What is committed, by one listing, changing nothing."""
-        return self._state()[0]
+        return _as_of_one_moment(self._state)[0]
 
     def _state(self) -> tuple[LedgerState, list[str]]:
         finished = self.finished()
@@ -293,6 +295,9 @@ class Ledger:
         Raises:
             RaymiaError: nothing is committed.
         """
+        return _as_of_one_moment(lambda: self._scores(columns))
+
+    def _scores(self, columns: Sequence[str] | None) -> pa.Table:
         finished = self.finished()
         names = [name for name in self.storage.names("scores", UNIT_ENDING) if _is_current(name, finished)]
         tables = list(self._tables(names, columns))
@@ -302,7 +307,10 @@ class Ledger:
 
     def quarantine(self) -> pa.Table:
         """Quarantined samples of committed units, and shards that could not be read to their end."""
-        state = self.peek()
+        return _as_of_one_moment(self._quarantine)
+
+    def _quarantine(self) -> pa.Table:
+        state, _ = self._state()
         names = [
             f"quarantine/{split}/{shard}{SHARD_ENDING}" for (split, shard), record in state.finished.items() if record.by_reason
         ]
@@ -347,6 +355,16 @@ class Ledger:
         except (pa.ArrowException, OSError) as error:
             found = f"{self.run}/{name}: not readable as Parquet ({error})"
             raise RaymiaError(f"{found}; delete it and its shard's file below shards/, and run the scan again") from error
+
+
+def _as_of_one_moment(read: Callable[[], T]) -> T:
+    """Read again where a scan that runs meanwhile put files together between their listing and their reading."""
+    for _ in range(READ_AGAIN):
+        try:
+            return read()
+        except FileNotFoundError:
+            continue
+    return read()
 
 
 def _record_name(split: str, shard: str) -> str:

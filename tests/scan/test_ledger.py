@@ -90,6 +90,23 @@ def test_a_shard_that_is_interrupted_while_it_is_finished_shows_nothing_twice(
     assert len(ledger.storage.names("scores", ".parquet")) == 1
 
 
+def test_a_reader_beside_a_running_scan_sees_one_moment(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, names = ledger.scores(), ledger.storage.names
+    finished: list[bool] = []
+
+    def listed_and_then_finished(folder: str, ending: str) -> list[str]:
+        found = names(folder, ending)
+        if folder == "scores" and not finished:
+            finished.append(True)
+            Ledger(ledger.run).finish_shard("in", "s", ShardEnd(5, 100, None), 2)
+        return found
+
+    monkeypatch.setattr(ledger.storage, "names", listed_and_then_finished)
+    assert ledger.scores().equals(table)
+    assert finished
+    assert ledger.peek().samples == 5
+
+
 def test_a_shard_not_read_to_its_end_counts_as_one_more_and_may_be_taken_back(ledger: Ledger) -> None:
     ledger.finish_shard("in", "s", ShardEnd(5, 100, Fault("unreadable_shard", "gone")), 2)
     counts = ledger.counts(8)
