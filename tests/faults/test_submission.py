@@ -147,3 +147,25 @@ def test_a_running_scan_can_be_scraped_and_its_status_read_from_elsewhere(make_s
     units = [line for line in logged if line["message"] == "unit committed"]
     assert len(units) == sum(SHARDS.values()) // UNIT
     assert {line["shard"] for line in units} == set(SHARDS)
+
+
+def test_rays_own_job_command_runs_a_scan_too(make_scan: MakeScan, dashboard: str) -> None:
+    scan = make_scan("scan")
+    scan.write_job()
+    ray = str(Path(sys.executable).parent / "ray")
+    command = [
+        ray,
+        "job",
+        "submit",
+        "--address",
+        dashboard,
+        "--working-dir",
+        str(scan.folder),
+        "--",
+        "raymia",
+        "scan",
+        "job.yaml",
+    ]
+    done = subprocess.run(command, cwd=scan.folder, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "read 112 = scored 112 + quarantined 0" in done.stdout
