@@ -127,14 +127,14 @@ def test_what_cannot_be_handed_in_is_refused_before_it_is(
 
 def test_a_running_scan_can_be_scraped_and_its_status_read_from_elsewhere(make_scan: MakeScan, cluster: Cluster) -> None:
     scan = make_scan("scan")
-    scan.start({"RAYMIA_LOG": "json"}, attacks={"loss": {"timesteps": [100], "draws": 1}, "fragile": {"sleep_s": 1.5}})
+    scan.start({"RAYMIA_LOG": "json"}, attacks={"loss": {"timesteps": [100], "draws": 1}, "fragile": {"sleep_s": 2.5}})
     scan.wait_for_units(2)
     status = read_status(str(scan.run))
     assert (status.state, status.attempts) == ("running", 1)
     assert status.units >= 2
     address = f"http://127.0.0.1:{cluster.head_node.metrics_export_port}/metrics"
     deadline, text = time.monotonic() + 60, ""
-    while "raymia_images_total" not in text and time.monotonic() < deadline:
+    while str(scan.run) not in text and time.monotonic() < deadline:
         time.sleep(1.0)
         with urllib.request.urlopen(address, timeout=10) as answer:
             text = answer.read().decode()
