@@ -11,7 +11,7 @@ from raymia.errors import ConfigError
 from raymia.scan.ledger import RUN_FILE, Ledger
 from raymia.scan.monitoring import PROGRESS_FILE, Progress
 
-SILENT_S = 120.0
+SILENT_S = 300.0
 """A scan whose last sign of life is older is taken for stopped."""
 
 
@@ -52,9 +52,9 @@ def read_status(run: str) -> Status:
     text = ledger.read_text(PROGRESS_FILE)
     progress = Progress.model_validate_json(text) if text else None
     finished = record["finished"] is not None
-    alive = progress is not None and _age_s(progress.time) < SILENT_S
-    # Before the first sign of life there is only the time at which the attempt began.
-    alive = alive or (progress is None and _age_s(record.get("attempted", record["started"])) < SILENT_S)
+    # Before an attempt's first sign of life, while models load, there is only the time at which it began.
+    signs = [record.get("attempted", record["started"]), *([progress.time] if progress else [])]
+    alive = min(map(_age_s, signs)) < SILENT_S
     rate = progress.images_per_s if progress else None
     expected = record["expected"]
     left = None if expected is None else max(0, expected - state.samples)

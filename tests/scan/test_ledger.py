@@ -189,7 +189,7 @@ def test_status_of_a_run_that_runs_stopped_or_finished(ledger: Ledger) -> None:
     with pytest.raises(ConfigError, match=r"no run\.json"):
         read_status(ledger.run)
     now = datetime.now(UTC).isoformat()
-    run = {"started": now, "attempts": 2, "expected": 20, "finished": None, "stages": {}, "bottleneck": None}
+    run = {"started": now, "attempted": now, "attempts": 2, "expected": 20, "finished": None, "stages": {}, "bottleneck": None}
     ledger.write_run(run)
     assert read_status(ledger.run).state == "running"
     monitor = Monitor(ledger, ledger.peek(), 20, NoCounter)
@@ -199,6 +199,8 @@ def test_status_of_a_run_that_runs_stopped_or_finished(ledger: Ledger) -> None:
     assert (status.state, status.samples, status.units, status.eta_s) == ("running", 5, 2, 3.0)
     old = (datetime.now(UTC) - timedelta(minutes=10)).isoformat()
     ledger.write_text(PROGRESS_FILE, progress.model_copy(update={"time": old}).model_dump_json())
+    assert read_status(ledger.run).state == "running"  # a new attempt that loads its models
+    ledger.write_run({**run, "attempted": old})
     assert read_status(ledger.run).state == "stopped"
     ledger.write_run({**run, "finished": now, "bottleneck": {"stage": "model", "why": ""}})
     assert read_status(ledger.run).bottleneck == "model"
