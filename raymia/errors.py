@@ -31,6 +31,11 @@ def describe_validation(error: ValidationError, model: type[BaseModel]) -> str:
     return f"`{place}`: {message}{shown}{more}" if place else f"{message}{shown}{more}"
 
 
+def first_line(error: BaseException | None) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def suggest(name: str, known: list[str]) -> str:
     """The nearest known name, or all of them."""
     near = difflib.get_close_matches(name, known, 1)

@@ -16,7 +16,7 @@ import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from raymia.config import read_job
-from raymia.errors import ConfigError, RaymiaError
+from raymia.errors import ConfigError, RaymiaError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Cluster:
             self._client = JobSubmissionClient(address)
         except (*CONNECTION_ERRORS, ValueError) as error:
             raise ConfigError(
-                f"--address {address}: no Ray job server answers ({_first_line(error)}); give the dashboard's address, such as "
+                f"--address {address}: no Ray job server answers ({first_line(error)}); give the dashboard's address, such as "
                 "http://127.0.0.1:8265 behind `ray dashboard` or `kubectl port-forward`"
             ) from error
 
@@ -94,7 +94,7 @@ class Cluster:
                 metadata={"raymia_scan": name, "raymia_attempt": str(attempt)},
             )
         except CONNECTION_ERRORS as error:
-            raise RaymiaError(f"{self.address}: the cluster refused the job: {_first_line(error)}") from error
+            raise RaymiaError(f"{self.address}: the cluster refused the job: {first_line(error)}") from error
         return Submitted(job_id, attempt, already_running=False)
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> int:
@@ -165,9 +165,9 @@ class Cluster:
                 return
             failures += 1
             if failures > GIVE_UP_AFTER:
-                raise RaymiaError(f"{self.address}: no answer any more ({_first_line(error)}); {job_id} may still be running")
+                raise RaymiaError(f"{self.address}: no answer any more ({first_line(error)}); {job_id} may still be running")
             if error is not None:
-                log.warning("connection to %s lost (%s); trying again", self.address, _first_line(error))
+                log.warning("connection to %s lost (%s); trying again", self.address, first_line(error))
             await asyncio.sleep(min(RECONNECT_S * failures, LONGEST_RECONNECT_S))
 
 
@@ -183,11 +183,7 @@ def load_runtime_env(path: Path | None) -> dict[str, Any]:
     try:
         content = yaml.safe_load(chosen.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"--runtime-env {chosen}: cannot be read as YAML: {_first_line(error)}") from error
+        raise ConfigError(f"--runtime-env {chosen}: cannot be read as YAML: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--runtime-env {chosen}: expected a map such as {{working_dir: .}}")
     return {"working_dir": ".", **content}
-
-
-def _first_line(error: BaseException | None) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

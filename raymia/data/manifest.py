@@ -14,7 +14,7 @@ import yaml
 from braceexpand import braceexpand
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from raymia.errors import ConfigError, describe_validation
+from raymia.errors import ConfigError, describe_validation, first_line
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 SHIPPED = {"testbed": Path(__file__).parents[1] / "testbed" / "assets" / "manifest.yaml"}
@@ -90,7 +90,7 @@ def load_manifest(source: str) -> tuple[Manifest, str]:
     except FileNotFoundError as error:
         raise ConfigError(f"manifest {source}: no such file; give a path, a URL or one of {', '.join(SHIPPED)}") from error
     except (OSError, ValueError, ImportError, yaml.YAMLError) as error:
-        raise ConfigError(f"manifest {source}: cannot be read as YAML: {_first_line(error)}") from error
+        raise ConfigError(f"manifest {source}: cannot be read as YAML: {first_line(error)}") from error
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
@@ -136,7 +136,7 @@ def _glob(split: Split, url: str) -> list[str]:
         filesystem, path = fsspec.core.url_to_fs(url)
         found = sorted(str(match) for match in filesystem.glob(path))
     except (OSError, ValueError, ImportError, NotImplementedError) as error:
-        raise ConfigError(f"splits.{split.name}.shards: {url}: {_first_line(error)}") from error
+        raise ConfigError(f"splits.{split.name}.shards: {url}: {first_line(error)}") from error
     return [str(filesystem.unstrip_protocol(match)) for match in found] if "://" in url else found
 
 
@@ -149,7 +149,3 @@ def _name_shards(split: Split, urls: list[str]) -> list[Shard]:
         name = stem if counts[stem.lower()] == 1 else f"{stem}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
         shards.append(Shard(split=split.name, name=name, url=url, member=member))
     return shards
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

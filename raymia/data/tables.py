@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymia.errors import ConfigError
+from raymia.errors import ConfigError, first_line
 
 ENDINGS = (".parquet", ".csv")
 
@@ -38,7 +38,7 @@ def read_table(source: str, required: Sequence[str], what: str) -> pd.DataFrame:
     except FileNotFoundError as error:
         raise ConfigError(f"{what} {source}: no such file") from error
     except (OSError, ValueError, ImportError, pa.ArrowException) as error:
-        raise ConfigError(f"{what} {source}: cannot be read ({str(error).strip().splitlines()[0]})") from error
+        raise ConfigError(f"{what} {source}: cannot be read ({first_line(error)})") from error
     missing = [name for name in required if name not in table]
     if missing:
         raise ConfigError(f"{what} {source}: no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}")

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from raymia.evaluation.blind import blind_scores
 from raymia.evaluation.combined import combined_scores
 from raymia.evaluation.crossfit import Groups
-from raymia.evaluation.intervals import Interval, bootstrap, interval
+from raymia.evaluation.intervals import Interval, bootstrap, chance_spread, interval
 from raymia.evaluation.roc import Floats
 
 
@@ -48,8 +48,7 @@ def label_shuffle(
     shuffled = np.random.default_rng(seed).permutation(member)
     scores = {f"blind.{name}": found for name, found in blind_scores(table, shuffled, seed, groups).items()}
     scores |= combined_scores(columns, access, shuffled, seed, groups)
-    members, others = int(member.sum()), int((~member).sum())
-    spread = np.sqrt((members + others + 1) / (12.0 * members * others))
+    spread = chance_spread(int(member.sum()), int((~member).sum()))
     # Scores out of fold scatter more than a score that was there before: on the test bed 1.1 to 1.5 times as much over 40
     # shuffles. So the nominal level is one in a thousand, for all of them together.
     reach = norm.ppf(1 - 0.0005 / max(1, len(scores))) * spread

@@ -165,14 +165,18 @@ class NoiseFloor:
     tpr: dict[float, tuple[float, float]]
 
 
+def chance_spread(n_members: int, n_others: int) -> float:
+    """Standard deviation of the AUC of random rankings: that of Mann-Whitney's U over the number of pairs."""
+    return math.sqrt((n_members + n_others + 1) / (12.0 * n_members * n_others))
+
+
 def noise_floor(n_members: int, n_others: int) -> NoiseFloor:
     """Where random rankings land, by their distributions: no draws, so the same at any size.
 
     The AUC is Mann-Whitney's U over the number of pairs: mean 1/2, variance (n + m + 1) / (12 n m), close to normal. The
     members above all but the k highest non-members, k those that the FPR allows, are beta-binomial.
     """
-    spread = math.sqrt((n_members + n_others + 1) / (12.0 * n_members * n_others))
-    low, high = np.clip(norm.ppf(TAILS, 0.5, spread), 0.0, 1.0)
+    low, high = np.clip(norm.ppf(TAILS, 0.5, chance_spread(n_members, n_others)), 0.0, 1.0)
     tpr = {}
     for rate in FPRS:
         allowed = math.floor(rate * n_others + 1e-9)

@@ -13,7 +13,7 @@ import fsspec
 import platformdirs
 from filelock import FileLock
 
-from raymia.errors import ConfigError
+from raymia.errors import ConfigError, first_line
 
 WANTED = (".json", ".txt", ".safetensors")
 """Endings of the files that are fetched: nothing that would have to be unpickled."""
@@ -37,7 +37,7 @@ def fetch(url: str) -> Path:
         filesystem, root = fsspec.core.url_to_fs(url)
         listing = filesystem.find(root, detail=True)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"replica.model {url}: cannot be listed ({_first_line(error)}); give a folder or a hub id") from error
+        raise ConfigError(f"replica.model {url}: cannot be listed ({first_line(error)}); give a folder or a hub id") from error
     wanted = {path: facts for path, facts in sorted(listing.items()) if path.endswith(WANTED)}
     if not wanted:
         raise ConfigError(f"replica.model {url}: no {', '.join(WANTED)} files there; expected a folder in diffusers' layout")
@@ -55,10 +55,6 @@ def fetch(url: str) -> Path:
                     filesystem.get_file(path, str(target))
             except OSError as error:
                 shutil.rmtree(draft)
-                raise ConfigError(f"replica.model {url}: cannot be fetched ({_first_line(error)})") from error
+                raise ConfigError(f"replica.model {url}: cannot be fetched ({first_line(error)})") from error
             os.rename(draft, folder)
     return folder
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -182,11 +182,11 @@ class Ledger:
 
     def commit_unit(self, split: str, shard: str, unit: int, scores: pa.Table, quarantine: pa.Table) -> None:
         """Commit a unit: its quarantine first, then the scores whose existence is the commit."""
-        name = f"{split}/{shard}-{unit:06d}{UNIT_ENDING}"
+        place = (split, shard)
         if len(quarantine):
-            self.storage.write(f"quarantine/{name}", _parquet(quarantine))
+            self.storage.write(_unit_name("quarantine", place, unit), _parquet(quarantine))
         marked = scores.replace_schema_metadata({QUARANTINED: str(len(quarantine))})
-        self.storage.write(f"scores/{name}", _parquet(marked))
+        self.storage.write(_unit_name("scores", place, unit), _parquet(marked))
 
     def finish_shard(self, split: str, shard: str, end: ShardEnd, units: int) -> None:
         """Put the units of a shard together, and record that it was read to its end or as far as it can be read.
@@ -197,10 +197,11 @@ class Ledger:
         Args:
             units: how many the shard has, all of them committed.
         """
-        names = [f"{split}/{shard}-{unit:06d}{UNIT_ENDING}" for unit in range(units)]
-        scores = list(self._tables([f"scores/{name}" for name in names]))
+        place = (split, shard)
+        names = [_unit_name("scores", place, unit) for unit in range(units)]
+        scores = list(self._tables(names))
         marks = [(table.schema.metadata or {}).get(QUARANTINED.encode(), b"0") for table in scores]
-        bad = [f"quarantine/{name}" for name, mark in zip(names, marks, strict=True) if mark != b"0"]
+        bad = [_unit_name("quarantine", place, unit) for unit, mark in enumerate(marks) if mark != b"0"]
         quarantine = list(self._tables(bad))
         if end.fault is not None:
             row = {"split": split, "shard": shard, "stage": "shard", "reason": end.fault.reason}
@@ -226,7 +227,7 @@ class Ledger:
             together = pa.concat_tables(scores).replace_schema_metadata(None)
             self.storage.write(f"scores/{split}/{shard}{SHARD_ENDING}", _parquet(together))
         self.write_text(_record_name(split, shard), record.model_dump_json() + "\n")
-        self.storage.remove([*(f"scores/{name}" for name in names), *bad])
+        self.storage.remove([*names, *bad])
 
     def forget_shard(self, split: str, shard: str) -> None:
         """Take back a finished shard that is to be tried again: its record first, so that no moment shows half of it."""

@@ -214,10 +214,12 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
 def _stream(plan: ScanPlan, ledger: Ledger, pool: Pool, dtype: str, console: Console) -> tuple[Monitor, float]:
     """Score everything that is not committed; return what was counted, and seconds from the first batch to the last."""
     job = plan.job
-    for place, shard_record in ledger.finished().items():
-        if shard_record.reason in RETRIED_FAULTS:
-            ledger.forget_shard(*place)
     state = ledger.state()
+    retried = [place for place, shard_record in state.finished.items() if shard_record.reason in RETRIED_FAULTS]
+    for place in retried:
+        ledger.forget_shard(*place)
+    if retried:
+        state = ledger.state()
     work = [
         ShardWork(shard, state.committed.get((shard.split, shard.name), frozenset()))
         for shard in plan.shards

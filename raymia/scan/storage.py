@@ -14,7 +14,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from raymia.errors import RaymiaError
+from raymia.errors import RaymiaError, first_line
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ class Storage:
     def _reason(error: Exception) -> str:
         if isinstance(error, OSError) and error.errno in FULL:
             return "storage is full; free space and run the same command again: what is committed is kept"
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         tried = f" (tried {ATTEMPTS} times)" if _may_pass(error) else ""
         return f"{public(first)}{tried}; what is committed is kept, and the same command goes on from there"
 
