@@ -21,12 +21,13 @@ from ray.data import ActorPoolStrategy
 
 from raymia.clip import Clip
 from raymia.config import Job, parse_job
-from raymia.data.manifest import load_manifest, resolve_shards
+from raymia.data.manifest import load_manifest
 from raymia.data.prompts import Prompts
+from raymia.data.selection import shard_readers
 from raymia.data.shards import ShardDatasource, ShardWork
 from raymia.scan.decoding import decode_rows
 from raymia.scan.pipeline import DECODING_CPUS, configure
-from raymia.scan.rows import score_rows
+from raymia.scan.rows import score_rows, score_type
 from raymia.scan.scorer import Scorer
 from raymia.testbed import CLIP
 
@@ -47,7 +48,7 @@ class Scoring:
         self._signals = [signal.name for attack in job.attacks.values() for signal in attack.signals()]
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return score_rows(table, self._scorer, self._signals, SIDE_PX)
+        return score_rows(table, self._scorer, score_type(self._signals), SIDE_PX)
 
 
 class Embedding:
@@ -86,7 +87,7 @@ def run(processes: int, own_stage: bool) -> float:
     """Images per second from the first scored row to the last, so that loading takes no part."""
     job = parse_job(JOB if own_stage else {**JOB, "clip": "testbed"}, "benchmark")
     manifest, folder = load_manifest(job.manifest)
-    work = [ShardWork(shard, frozenset()) for shard in resolve_shards(manifest, folder)]
+    work = [ShardWork(reader, frozenset()) for reader in shard_readers(manifest, folder)]
     source = ShardDatasource(work, 64, BATCH, Prompts("own", 0))
     rows = ray.data.read_datasource(source, override_num_blocks=len(work)).map_batches(
         decode_rows, fn_args=(SIDE_PX, 10**8), batch_format="pyarrow", batch_size=1, num_cpus=DECODING_CPUS

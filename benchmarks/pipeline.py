@@ -15,10 +15,12 @@ import os
 import tarfile
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import ray
 import torch
 import yaml
@@ -75,10 +77,8 @@ def scorer_of(job: Job, *_: Any) -> Scorer:
 class SleepingActor(pipeline.ScoringActor):
     """The scan's actor around it."""
 
-    def __init__(self, job: Job, signals: list[str], *_: Any) -> None:
-        self._scorer = scorer_of(job)
-        self._signals = signals
-        self._resolution_px = job.replica.resolution_px
+    def __init__(self, load: Any, row_type: pa.StructType, resolution_px: int) -> None:
+        super().__init__(partial(scorer_of, load.args[0]), row_type, resolution_px)
 
 
 def main() -> None:

@@ -64,6 +64,9 @@ def scan(
             help="A model that cannot have seen any sample: scanned with the same attacks, to hold the scores against."
         ),
     ] = None,
+    labels_do_not_hold: Annotated[
+        bool, typer.Option("--labels-do-not-hold", help="Scan although the manifest's labels were not made for this model.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the job and print what it costs; load no model, score nothing.")
     ] = False,
@@ -74,6 +77,8 @@ def scan(
 
     if control_model is not None:
         override = [*(override or []), f"control_model={json.dumps(control_model)}"]
+    if labels_do_not_hold:
+        override = [*(override or []), "labels_do_not_hold=true"]
     job = load_job(job_file, override, run)
     if dry_run:
         _print_cost(job, as_json)

@@ -10,7 +10,7 @@ import typer
 import yaml
 from pydantic import ValidationError
 
-from raymia.console import Exit, Json, out
+from raymia.console import Exit, Json, err, out
 from raymia.errors import ConfigError, describe_validation
 
 data_app = typer.Typer(help="Data sets: make and check manifests.", no_args_is_help=True)
@@ -49,10 +49,11 @@ def data_index(
 def data_verify(manifest_file: Annotated[str, typer.Argument(metavar="M.yaml")], as_json: Json = False) -> None:
     """Read every shard of a manifest and hold it against the manifest; exit code 1 where something is wrong."""
     from raymia.data.index import summarise_shard
-    from raymia.data.manifest import load_manifest, resolve_shards
+    from raymia.data.manifest import load_manifest
+    from raymia.data.selection import shard_readers
 
     manifest, folder = load_manifest(manifest_file)
-    summaries = [summarise_shard(shard) for shard in resolve_shards(manifest, folder)]
+    summaries = [summarise_shard(reader) for reader in shard_readers(manifest, folder)]
     if _print_findings(manifest, summaries, as_json):
         raise typer.Exit(Exit.FAILED)
 
@@ -71,3 +72,73 @@ def _print_findings(manifest: Any, summaries: list[Any], as_json: bool) -> bool:
             f"{sum(s.samples for s in summaries)} samples in {len(summaries)} shards: nothing to object to", highlight=False
         )
     return any(finding.fatal for finding in findings)
+
+
+ManifestFile = Annotated[str, typer.Argument(metavar="M.yaml", help="Manifest.")]
+OutFolder = Annotated[str, typer.Option("--out", help="Folder for what is made, with its manifest.yaml.")]
+FeaturesFolder = Annotated[str | None, typer.Option(help="Folder of `data embed`; by default features/NAME by the manifest.")]
+
+
+@data_app.command("pack")
+def data_pack(
+    out_folder: OutFolder,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="A manifest; or a folder of images, tars or img2dataset's output."),
+    ] = None,
+    member: Annotated[list[str] | None, typer.Option("--member", help="The same, of members.")] = None,
+    non_member: Annotated[list[str] | None, typer.Option("--non-member", help="The same, of non-members.")] = None,
+    captions: Annotated[str | None, typer.Option(help="Parquet or CSV of file and caption, for a folder of images.")] = None,
+    per_shard: Annotated[int, typer.Option(min=1, help="Images that go into a shard.")] = 1000,
+    name: Annotated[str | None, typer.Option(help="Name of the data set; by default the folder's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Pack images into shards with a manifest, and a table of what became of each image. The same command resumes."""
+    from raymia.curation.inputs import find_parts, parts_of_manifest
+    from raymia.curation.pack import pack
+    from raymia.data.manifest import load_manifest
+
+    given = {"members": (True, member), "non_members": (False, non_member), "all": ("unknown", sources)}
+    facts: dict[str, Any] = {}
+    labels: dict[str, bool | Literal["unknown"]] = {}
+    if sources and len(sources) == 1 and sources[0].endswith((".yaml", ".yml")) and not (member or non_member):
+        manifest, folder = load_manifest(sources[0])
+        parts = parts_of_manifest(manifest, folder)
+        labels = {split.name: split.member for split in manifest.splits}
+        facts = manifest.model_dump(include={"licence", "provenance", "valid_for_models", "fold_captions"})
+        name = name or manifest.name
+    else:
+        parts = []
+        for split, (label, places) in given.items():
+            if places:
+                if len(places) > 1:
+                    raise ConfigError(f"{split}: one source for each split; put the images into one folder or table")
+                labels[split] = label  # type: ignore[assignment]
+                parts += find_parts(split, places[0], captions, per_shard)
+    if not labels:
+        raise ConfigError("no images given; name a folder, with --member and --non-member where membership is known")
+    made, attrition = pack(name or Path(out_folder).name, labels, parts, out_folder, err, facts)
+    if as_json:
+        out.print_json(attrition.model_dump_json())
+        return
+    counts = ", ".join(f"{split.name} {split.samples}" for split in made.splits)
+    out.print(f"{out_folder}/manifest.yaml: {counts}", markup=False, highlight=False, soft_wrap=True)
+    out.print(attrition.statement, markup=False, highlight=False)
+
+
+@data_app.command("embed")
+def data_embed(
+    manifest_file: ManifestFile,
+    clip: Annotated[str, typer.Option(help="Folder, ARCHITECTURE/TAG of open_clip, or `testbed`.")] = "ViT-L-14/openai",
+    features: FeaturesFolder = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="By default one per GPU, or one per two CPUs.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+) -> None:
+    """Compute CLIP embeddings of images and captions, and image statistics. The same command resumes."""
+    from raymia.config import PoolConfig
+    from raymia.curation.embed import embed
+    from raymia.report.terminal import print_counts
+
+    counts, folder = embed(manifest_file, clip, features, PoolConfig(replicas=replicas, batch_size=batch_size), err)
+    print_counts(out, counts)
+    out.print(f"Features: {folder}", markup=False, highlight=False, soft_wrap=True)

@@ -1,8 +1,9 @@
-"""CLIP image embeddings through open_clip, from safetensors only."""
+"""CLIP embeddings of images and texts through open_clip, from safetensors only."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ WEIGHTS_FILE = "open_clip_model.safetensors"
 
 
 class Clip:
-    """The image tower of a CLIP model, in float32 on one device."""
+    """A CLIP model, in float32 on one device."""
 
     def __init__(self, model: str, device: torch.device) -> None:
         """Load a model.
@@ -37,7 +38,8 @@ class Clip:
         Raises:
             ConfigError: the model is unknown or cannot be had as safetensors.
         """
-        config, weights = _local(Path(model)) if Path(model).is_dir() else _from_hub(model)
+        here = Path(model).is_dir()
+        config, weights = _local(Path(model)) if here else _from_hub(model)
         self._model = open_clip.CLIP(**config["model_cfg"])
         try:
             self._model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
@@ -45,6 +47,8 @@ class Clip:
             raise ConfigError(f"{weights}: weights do not fit the config: {str(error).splitlines()[0]}") from error
         self._model.to(device).eval().requires_grad_(False)
         preprocess = config["preprocess_cfg"]
+        self._tokenizer = open_clip.get_tokenizer(f"local-dir:{Path(model).resolve()}" if here else model.partition("/")[0])
+        self._device = device
         self._side: int = config["model_cfg"]["vision_cfg"]["image_size"]
         self._mean = torch.tensor(preprocess["mean"], device=device)[:, None, None]
         self._std = torch.tensor(preprocess["std"], device=device)[:, None, None]
@@ -57,6 +61,12 @@ class Clip:
             x = functional.interpolate(x, size=side, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         with torch.no_grad():
             features: Tensor = self._model.encode_image((x - self._mean) / self._std, normalize=True)
+        return features
+
+    def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "batch width"]:
+        """Unit embeddings of texts; longer ones are cut to what the model takes."""
+        with torch.no_grad():
+            features: Tensor = self._model.encode_text(self._tokenizer(list(texts)).to(self._device), normalize=True)
         return features
 
 

@@ -125,6 +125,9 @@ class Job(_Section):
     seed: int = Field(0, ge=0, description="Of all noise.")
     run: str = Field(description="Run directory; by default runs/ and the job file's name.")
     max_pixels: int = Field(64_000_000, ge=1, description="Images whose header announces more are quarantined undecoded.")
+    labels_do_not_hold: bool = Field(
+        False, description="Scan although the manifest's labels were not made for this model; the report says so."
+    )
     max_quarantined_fraction: float = Field(0.05, ge=0, le=1, description="A scan that quarantines more ends with exit code 3.")
 
     @model_validator(mode="after")
@@ -144,12 +147,13 @@ class Job(_Section):
         if self.control_model is None:
             return None
         replica = self.replica.model_copy(update={"model": self.control_model, "revision": None})
-        return self.model_copy(update={"replica": replica, "run": f"{self.run}/{CONTROL}", "control_model": None})
+        update = {"replica": replica, "run": f"{self.run}/{CONTROL}", "control_model": None, "labels_do_not_hold": True}
+        return self.model_copy(update=update)
 
 
 CONTROL = "control"
 """Name of the control model's run directory within that of the run that it controls."""
-FREE_TO_CHANGE = ("run", "pool", "max_quarantined_fraction", "control_model")
+FREE_TO_CHANGE = ("run", "pool", "max_quarantined_fraction", "control_model", "labels_do_not_hold")
 """Fields that change no score, so that a run may be resumed with other values."""
 
 

@@ -83,6 +83,12 @@ def test_a_job_that_does_not_fit_together_is_refused_before_a_model_is_loaded(
         make_plan(load_job(write(tmp_path, **changes)))
 
 
+def test_a_model_that_the_labels_were_not_made_for_is_refused_unless_that_is_acknowledged(tmp_path: Path, tiny: Path) -> None:
+    with pytest.raises(ConfigError, match=r"hold for testbed, testbed-\*, not for replica.model .*--labels-do-not-hold"):
+        make_plan(load_job(write(tmp_path, replica={"model": str(tiny)})))
+    make_plan(load_job(write(tmp_path, replica={"model": str(tiny)}, labels_do_not_hold=True)))
+
+
 def test_a_split_without_shards_is_refused(tmp_path: Path) -> None:
     manifest = {"name": "x", "splits": [{"name": "members", "member": True, "shards": ["none-*.tar"]}]}
     (tmp_path / "m.yaml").write_text(yaml.safe_dump(manifest))
@@ -92,14 +98,14 @@ def test_a_split_without_shards_is_refused(tmp_path: Path) -> None:
 
 def test_weights_that_are_pickled_are_refused(tmp_path: Path, tiny: Path) -> None:
     for path in tiny.rglob("*"):
-        target = tmp_path / "p" / path.relative_to(tiny)
+        target = tmp_path / "testbed-pickled" / path.relative_to(tiny)
         if path.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    weights = tmp_path / "p" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = tmp_path / "testbed-pickled" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(ConfigError, match="no safetensors weights in unet"):
-        make_plan(load_job(write(tmp_path, replica={"model": str(tmp_path / "p")})))
+        make_plan(load_job(write(tmp_path, replica={"model": str(tmp_path / "testbed-pickled")})))
 
 
 def test_an_unwritable_run_directory_is_refused(tmp_path: Path) -> None:

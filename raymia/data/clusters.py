@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import posixpath
-
+import pandas as pd
 import pyarrow as pa
 
-from raymia.data.manifest import Manifest
+from raymia.data.manifest import Manifest, within
 from raymia.data.tables import read_table
 
 COLUMNS = ("split", "key", "cluster")
 
 
 def load_clusters(manifest: Manifest, folder: str) -> pa.Table | None:
-    """The manifest's clusters as split, key and cluster, all text; none where it names none.
+    """The manifest's clusters as split, key, cluster and, where the file has it, shard, all text; none where it names none.
 
     Args:
         folder: where relative paths of the manifest start.
@@ -23,7 +22,14 @@ def load_clusters(manifest: Manifest, folder: str) -> pa.Table | None:
     """
     if manifest.clusters is None:
         return None
-    source = manifest.clusters
-    path = source if "://" in source or posixpath.isabs(source) else posixpath.join(folder, source)
-    table = read_table(path, COLUMNS, "clusters")
-    return pa.table({name: table[name].astype(str) for name in COLUMNS})
+    table = read_table(within(folder, manifest.clusters), COLUMNS, "clusters")
+    return pa.table({name: table[name].astype(str) for name in (*COLUMNS, "shard") if name in table})
+
+
+def join_clusters(table: pd.DataFrame, clusters: pa.Table | None) -> pd.DataFrame:
+    """A table of samples with their `cluster`, empty for those that stand in none."""
+    if clusters is None:
+        return table
+    found = clusters.to_pandas()
+    identity = [name for name in ("split", "shard", "key") if name in found]
+    return table.merge(found.drop_duplicates(identity), on=identity, how="left")

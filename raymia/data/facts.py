@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raymia.data.images import ImageError, decode_image
-from raymia.data.manifest import Shard
+from raymia.data.selection import ShardReader
 from raymia.data.statistics import image_statistics
-from raymia.data.tar import RawSample, read_shard
+from raymia.data.tar import RawSample
 
 RESOLUTION_PX = 256
 """Side that images are resized to before their statistics are taken."""
@@ -29,10 +29,10 @@ class ShardFacts:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
-def shard_facts(shard: Shard) -> ShardFacts:
+def shard_facts(reader: ShardReader) -> ShardFacts:
     """Read one shard to its end."""
-    found = ShardFacts()
-    for item in read_shard(shard.url):
+    found, shard = ShardFacts(), reader.shard
+    for item in reader.read():
         if item.fault is not None:
             found.reasons[item.fault.reason] += 1
         elif isinstance(item, RawSample):
@@ -45,11 +45,11 @@ def shard_facts(shard: Shard) -> ShardFacts:
     return found
 
 
-def read_facts(shards: Sequence[Shard]) -> Iterator[ShardFacts]:
+def read_facts(readers: Sequence[ShardReader]) -> Iterator[ShardFacts]:
     """The facts of every shard, in order, read by as many processes as there are cores."""
-    workers = min(len(shards), os.cpu_count() or 1)
+    workers = min(len(readers), os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(shard_facts, shards)
+        yield from pool.map(shard_facts, readers)
 
 
 def _sample_facts(sample: RawSample) -> dict[str, Any]:

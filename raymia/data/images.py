@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Formats that are read, with the extension of each."""
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 # Decoders report damage in many ways; each of these, raised while one image is decoded, means that image is bad.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError, MemoryError)
@@ -43,6 +44,8 @@ class DecodedImage:
     """Upright height of the original in pixels."""
     sha256: str
     """Of the image file's bytes."""
+    extension: str
+    """Of the image file's format, whatever its name says: ``jpg``, ``png`` or ``webp``."""
 
 
 def decode_image(content: bytes, resolution_px: int, max_pixels: int) -> DecodedImage:
@@ -64,7 +67,7 @@ def decode_image(content: bytes, resolution_px: int, max_pixels: int) -> Decoded
         # The pixel bound is ours and is checked on the header below; Pillow's own warning would only repeat it.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image = Image.open(io.BytesIO(content), formats=tuple(FORMATS))
         except Image.DecompressionBombError as error:
             raise ImageError("too_many_pixels", f"{error}; max_pixels is {max_pixels}") from error
         except UnidentifiedImageError as error:
@@ -80,7 +83,8 @@ def decode_image(content: bytes, resolution_px: int, max_pixels: int) -> Decoded
                 pixels = np.array(_square(upright, resolution_px))
             except DECODE_ERRORS as error:
                 raise ImageError("corrupt_image", f"{type(error).__name__}: {error}") from error
-    return DecodedImage(pixels, upright.width, upright.height, hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest()
+    return DecodedImage(pixels, upright.width, upright.height, digest, FORMATS[str(image.format)])
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -10,8 +10,9 @@ from typing import Literal
 import fsspec
 from pydantic import BaseModel
 
-from raymia.data.manifest import Manifest, Shard, Split, resolve_shards
-from raymia.data.tar import NO_CAPTION, RawSample, read_shard
+from raymia.data.manifest import Manifest, Shard, Split
+from raymia.data.selection import ShardReader, shard_readers
+from raymia.data.tar import NO_CAPTION, RawSample
 
 
 class ShardSummary(BaseModel):
@@ -27,12 +28,12 @@ class ShardSummary(BaseModel):
     keys: tuple[str, ...]
 
 
-def summarise_shard(shard: Shard) -> ShardSummary:
+def summarise_shard(reader: ShardReader) -> ShardSummary:
     """Read one tar to its end."""
     faults: Counter[str] = Counter()
     keys: list[str] = []
     without_caption, samples, shard_fault = 0, 0, None
-    for item in read_shard(shard.url):
+    for item in reader.read():
         if isinstance(item, RawSample):
             keys.append(item.key)
             without_caption += NO_CAPTION in item.flags
@@ -42,9 +43,9 @@ def summarise_shard(shard: Shard) -> ShardSummary:
             samples = item.samples
             shard_fault = None if item.fault is None else f"{item.fault.reason}: {item.fault.detail}"
     return ShardSummary(
-        shard=shard,
+        shard=reader.shard,
         samples=samples,
-        sha256=_digest(shard.url),
+        sha256=_digest(reader.shard.url),
         faults=dict(faults),
         without_caption=without_caption,
         shard_fault=shard_fault,
@@ -127,7 +128,7 @@ def index_shards(
     draft = Manifest(
         name=name, splits=tuple(Split(name=key, member=label, shards=tuple(p)) for key, (label, p) in splits.items())
     )
-    summaries = [summarise_shard(shard) for shard in resolve_shards(draft, str(Path.cwd()))]
+    summaries = [summarise_shard(reader) for reader in shard_readers(draft, str(Path.cwd()))]
     final = []
     for split in draft.splits:
         mine = [summary for summary in summaries if summary.shard.split == split.name]

@@ -6,13 +6,14 @@ import hashlib
 import posixpath
 import re
 from collections import Counter
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
 import fsspec
 import yaml
 from braceexpand import braceexpand
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from raymia.errors import ConfigError, describe_validation, first_line
 
@@ -21,18 +22,38 @@ SHIPPED = {"testbed": Path(__file__).parents[1] / "testbed" / "assets" / "manife
 """Manifests that come with the package, by the name a job may use for them."""
 
 
+class UrlTable(BaseModel):
+    """A list of images to fetch: what a split has before it is packed into shards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    table: str = Field(description="Parquet or CSV: path, fsspec URL (hub sets as `hf://datasets/...`) or glob of several.")
+    url_column: str = Field("url", description="Column of the images' URLs.")
+    caption_column: str = Field("caption", description="Column of the captions.")
+    at_least: dict[str, float] = Field({}, description="Lowest value by column; rows below, or without one, are left out.")
+    draw: int | None = Field(None, ge=1, description="Rows to draw at random, by `seed`; by default all.")
+    seed: int = Field(0, ge=0, description="Of the draw.")
+
+
 class Split(BaseModel):
-    """Shards whose samples share one label."""
+    """Shards whose samples share one label, or a list of URLs that `raymia data pack` makes shards of."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name = Field(description="Letters, digits, `_`, `.` and `-`; names folders of the run directory.")
     member: bool | Literal["unknown"] = Field(description="Whether the samples were in the model's training set.")
     shards: tuple[str, ...] = Field(
-        min_length=1, description="Paths or fsspec URLs with {0000..0003} braces and * globs; relative to the manifest."
+        (), description="Paths or fsspec URLs with {0000..0003} braces and * globs; relative to the manifest."
     )
+    source: UrlTable | None = Field(None, description="Instead of shards: images to fetch.")
     samples: int | None = Field(None, ge=0, description="Expected number of samples; checked where given.")
     sha256: dict[str, str] | None = Field(None, description="Expected digest by shard, as written in `shards` expanded.")
+
+    @model_validator(mode="after")
+    def _shards_or_source(self) -> Split:
+        if bool(self.shards) == (self.source is not None):
+            raise ValueError("expected either `shards` or `source`")
+        return self
 
 
 class Manifest(BaseModel):
@@ -48,6 +69,22 @@ class Manifest(BaseModel):
         None,
         description="Parquet or CSV of near-duplicates with columns split, key and cluster; relative to the manifest. Samples "
         "of one cluster never stand on both sides of a fold; a sample that is not named is its own.",
+    )
+    selection: str | None = Field(
+        None,
+        description="Parquet or CSV with columns split, shard (its name) and key: the samples that count, the others of the "
+        "shards being left out; relative to the manifest. By default all.",
+    )
+    fold_captions: bool = Field(
+        False,
+        description="Read captions in lower case and with single spaces: all that CLIP's tokenizer sees of them.",
+    )
+    features: str | None = Field(
+        None,
+        description="Folder that `raymia data embed` filled for these samples, and perhaps more; relative to the manifest.",
+    )
+    attrition: str | None = Field(
+        None, description="Parquet of what became of each image on its way into the shards; relative to the manifest."
     )
     splits: tuple[Split, ...] = Field(min_length=1)
 
@@ -74,6 +111,16 @@ class Shard(BaseModel):
     """None where membership is unknown."""
 
 
+def labels_hold(manifest: Manifest, model: str) -> bool:
+    """Whether a manifest's labels hold for a model, by the name that a job gives it.
+
+    A pattern may match the whole name or its last part: `stable-diffusion-v1-*` fits `CompVis/stable-diffusion-v1-4` and
+    `models/stable-diffusion-v1-4`. Case does not matter.
+    """
+    names = {model.lower(), posixpath.basename(model.rstrip("/")).lower()}
+    return any(fnmatchcase(name, pattern.lower()) for name in names for pattern in manifest.valid_for_models)
+
+
 def load_manifest(source: str) -> tuple[Manifest, str]:
     """Read a manifest; return it with the folder that relative shard paths start at.
 
@@ -98,6 +145,13 @@ def load_manifest(source: str) -> tuple[Manifest, str]:
     return manifest, posixpath.dirname(path) if "://" in path else str(Path(path).resolve().parent)
 
 
+def within(folder: str, path: str) -> str:
+    """A path or URL that a manifest in `folder` names."""
+    if "://" in path or posixpath.isabs(path):
+        return path
+    return posixpath.join(folder, path) if "://" in folder else posixpath.normpath(posixpath.join(folder, path))
+
+
 def resolve_shards(manifest: Manifest, folder: str) -> list[Shard]:
     """Every shard of every split, splits taking turns so that each part of a scan sees all of them.
 
@@ -106,7 +160,15 @@ def resolve_shards(manifest: Manifest, folder: str) -> list[Shard]:
     Raises:
         ConfigError: a split's patterns are malformed or match nothing, or name one shard twice.
     """
-    by_split = [_name_shards(split, _expand(split, folder)) for split in manifest.splits]
+    unpacked = next((split.name for split in manifest.splits if split.source is not None), None)
+    if unpacked is not None:
+        raise ConfigError(
+            f"splits.{unpacked}: a list of URLs, not shards; fetch and pack it first: raymia data pack MANIFEST --out FOLDER"
+        )
+    by_split = [
+        name_shards(split.name, None if split.member == "unknown" else split.member, _expand(split, folder))
+        for split in manifest.splits
+    ]
     longest = max(len(shards) for shards in by_split)
     return [shards[i] for i in range(longest) for shards in by_split if i < len(shards)]
 
@@ -119,7 +181,7 @@ def _expand(split: Split, folder: str) -> list[str]:
         except ValueError as error:
             raise ConfigError(f"splits.{split.name}.shards: {pattern!r} is not a brace pattern: {error}") from error
         for path in expanded:
-            url = path if "://" in path or posixpath.isabs(path) else posixpath.join(folder, path)
+            url = within(folder, path)
             urls += _glob(split, url) if re.search(r"[*?\[]", path) else [url]
     if not urls:
         raise ConfigError(
@@ -140,12 +202,12 @@ def _glob(split: Split, url: str) -> list[str]:
     return [str(filesystem.unstrip_protocol(match)) for match in found] if "://" in url else found
 
 
-def _name_shards(split: Split, urls: list[str]) -> list[Shard]:
+def name_shards(split: str, member: bool | None, urls: list[str]) -> list[Shard]:
+    """The shards of a split, named by their file names; where two share one, a digest of the path is added."""
     stems = [re.sub(r"[^A-Za-z0-9_.-]", "_", posixpath.basename(url).removesuffix(".tar")) for url in urls]
     counts = Counter(stem.lower() for stem in stems)
-    member = None if split.member == "unknown" else split.member
     shards = []
     for stem, url in zip(stems, urls, strict=True):
         name = stem if counts[stem.lower()] == 1 else f"{stem}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
-        shards.append(Shard(split=split.name, name=name, url=url, member=member))
+        shards.append(Shard(split=split, name=name, url=url, member=member))
     return shards

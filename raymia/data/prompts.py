@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from raymia.data.manifest import Shard
-from raymia.data.tar import RawSample, read_shard
+from raymia.data.selection import ShardReader
+from raymia.data.tar import RawSample
 
 PromptOf = Callable[[RawSample], str | None]
 """The prompt of a sample; none where it is the sample's own caption."""
@@ -23,24 +23,25 @@ class Prompts:
     source: Literal["own", "shuffled", "empty"]
     seed: int
 
-    def of_shard(self, shard: Shard) -> PromptOf:
+    def of_shard(self, reader: ShardReader) -> PromptOf:
         """Prompts for the samples of one shard; shuffling reads its captions first."""
         if self.source == "own":
             return lambda _: None
         if self.source == "empty":
             return lambda _: ""
-        shuffled = shuffled_captions(shard, self.seed)
+        shuffled = shuffled_captions(reader, self.seed)
         return lambda sample: shuffled.get(sample.index, "")
 
 
-def shuffled_captions(shard: Shard, seed: int) -> dict[int, str]:
+def shuffled_captions(reader: ShardReader, seed: int) -> dict[int, str]:
     """The caption of another sample by sample index, a function of the shard's contents and the seed alone.
 
     Samples stand in a random circle, and each is given the caption of the one before: none keeps its own, and every
     caption is used once.
     """
-    found = read_shard(shard.url, with_images=False)
+    found = reader.read(with_images=False)
     captions = {item.index: item.caption for item in found if isinstance(item, RawSample)}
+    shard = reader.shard
     name = hashlib.sha256(f"{seed}\0{shard.split}\0{shard.name}".encode()).digest()[:8]
     circle = np.random.default_rng(int.from_bytes(name, "big")).permutation(sorted(captions))
     return {int(index): captions[int(before)] for index, before in zip(circle, np.roll(circle, 1), strict=True)}

@@ -18,7 +18,8 @@ from ray.data.datasource import ReadTask
 
 from raymia.data.manifest import Shard
 from raymia.data.prompts import PromptOf, Prompts
-from raymia.data.tar import RawSample, ShardEnd, read_shard
+from raymia.data.selection import ShardReader
+from raymia.data.tar import RawSample, ShardEnd
 
 SAMPLE = pa.struct(
     [
@@ -59,7 +60,7 @@ BATCH_SCHEMA = pa.schema([*PLACE, ("end", END), ("read_s", pa.float64()), ("samp
 class ShardWork:
     """A shard with the units of it that are committed already."""
 
-    shard: Shard
+    reader: ShardReader
     committed: frozenset[int]
 
 
@@ -109,11 +110,11 @@ class _Read:
 
 def batches(work: ShardWork, unit_size: int, batch_size: int, prompts: Prompts) -> Iterator[pa.Table]:
     """The batches of a shard's uncommitted units as tables of one row, then one row for the shard's end."""
-    shard = work.shard
-    prompt_of = prompts.of_shard(shard)
+    shard = work.reader.shard
+    prompt_of = prompts.of_shard(work.reader)
     held: list[RawSample] = []
     clock = _Clock()
-    for item in read_shard(shard.url, lambda index: index // unit_size not in work.committed):
+    for item in work.reader.read(lambda index: index // unit_size not in work.committed):
         if isinstance(item, ShardEnd):
             if held:
                 yield from clock.timed(_batch(shard, held, prompt_of, unit_size, batch_size, last=True))

@@ -77,19 +77,22 @@ class _Group:
     fault: Fault | None = None
 
 
-def everything(_: int) -> bool:
+Wanted = Callable[[int, str], bool]
+"""Of a sample's index and key: whether it is to be read."""
+
+
+def everything(_index: int, _key: str) -> bool:
     """Wanted-predicate for `read_shard`: all samples."""
     return True
 
 
-def read_shard(
-    url: str, wanted: Callable[[int], bool] = everything, with_images: bool = True
-) -> Iterator[RawSample | ShardEnd]:
+def read_shard(url: str, wanted: Wanted = everything, with_images: bool = True) -> Iterator[RawSample | ShardEnd]:
     """Read a tar at a local path or fsspec URL; the last item is always a `ShardEnd`. Never raises for bad data.
 
     Args:
         url: where the tar is.
-        wanted: of a sample's index; the content of samples that are not wanted is neither read nor yielded.
+        wanted: of a sample's index and key, asked once for each in order; the content of samples that are not wanted is
+            neither read nor yielded.
         with_images: whether to read the images; without, an image that is there is empty.
     """
     try:
@@ -101,9 +104,7 @@ def read_shard(
         yield ShardEnd(0, 0, Fault("unreadable_shard", f"{url}: {type(error).__name__}: {error}"))
 
 
-def read_tar(
-    stream: BinaryIO, wanted: Callable[[int], bool] = everything, with_images: bool = True
-) -> Iterator[RawSample | ShardEnd]:
+def read_tar(stream: BinaryIO, wanted: Wanted = everything, with_images: bool = True) -> Iterator[RawSample | ShardEnd]:
     """Read a tar from a seekable stream; see `read_shard`."""
     reader = _TarReader(stream, wanted, with_images)
     yield from reader.samples()
@@ -111,7 +112,7 @@ def read_tar(
 
 
 class _TarReader:
-    def __init__(self, stream: BinaryIO, wanted: Callable[[int], bool], with_images: bool) -> None:
+    def __init__(self, stream: BinaryIO, wanted: Wanted, with_images: bool) -> None:
         self._stream = stream
         self._wanted = wanted
         self._with_images = with_images
@@ -152,7 +153,7 @@ class _TarReader:
         yield self._finish(group)
 
     def _start(self, key: str) -> _Group:
-        group = _Group(self._count, key, self._wanted(self._count))
+        group = _Group(self._count, key, self._wanted(self._count, key))
         self._count += 1
         if key in self._keys:
             group.fault = Fault("duplicate_key", "the key stands in this shard before; the first sample is kept")

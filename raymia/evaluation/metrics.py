@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
 from raymia.attacks.base import Access, registry
+from raymia.data.clusters import join_clusters
 from raymia.errors import ConfigError
 from raymia.evaluation.blind import SOURCES, blind_scores, embeddings, frechet_shift
 from raymia.evaluation.combined import LEVELS, combined_scores, signals_of
@@ -176,10 +177,7 @@ def _load(ledger: Ledger) -> tuple[dict[str, Any], Counts, pd.DataFrame]:
     counts = ledger.counts(run["expected"])
     # Embeddings stay in Arrow: as Python lists they would take ten times their size.
     table = ledger.scores().to_pandas(types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_list(kind) else None)
-    clusters = ledger.clusters()
-    if clusters is not None:
-        table = table.merge(clusters.to_pandas(), on=["split", "key"], how="left")
-    return run, counts, table
+    return run, counts, join_clusters(table, ledger.clusters())
 
 
 def _require(table: pd.DataFrame, signals: Sequence[Described], title: str) -> None:
@@ -374,6 +372,9 @@ def _scan_warnings(counts: Counts, run: Mapping[str, Any]) -> list[str]:
         warnings.append("The scan has not finished: these are the units committed so far.")
     if counts.expected is not None and run["finished"] is not None and counts.read < counts.expected:
         warnings.append(f"{counts.read} samples were read where the manifest announces {counts.expected}.")
+    if not run.get("labels_hold", True):
+        patterns, model = ", ".join(run["manifest"]["valid_for_models"]), run["job"]["replica"]["model"]
+        warnings.append(f"The labels were made for {patterns}, not for {model}: what is told apart here are no known members.")
     source = run.get("job", {}).get("caption_source", "own")
     if source != "own":
         warnings.append(f"A control scan: the model was told {source} captions, not the images' own.")

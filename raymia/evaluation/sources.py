@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from raymia.data.clusters import load_clusters
+from raymia.data.clusters import join_clusters, load_clusters
 from raymia.data.facts import read_facts
-from raymia.data.manifest import SHIPPED, load_manifest, resolve_shards
+from raymia.data.manifest import SHIPPED, load_manifest
+from raymia.data.selection import shard_readers
 from raymia.data.tables import is_table, read_table
 from raymia.errors import ConfigError
 from raymia.evaluation.metrics import evaluate_run, evaluate_table
@@ -58,7 +59,7 @@ def read_samples(source: str) -> tuple[pd.DataFrame, Counts]:
     manifest, folder = load_manifest(source)
     rows: list[dict[str, Any]] = []
     reasons: Counter[str] = Counter()
-    for found in read_facts(resolve_shards(manifest, folder)):
+    for found in read_facts(shard_readers(manifest, folder)):
         rows += found.rows
         reasons += found.reasons
     expected = [split.samples for split in manifest.splits]
@@ -73,10 +74,7 @@ def read_samples(source: str) -> tuple[pd.DataFrame, Counts]:
     if not rows:
         raise ConfigError(f"manifest {source}: no sample can be read ({', '.join(reasons)}); see `raymia data verify`")
     table = pd.DataFrame(rows).astype({"member": object})
-    clusters = load_clusters(manifest, folder)
-    if clusters is not None:
-        table = table.merge(clusters.to_pandas(), on=["split", "key"], how="left")
-    return table, counts
+    return join_clusters(table, load_clusters(manifest, folder)), counts
 
 
 def _labels(values: pd.Series, source: str) -> pd.Series:

@@ -17,20 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
-from raymia.data.images import ImageError, decode_image
-from raymia.data.tar import RawSample, read_shard
 from raymia.evaluation.results import Evaluation, Metrics
 from raymia.report.figures import NamedFigure, inline_svg, write_figures
 from raymia.report.plots import run_figures
+from raymia.report.thumbnails import Identity, thumbnails
 from raymia.scan.ledger import Ledger
 
 REPORT = "report"
 REPORT_FILE = f"{REPORT}/index.html"
 SHEET_SIZE = 12
-THUMBNAIL_PX = 128
-THUMBNAIL_MAX_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -138,14 +134,8 @@ def sheets(evaluation: Evaluation, signal: str) -> Iterator[tuple[str, list[Shee
     rows = pd.concat(chosen.values())
     shards = (evaluation.run or {}).get("shards", [])
     urls = {(shard["split"], shard["name"]): shard["url"] for shard in shards}
-    sources: dict[tuple[str, str, int], str] = {}
-    for (split, shard), group in rows.groupby(["split", "shard"]):
-        wanted = {int(index) for index in group["index"]}
-        for item in read_shard(urls[str(split), str(shard)], wanted.__contains__):
-            if isinstance(item, RawSample) and item.image is not None:
-                source = _thumbnail(item.image)
-                if source is not None:
-                    sources[str(split), str(shard), item.index] = source
+    identities = [(str(split), str(shard), str(key)) for split, shard, key in rows[["split", "shard", "key"]].to_numpy()]
+    sources = thumbnails(urls, identities)
     others = table[table["member"].eq(False)]
     primary = [name for name, found in evaluation.metrics.signals.items() if found.primary]
     alarms = {name: np.sort(others[name].to_numpy(float)) for name in primary}
@@ -153,7 +143,7 @@ def sheets(evaluation: Evaluation, signal: str) -> Iterator[tuple[str, list[Shee
         yield title, [_sheet_image(row, alarms, sources) for _, row in part.iterrows()]
 
 
-def _sheet_image(row: pd.Series, alarms: dict[str, np.ndarray], sources: dict[tuple[str, str, int], str]) -> SheetImage:
+def _sheet_image(row: pd.Series, alarms: dict[str, np.ndarray], sources: dict[Identity, str]) -> SheetImage:
     scores = {}
     for name, others in alarms.items():
         if pd.notna(row[name]):
@@ -165,15 +155,5 @@ def _sheet_image(row: pd.Series, alarms: dict[str, np.ndarray], sources: dict[tu
         caption=row["caption"],
         probability=float(row["probability"]) if "probability" in row and pd.notna(row["probability"]) else None,
         scores=scores,
-        source=sources.get((row["split"], row["shard"], int(row["index"]))),
+        source=sources.get((row["split"], row["shard"], row["key"])),
     )
-
-
-def _thumbnail(content: bytes) -> str | None:
-    try:
-        pixels = decode_image(content, THUMBNAIL_PX, THUMBNAIL_MAX_PIXELS).pixels
-    except ImageError:
-        return None
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -8,9 +8,11 @@ import platform
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -22,7 +24,9 @@ from ray.util.metrics import Counter as Metric
 from rich.console import Console
 
 from raymia.config import Job, PoolConfig
+from raymia.data.manifest import labels_hold
 from raymia.data.prompts import Prompts
+from raymia.data.selection import ShardReader
 from raymia.data.shards import ShardDatasource, ShardWork
 from raymia.errors import ConfigError, RaymiaError
 from raymia.scan.decoding import decode_rows
@@ -31,7 +35,7 @@ from raymia.scan.lock import RunLock
 from raymia.scan.monitoring import PROGRESS_FILE, Monitor, bottleneck
 from raymia.scan.plan import ScanPlan, make_plan, require_same
 from raymia.scan.progress import ScanProgress
-from raymia.scan.rows import score_rows
+from raymia.scan.rows import RowScorer, score_rows, score_type
 from raymia.scan.scorer import Scorer
 from raymia.scan.storage import without_secrets
 from raymia.scan.units import Units
@@ -68,7 +72,8 @@ def run_scan(job: Job, console: Console) -> Counts:
 
 def _scan_all(prepared: Sequence[Prepared], console: Console) -> Counts:
     """Scan the attacked model and then the control model, where there is one; return the counts of the first."""
-    started_here = start_ray(prepared[0][0].job)
+    pool = prepared[0][0].job.pool
+    started_here = start_ray(pool.replicas or pool.max_replicas or 1)
     try:
         counts = _scan(*prepared[0], console)
         for part in prepared[1:]:
@@ -76,7 +81,7 @@ def _scan_all(prepared: Sequence[Prepared], console: Console) -> Counts:
             _scan(*part, console)
         return counts
     except RayError as error:
-        raise RaymiaError(f"scan stopped: {_cause(error)}; run the same command again to resume") from error
+        raise RaymiaError(f"scan stopped: {cause(error)}; run the same command again to resume") from error
     finally:
         if started_here:
             ray.shutdown()
@@ -90,11 +95,14 @@ def _prepare(job: Job) -> Prepared:
     return plan, ledger, require_same(ledger, plan)
 
 
-def start_ray(job: Job) -> bool:
+def start_ray(replicas: int) -> bool:
     """Join the cluster that this process runs in, or start a local Ray on loopback; return whether one was started.
 
     A local Ray is given a CPU slot per CPU replica on top of the machine's cores, so that replicas never take the
     slots that reading and decoding need.
+
+    Args:
+        replicas: that a local Ray is to have room for.
     """
     if ray.is_initialized():
         return False
@@ -103,7 +111,6 @@ def start_ray(job: Job) -> bool:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
         return True
-    replicas = job.pool.replicas or job.pool.max_replicas or 1
     cores = os.cpu_count() or 1
     ray.init("local", num_cpus=cores + replicas, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     return True
@@ -154,16 +161,39 @@ class Pool:
         return ActorPoolStrategy(min_size=self.min_replicas, max_size=self.replicas, initial_size=self.initial_replicas)
 
 
-class ScoringActor:
-    """A replica behind Ray Data: one batch row in, one scored row out."""
+@dataclass(frozen=True)
+class Stream:
+    """What flows through Ray: which samples, cut into which rows, in front of what.
 
-    def __init__(self, job: Job, signals: list[str], dtype: str, device: str, threads: int | None) -> None:
-        self._scorer = Scorer.from_job(job, dtype, device, threads)
-        self._signals = signals
-        self._resolution_px = job.replica.resolution_px
+    Attributes:
+        what: is going on, for the progress line.
+        expected: samples in all, where known.
+        row_type: of the committed rows.
+        load: loads the scorer, within the process that is to use it.
+    """
+
+    what: str
+    readers: Sequence[ShardReader]
+    expected: int | None
+    unit_size: int
+    batch_size: int
+    resolution_px: int
+    max_pixels: int
+    prompts: Prompts
+    row_type: pa.StructType
+    load: Callable[[], RowScorer]
+
+
+class ScoringActor:
+    """A scorer behind Ray Data: one batch row in, one scored row out."""
+
+    def __init__(self, load: Callable[[], RowScorer], row_type: pa.StructType, resolution_px: int) -> None:
+        self._scorer = load()
+        self._row_type = row_type
+        self._resolution_px = resolution_px
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return score_rows(table, self._scorer, self._signals, self._resolution_px)
+        return score_rows(table, self._scorer, self._row_type, self._resolution_px)
 
 
 def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console: Console) -> Counts:
@@ -181,6 +211,7 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
         **plan.identity,
         "dtype": dtype,
         "free": without_secrets(job.model_dump(mode="json", include={"pool", "max_quarantined_fraction", "control_model"})),
+        "labels_hold": labels_hold(plan.manifest, job.replica.model),
         "signals": plan.signals,
         "expected": plan.expected,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
@@ -198,7 +229,19 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
     if plan.clusters is not None:
         ledger.write_clusters(plan.clusters)
     start = time.monotonic()
-    monitor, streamed_s = _stream(plan, ledger, pool, dtype, console)
+    rows = Stream(
+        what="scan",
+        readers=plan.readers,
+        expected=plan.expected,
+        unit_size=job.unit_size,
+        batch_size=job.pool.batch_size,
+        resolution_px=job.replica.resolution_px,
+        max_pixels=job.max_pixels,
+        prompts=Prompts(job.caption_source, job.seed),
+        row_type=score_type(plan.signal_names),
+        load=partial(Scorer.from_job, job, dtype, pool.device, pool.threads),
+    )
+    monitor, streamed_s = stream(rows, ledger, pool, console)
     counts = ledger.counts(plan.expected)
     if streamed_s:
         name, why = bottleneck(monitor.stages, streamed_s, pool.replicas)
@@ -211,9 +254,8 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
     return counts
 
 
-def _stream(plan: ScanPlan, ledger: Ledger, pool: Pool, dtype: str, console: Console) -> tuple[Monitor, float]:
+def stream(rows: Stream, ledger: Ledger, pool: Pool, console: Console) -> tuple[Monitor, float]:
     """Score everything that is not committed; return what was counted, and seconds from the first batch to the last."""
-    job = plan.job
     state = ledger.state()
     retried = [place for place, shard_record in state.finished.items() if shard_record.reason in RETRIED_FAULTS]
     for place in retried:
@@ -221,23 +263,23 @@ def _stream(plan: ScanPlan, ledger: Ledger, pool: Pool, dtype: str, console: Con
     if retried:
         state = ledger.state()
     work = [
-        ShardWork(shard, state.committed.get((shard.split, shard.name), frozenset()))
-        for shard in plan.shards
-        if (shard.split, shard.name) not in state.finished
+        ShardWork(reader, state.committed.get(reader.place, frozenset()))
+        for reader in rows.readers
+        if reader.place not in state.finished
     ]
-    monitor = Monitor(ledger, state, plan.expected, Metric)
+    monitor = Monitor(ledger, state, rows.expected, Metric)
     first: float | None = None
-    with ScanProgress(console, plan.expected, state.samples, state.units, state.quarantined) as progress:
+    with ScanProgress(console, rows.expected, state.samples, state.units, state.quarantined, rows.what) as progress:
         if not work:
             return monitor, 0.0
-        units = Units(ledger, plan.signal_names, job.unit_size, state.committed, progress, monitor)
+        units = Units(ledger, rows.row_type, rows.unit_size, state.committed, progress, monitor)
         configure(DataContext.get_current())
-        source = ShardDatasource(work, job.unit_size, job.pool.batch_size, Prompts(job.caption_source, job.seed))
-        rows = (
+        source = ShardDatasource(work, rows.unit_size, rows.batch_size, rows.prompts)
+        scored = (
             ray.data.read_datasource(source, override_num_blocks=len(work))
             .map_batches(
                 decode_rows,
-                fn_args=(job.replica.resolution_px, job.max_pixels),
+                fn_args=(rows.resolution_px, rows.max_pixels),
                 batch_format="pyarrow",
                 batch_size=1,
                 num_cpus=DECODING_CPUS,
@@ -246,7 +288,7 @@ def _stream(plan: ScanPlan, ledger: Ledger, pool: Pool, dtype: str, console: Con
             .repartition(target_num_rows_per_block=1)
             .map_batches(
                 ScoringActor,
-                fn_constructor_args=(job, plan.signal_names, dtype, pool.device, pool.threads),
+                fn_constructor_args=(rows.load, rows.row_type, rows.resolution_px),
                 batch_format="pyarrow",
                 batch_size=1,
                 compute=pool.strategy,
@@ -254,7 +296,7 @@ def _stream(plan: ScanPlan, ledger: Ledger, pool: Pool, dtype: str, console: Con
                 **pool.placement,
             )
         )
-        for table in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for table in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
             first = first or time.monotonic()
             units.add(table)
         if units.pending:
@@ -275,7 +317,7 @@ def configure(context: DataContext) -> None:
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """What a user's own code raised behind an error that Ray wrapped, in one line."""
     causes = [error]
     while (inner := getattr(causes[-1], "cause", None) or causes[-1].__cause__) is not None and inner not in causes:

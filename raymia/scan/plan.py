@@ -11,7 +11,8 @@ import pyarrow as pa
 from raymia.attacks.base import Attack, Signal, signal_key
 from raymia.config import FREE_TO_CHANGE, Job, differences
 from raymia.data.clusters import load_clusters
-from raymia.data.manifest import Manifest, Shard, load_manifest, resolve_shards
+from raymia.data.manifest import Manifest, labels_hold, load_manifest
+from raymia.data.selection import ShardReader, shard_readers
 from raymia.errors import ConfigError
 from raymia.replica.stable_diffusion import PipelineFolder, find_pipeline
 from raymia.scan.ledger import RUN_FILE, Ledger
@@ -25,7 +26,7 @@ class ScanPlan:
 
     job: Job
     manifest: Manifest
-    shards: list[Shard]
+    readers: list[ShardReader]
     folder: PipelineFolder
     clusters: pa.Table | None
     """Near-duplicates, where the manifest names them; see `raymia.data.clusters`."""
@@ -48,7 +49,7 @@ class ScanPlan:
         """What a resumed run must have in common with the run it resumes; reads all weights, hence once."""
         job = self.job.model_dump(mode="json", exclude=set(FREE_TO_CHANGE))
         manifest = self.manifest.model_dump(mode="json")
-        shards = [shard.model_dump() for shard in self.shards]
+        shards = [reader.shard.model_dump() for reader in self.readers]
         model = {"fingerprint": self.folder.fingerprint()}
         return dict(without_secrets({"job": job, "manifest": manifest, "shards": shards, "model": model}))
 
@@ -60,8 +61,14 @@ def make_plan(job: Job) -> ScanPlan:
         ConfigError: names the field, what was expected and what to do.
     """
     manifest, folder = load_manifest(job.manifest)
-    shards = resolve_shards(manifest, folder)
+    readers = shard_readers(manifest, folder)
     pipeline = find_pipeline(model_folder(job.replica.model), with_weights=False, revision=job.replica.revision)
+    if not (job.labels_do_not_hold or labels_hold(manifest, job.replica.model)):
+        raise ConfigError(
+            f"manifest {job.manifest}: its labels hold for {', '.join(manifest.valid_for_models)}, not for replica.model "
+            f"{job.replica.model}, so that members need not be members; scan a model that they hold for, or add "
+            "--labels-do-not-hold to scan nevertheless"
+        )
     schedule = pipeline.schedule
     signals: list[dict[str, Any]] = []
     for name, attack in job.attacks.items():
@@ -79,7 +86,7 @@ def make_plan(job: Job) -> ScanPlan:
         from raymia.perceptual import load_trunk
 
         load_trunk(job.lpips.net, job.lpips.trunk)
-    return ScanPlan(job, manifest, shards, pipeline, load_clusters(manifest, folder), signals)
+    return ScanPlan(job, manifest, readers, pipeline, load_clusters(manifest, folder), signals)
 
 
 def require_same(ledger: Ledger, plan: ScanPlan) -> dict[str, Any] | None:

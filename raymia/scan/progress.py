@@ -21,11 +21,20 @@ class ScanProgress:
     Samples that an earlier run committed count as done but not into the rate.
     """
 
-    def __init__(self, console: Console, expected: int | None, done: int = 0, units: int = 0, quarantined: int = 0) -> None:
+    def __init__(
+        self,
+        console: Console,
+        expected: int | None,
+        done: int = 0,
+        units: int = 0,
+        quarantined: int = 0,
+        what: str = "scan",
+    ) -> None:
         """Args:
         console: where to show; not a terminal means log lines.
         expected: samples in all; none where the manifest does not say.
         done, units, quarantined: committed by earlier runs.
+        what: is going on.
         """
         self._console = console
         self._expected = expected
@@ -39,9 +48,9 @@ class ScanProgress:
         if console.is_terminal:
             facts = TextColumn("{task.fields[facts]}")
             self._bar = Progress(
-                TextColumn("scan"), BarColumn(), MofNCompleteColumn(), facts, TimeElapsedColumn(), console=console
+                TextColumn(what), BarColumn(), MofNCompleteColumn(), facts, TimeElapsedColumn(), console=console
             )
-            self._task = self._bar.add_task("scan", total=expected, completed=done, facts="starting replicas")
+            self._task = self._bar.add_task(what, total=expected, completed=done, facts="starting replicas")
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -83,6 +92,54 @@ class ScanProgress:
             total = f" of {self._expected}" if self._expected else ""
             facts.insert(0, f"{self._done}{total} samples")
         return ", ".join(facts)
+
+
+class StageProgress:
+    """Counts the parts of a stage of curation, and the samples in them."""
+
+    def __init__(self, console: Console, what: str, parts: int) -> None:
+        """Args:
+        console: where to show; not a terminal means log lines.
+        what: is going on.
+        parts: that are left to do.
+        """
+        self._what, self._parts = what, parts
+        self._done = self._samples = 0
+        self._start = self._logged = time.monotonic()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        if console.is_terminal:
+            facts = TextColumn("{task.fields[facts]}")
+            self._bar = Progress(
+                TextColumn(what), BarColumn(), MofNCompleteColumn(), facts, TimeElapsedColumn(), console=console
+            )
+            self._task = self._bar.add_task(what, total=parts, facts="")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif kind is None:
+            log.info("%s: %s", self._what, self._facts())
+
+    def part(self, samples: int) -> None:
+        """A part is done."""
+        self._done += 1
+        self._samples += samples
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, facts=self._facts())
+        elif now - self._logged >= LOG_INTERVAL_S:
+            self._logged = now
+            log.info("%s: %d of %d parts, %s", self._what, self._done, self._parts, self._facts())
+
+    def _facts(self) -> str:
+        rate = self._samples / max(time.monotonic() - self._start, 1e-9)
+        return f"{self._samples:,} samples, {rate:.1f} a second"
 
 
 def duration(seconds: float) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from raymia.data.tar import Fault
 from raymia.replica.shared import Evaluations
 from raymia.scan.decoding import FACTS, PLACE, QUARANTINE
-from raymia.scan.scorer import EMBEDDING, Scorer, Scores
+from raymia.scan.scorer import EMBEDDING
 
+Columns = Mapping[str, float | list[float]]
 EVALUATIONS = pa.struct([(field.name, pa.int64()) for field in fields(Evaluations)])
 
 
@@ -23,8 +25,18 @@ def score_type(signals: Sequence[str]) -> pa.StructType:
     return pa.struct([*FACTS, *((signal, pa.float64()) for signal in signals), (EMBEDDING, pa.list_(pa.float32()))])
 
 
-def score_rows(table: pa.Table, scorer: Scorer, signals: Sequence[str], resolution_px: int) -> pa.Table:
-    """Score decoded rows; one row out for each row in, with `scores`, `quarantine` and `evaluations`."""
+class RowScorer(Protocol):
+    """What gives each decoded sample its columns: a `Scorer`, or an embedder."""
+
+    evaluations: Evaluations
+    transfer_s: float
+
+    def score(self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]) -> Sequence[Columns | Fault]:
+        """Columns of each sample by name, or why it has none; see `raymia.scan.scorer.Scorer.score`."""
+
+
+def score_rows(table: pa.Table, scorer: RowScorer, row_type: pa.StructType, resolution_px: int) -> pa.Table:
+    """Score decoded rows; one row out for each row in, with `scores` of `row_type`, `quarantine` and `evaluations`."""
     scores: list[list[dict[str, Any]] | None] = []
     quarantine: list[list[dict[str, Any]] | None] = []
     evaluations: list[dict[str, int] | None] = []
@@ -55,13 +67,13 @@ def score_rows(table: pa.Table, scorer: Scorer, signals: Sequence[str], resoluti
         table.select([*PLACE, "end", "read_s", "decode_s"])
         .append_column("transfer_s", pa.array([transfer for transfer, _ in spent], pa.float64()))
         .append_column("model_s", pa.array([model for _, model in spent], pa.float64()))
-        .append_column("scores", pa.array(scores, pa.list_(score_type(signals))))
+        .append_column("scores", pa.array(scores, pa.list_(row_type)))
         .append_column("quarantine", pa.array(quarantine, pa.list_(pa.struct(QUARANTINE))))
         .append_column("evaluations", pa.array(evaluations, EVALUATIONS))
     )
 
 
-def _score(scorer: Scorer, pixels: np.ndarray, samples: list[dict[str, Any]]) -> list[Scores | Fault]:
+def _score(scorer: RowScorer, pixels: NDArray[np.uint8], samples: list[dict[str, Any]]) -> Sequence[Columns | Fault]:
     if not samples:
         return []
     prompts = [sample["caption"] if sample["prompt"] is None else sample["prompt"] for sample in samples]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -82,6 +84,37 @@ class Storage:
         """
         self._patiently(f"write {name}", lambda: self._put(name, content))
 
+    @contextmanager
+    def create(self, name: str) -> Iterator[BinaryIO]:
+        """A stream into a file that is there, whole, once the block has ended, and not at all if the block fails.
+
+        For files that are too large to be held in memory: they grow on a local disk.
+
+        Raises:
+            StorageError: storage is full, refuses, or failed every time.
+        """
+        path = self.path(name)
+        folder, base = path.rsplit("/", 1)
+        if self.local:
+            os.makedirs(folder, exist_ok=True)
+            draft = f"{folder}/.{base}.{os.getpid()}"
+        else:
+            handle, draft = tempfile.mkstemp(prefix=f"{base}.")
+            os.close(handle)
+        try:
+            with open(draft, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            if self.local:
+                os.replace(draft, path)
+            else:
+                self._patiently(f"write {name}", lambda: self._upload(draft, path))
+        except OSError as error:
+            raise StorageError(f"{self.url}: cannot write {name}: {self._reason(error)}") from error
+        finally:
+            _discard(draft)
+
     def read(self, name: str) -> bytes | None:
         """A file's contents; none where there is no such file.
 
@@ -148,6 +181,14 @@ class Storage:
             self._fs.makedirs(folder, exist_ok=True)
             self._fs.pipe_file(draft, content)
             self._fs.mv(draft, path)
+
+    def _upload(self, draft: str, path: str) -> None:
+        self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        if _protocols(self._fs) & SINGLE_PUT:
+            self._fs.put_file(draft, path)
+        else:
+            self._fs.put_file(draft, f"{path}.draft")
+            self._fs.mv(f"{path}.draft", path)
 
     def _patiently(self, what: str, act: Callable[[], T]) -> T:
         wait = wait_exponential_jitter(initial=FIRST_WAIT_S, max=LONGEST_WAIT_S, jitter=FIRST_WAIT_S)

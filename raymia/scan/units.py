@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -15,7 +14,6 @@ from raymia.scan.decoding import PLACE, QUARANTINE, STAGES
 from raymia.scan.ledger import QUARANTINE_SCHEMA, Ledger
 from raymia.scan.monitoring import Monitor
 from raymia.scan.progress import ScanProgress
-from raymia.scan.rows import score_type
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +36,14 @@ class Units:
     def __init__(
         self,
         ledger: Ledger,
-        signals: Sequence[str],
+        row_type: pa.StructType,
         unit_size: int,
         committed: dict[Place, frozenset[int]],
         progress: ScanProgress,
         monitor: Monitor,
     ) -> None:
         self._ledger = ledger
-        self._score_type = score_type(signals)
+        self._row_type = row_type
         self._unit_size = unit_size
         self._progress = progress
         self._monitor = monitor
@@ -66,7 +64,7 @@ class Units:
                 self._ends[place] = ShardEnd(end["samples"], end["bytes_reached"], fault)
                 self._monitor.batch(0, {fault.reason: 1} if fault else {}, evaluations, spent)
             else:
-                scores = _items(table.column("scores")[i], self._score_type)
+                scores = _items(table.column("scores")[i], self._row_type)
                 quarantine = _items(table.column("quarantine")[i], pa.struct(QUARANTINE))
                 self._progress.batch(len(scores) + len(quarantine), len(quarantine))
                 reasons = Counter(quarantine.field("reason").to_pylist())

@@ -8,6 +8,7 @@ import yaml
 
 from raymia.data.index import index_shards, summarise_shard, verify
 from raymia.data.manifest import Manifest, load_manifest, resolve_shards
+from raymia.data.selection import shard_readers
 from raymia.errors import ConfigError
 from raymia.testbed import ASSETS
 from tests.conftest import good_members
@@ -65,7 +66,7 @@ def test_an_index_written_from_tars_verifies_and_a_changed_tar_does_not(write_ta
     assert made.splits[0].shards == ("m.tar",)
     assert verify(made, summaries) == []
     write_tar("m.tar", good_members(2))
-    changed = [summarise_shard(shard) for shard in resolve_shards(made, str(tmp_path))]
+    changed = [summarise_shard(reader) for reader in shard_readers(made, str(tmp_path))]
     problems = " ".join(finding.problem for finding in verify(made, changed) if finding.fatal)
     assert "2 samples found, 4 expected" in problems
     assert "sha256" in problems

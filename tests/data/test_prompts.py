@@ -5,20 +5,21 @@ from pathlib import Path
 
 from raymia.data.manifest import Shard
 from raymia.data.prompts import Prompts, shuffled_captions
+from raymia.data.selection import ShardReader
 from raymia.data.tar import RawSample, read_shard
 from tests.conftest import good_members
 
 Write = Callable[[str, list[tuple[str, bytes]]], Path]
 
 
-def shard_at(path: Path) -> Shard:
-    return Shard(split="in", name="m", url=str(path), member=True)
+def shard_at(path: Path) -> ShardReader:
+    return ShardReader(Shard(split="in", name="m", url=str(path), member=True))
 
 
 def test_shuffled_captions_are_each_used_once_and_never_by_their_own_image(write_tar: Write) -> None:
     shard = shard_at(write_tar("m.tar", good_members(20)))
     shuffled = shuffled_captions(shard, seed=3)
-    own = {item.index: item.caption for item in read_shard(shard.url) if isinstance(item, RawSample)}
+    own = {item.index: item.caption for item in shard.read() if isinstance(item, RawSample)}
     assert sorted(shuffled.values()) == sorted(own.values())
     assert all(shuffled[index] != own[index] for index in own)
     assert shuffled == shuffled_captions(shard, seed=3)
@@ -27,7 +28,7 @@ def test_shuffled_captions_are_each_used_once_and_never_by_their_own_image(write
 
 def test_prompts_of_each_source(write_tar: Write) -> None:
     shard = shard_at(write_tar("m.tar", good_members(3)))
-    sample = next(item for item in read_shard(shard.url) if isinstance(item, RawSample))
+    sample = next(item for item in shard.read() if isinstance(item, RawSample))
     assert Prompts("own", 0).of_shard(shard)(sample) is None
     assert Prompts("empty", 0).of_shard(shard)(sample) == ""
     assert Prompts("shuffled", 0).of_shard(shard)(sample) in ("picture number 1", "picture number 2")

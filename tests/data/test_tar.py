@@ -155,7 +155,7 @@ def test_a_link_in_place_of_an_image_is_refused(tmp_path: Path) -> None:
 
 
 def test_unwanted_samples_are_counted_but_not_yielded(write_tar: Write) -> None:
-    *samples, end = read_shard(str(write_tar("a.tar", good_members(6))), lambda index: index >= 4)
+    *samples, end = read_shard(str(write_tar("a.tar", good_members(6))), lambda index, _: index >= 4)
     assert [s.index for s in samples if isinstance(s, RawSample)] == [4, 5]
     assert isinstance(end, ShardEnd)
     assert end.samples == 6

@@ -19,7 +19,8 @@ from moto.server import ThreadedMotoServer
 from rich.console import Console
 
 from raymia.data.index import summarise_shard
-from raymia.data.manifest import load_manifest, resolve_shards
+from raymia.data.manifest import load_manifest
+from raymia.data.selection import shard_readers
 from raymia.errors import ConfigError
 from raymia.evaluation.metrics import evaluate_run
 from raymia.report.page import write_report
@@ -111,7 +112,7 @@ def test_shards_on_s3_are_indexed(s3: str, tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     split = {"name": "all", "member": "unknown", "shards": [f"{s3}/more/*.tar"]}
     path.write_text(yaml.safe_dump({"name": "m", "splits": [split]}))
-    (shard,) = resolve_shards(*load_manifest(str(path)))
+    (shard,) = shard_readers(*load_manifest(str(path)))
     assert shard.url == "s3://bucket/more/a.tar"
     assert summarise_shard(shard).samples == 3
 

@@ -1,0 +1,301 @@
+"""Near-duplicates within and across splits: found by embedding and by exact hash, named as clusters, dropped where they tell.
+
+A non-member with a twin among the members was trained on as good as its twin: it is dropped. All other twins stay and are
+named, so that evaluation never puts them on both sides of a fold.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from rich.console import Console
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from raymia.curation.derive import CLUSTERS_FILE, IDENTITY, derive, relative, write_table
+from raymia.curation.embed import MAX_PIXELS, Features, load_features
+from raymia.curation.neighbours import Vectors, pairs_within
+from raymia.curation.stage import run_parts
+from raymia.curation.verification import SIDE, Thumbnail, agreement, grey_thumbnail
+from raymia.data.manifest import Manifest
+from raymia.data.selection import ShardReader
+from raymia.data.tar import RawSample
+from raymia.scan.pipeline import start_ray
+from raymia.scan.storage import Storage, StorageError
+
+MAX_DISTANCE = 0.5
+"""Of unit CLIP embeddings, as the authors of LAION-mi chose (Dubinski et al., arXiv 2306.12983)."""
+BINS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 2.0)
+PAIRS_FILE = "pairs.parquet"
+SUMMARY_FILE = "dedup.json"
+COMPARED_AT_ONCE = 2000
+
+
+class DistanceBin(BaseModel):
+    """Pairs of one range of distances."""
+
+    low: float
+    high: float
+    pairs: int
+    verified: int | None
+    """Of these, the pairs whose pixels agree; none without verification."""
+
+
+class DedupSummary(BaseModel):
+    """What was found, and what became of it."""
+
+    samples: int
+    without_features: int
+    max_distance: float
+    min_agreement: float | None
+    bins: list[DistanceBin]
+    exact: int
+    """Samples whose file equals an earlier one, byte for byte."""
+    within: dict[str, int]
+    """Pairs within a split, by its name."""
+    across: int
+    """Pairs across splits."""
+    clusters: int
+    in_clusters: int
+    largest: int
+    dropped: dict[str, int]
+    """Non-members with a twin among members, by split."""
+    kept: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Deduplicated:
+    """The result of `dedup`.
+
+    Attributes:
+        pairs: of twins, closest first: split, shard and key of one and of other, distance, agreement.
+    """
+
+    manifest: Manifest
+    summary: DedupSummary
+    pairs: pd.DataFrame
+    features: Features
+
+
+def dedup(
+    manifest_file: str,
+    out: str,
+    console: Console,
+    features: str | None = None,
+    max_distance: float = MAX_DISTANCE,
+    min_agreement: float | None = None,
+) -> Deduplicated:
+    """Find twins, and write a manifest that names them and leaves the non-members among them out.
+
+    Args:
+        manifest_file: see `raymia.data.manifest.load_manifest`; its features must be there.
+        out: folder for the manifest, `clusters.parquet`, `selection.parquet`, `pairs.parquet` and `dedup.json`.
+        features: see `raymia.curation.embed.load_features`.
+        max_distance: Euclidean distance of unit image embeddings below which two images are twins.
+        min_agreement: twins must agree in their pixels, too: see `raymia.curation.verification`; none leaves that out.
+
+    Raises:
+        ConfigError: the manifest or its features cannot be used.
+        RaymiaError: a stage failed; the same call goes on from there.
+    """
+    known = load_features(manifest_file, features)
+    table, storage = known.table, _made(out)
+    vectors = known.vectors().astype(np.float32)
+    pairs = pairs_within(vectors, max_distance, storage, console)
+    if min_agreement is not None:
+        pairs = _verified(pairs, known, storage, console)
+    bins = _bins(pairs, max_distance, min_agreement)
+    if min_agreement is not None:
+        pairs = pairs[pairs["agreement"] >= min_agreement].reset_index(drop=True)
+    twins = pd.concat([pairs, _exact(table, vectors)], ignore_index=True).drop_duplicates(["one", "other"], ignore_index=True)
+    one, other = twins["one"].to_numpy(), twins["other"].to_numpy()
+    cluster = _components(len(table), one, other)
+    dropped = _dropped(table, one, other)
+    split = table["split"].to_numpy()
+    sizes = pd.Series(cluster[cluster >= 0]).value_counts()
+    summary = DedupSummary(
+        samples=len(table),
+        without_features=known.lost,
+        max_distance=max_distance,
+        min_agreement=min_agreement,
+        bins=bins,
+        exact=int(table["image_sha256"].duplicated().sum()),
+        within={str(name): int(((split[one] == name) & (split[other] == name)).sum()) for name in pd.unique(split)},
+        across=int((split[one] != split[other]).sum()),
+        clusters=len(sizes),
+        in_clusters=int(sizes.sum()),
+        largest=int(sizes.max()) if len(sizes) else 0,
+        dropped=_by_split(split[dropped]),
+        kept=_by_split(split[~dropped]),
+    )
+    named = table.loc[cluster >= 0, IDENTITY].assign(cluster=[f"c{number:06d}" for number in cluster[cluster >= 0]])
+    write_table(storage, CLUSTERS_FILE, named.astype(str))
+    described = _described(table, twins)
+    write_table(storage, PAIRS_FILE, described)
+    storage.write(SUMMARY_FILE, summary.model_dump_json(indent=2).encode() + b"\n")
+    made = derive(
+        known.manifest,
+        known.folder,
+        storage,
+        table.loc[~dropped, IDENTITY],
+        [reader.shard for reader in known.readers],
+        {part.name: part.member for part in known.manifest.splits},
+        clusters=CLUSTERS_FILE,
+        features=relative(known.url, storage.url),
+    )
+    return Deduplicated(made, summary, described, known)
+
+
+def _made(out: str) -> Storage:
+    storage = Storage(out)
+    try:
+        storage.make()
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{out}: cannot be made ({error})") from error
+    return storage
+
+
+def _exact(table: pd.DataFrame, vectors: Vectors) -> pd.DataFrame:
+    """Pairs of equal files: each with the first of its kind."""
+    first = table.groupby("image_sha256", sort=False).ngroup().to_numpy()
+    earliest = pd.Series(np.arange(len(table))).groupby(first).transform("min").to_numpy()
+    later = np.flatnonzero(earliest != np.arange(len(table)))
+    distance = np.linalg.norm(vectors[earliest[later]] - vectors[later], axis=1)
+    return pd.DataFrame({"one": earliest[later], "other": later, "distance": distance, "agreement": 1.0})
+
+
+def _components(count: int, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number of each sample's cluster, by the order of their first samples; -1 for a sample without twins."""
+    graph = coo_matrix((np.ones(len(one), np.int8), (one, other)), (count, count))
+    _, component = connected_components(graph, directed=False)
+    sizes = np.bincount(component, minlength=1)
+    clustered = sizes[component] > 1
+    found = np.full(count, -1, np.int64)
+    found[clustered], _ = pd.factorize(component[clustered])
+    return found
+
+
+def _dropped(table: pd.DataFrame, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) which samples are non-members with a twin among members."""
+    member = np.array([value is True for value in table["member"]])
+    outside = np.array([value is False for value in table["member"]])
+    dropped = np.zeros(len(table), bool)
+    dropped[other[member[one] & outside[other]]] = True
+    dropped[one[outside[one] & member[other]]] = True
+    return dropped
+
+
+def _bins(pairs: pd.DataFrame, max_distance: float, min_agreement: float | None) -> list[DistanceBin]:
+    edges = [edge for edge in BINS if edge < max_distance] + [max_distance]
+    found = []
+    for low, high in itertools.pairwise(edges):
+        inside = pairs[(pairs["distance"] >= low) & (pairs["distance"] < high)]
+        verified = None if min_agreement is None else int((inside["agreement"] >= min_agreement).sum())
+        found.append(DistanceBin(low=low, high=high, pairs=len(inside), verified=verified))
+    return found
+
+
+def _by_split(splits: Iterable[str]) -> dict[str, int]:
+    return {str(name): int(count) for name, count in pd.Series(list(splits), dtype=object).value_counts(sort=False).items()}
+
+
+def _described(table: pd.DataFrame, twins: pd.DataFrame) -> pd.DataFrame:
+    sides = []
+    for side in ("one", "other"):
+        rows = table.iloc[twins[side].to_numpy()][[*IDENTITY, "caption"]].reset_index(drop=True)
+        sides.append(rows.add_prefix(f"{side}_"))
+    measured = twins[["distance", "agreement"]] if "agreement" in twins else twins[["distance"]]
+    return pd.concat([*sides, measured.reset_index(drop=True)], axis=1).sort_values("distance", ignore_index=True)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    reader: ShardReader
+    keys: frozenset[str]
+
+
+def _verified(pairs: pd.DataFrame, known: Features, storage: Storage, console: Console) -> pd.DataFrame:
+    """The pairs with the agreement of their pixels; 0 where an image can no longer be read."""
+    identities = known.table[IDENTITY]
+    needed = identities.iloc[np.unique(pairs[["one", "other"]].to_numpy())]
+    by_place = {(str(s), str(h)): frozenset(part["key"]) for (s, h), part in needed.groupby(["split", "shard"])}
+    wanted = [_Wanted(reader, by_place[reader.place]) for reader in known.readers if reader.place in by_place]
+    left = [item for item in wanted if _thumbnails_of(storage, item) is None]
+    started_here = start_ray(0)
+    try:
+        for _ in run_parts("thumbnails", left, partial(_reduce_shard, storage=storage), lambda count: count, console):
+            pass
+        found: dict[tuple[str, str, str], bytes] = {}
+        for item in wanted:
+            found |= {(*item.reader.place, key): luma for key, luma in (_thumbnails_of(storage, item) or {}).items()}
+        places = [tuple(row) for row in identities.to_numpy()]
+        held = ray.put({number: found[place] for number, place in enumerate(places) if place in found})
+        starts = range(0, len(pairs), COMPARED_AT_ONCE)
+        numbers = pairs[["one", "other"]].to_numpy()
+        blocks = [(start, numbers[start : start + COMPARED_AT_ONCE]) for start in starts]
+        agreed = np.zeros(len(pairs))
+        for start, values in run_parts("compare", blocks, partial(_compare, held), lambda result: len(result[1]), console):
+            agreed[start : start + len(values)] = values
+    finally:
+        if started_here:
+            ray.shutdown()
+    return pairs.assign(agreement=agreed)
+
+
+def _thumbnails_name(item: _Wanted) -> str:
+    return f"thumbnails/{'/'.join(item.reader.place)}.parquet"
+
+
+def _thumbnails_of(storage: Storage, item: _Wanted) -> dict[str, bytes] | None:
+    content = storage.read(_thumbnails_name(item))
+    if content is None:
+        return None
+    table = pq.read_table(io.BytesIO(content))
+    attempted = set((table.schema.metadata or {}).get(b"attempted", b"").decode().split("\0"))
+    if not item.keys <= attempted:
+        return None
+    return dict(zip(table.column("key").to_pylist(), table.column("luma").to_pylist(), strict=True))
+
+
+def _reduce_shard(item: _Wanted, storage: Storage) -> int:
+    keys, lumas = [], []
+    for sample in _images(item):
+        luma = grey_thumbnail(sample.image or b"", MAX_PIXELS)
+        if luma is not None:
+            keys.append(sample.key)
+            lumas.append(luma.round().astype(np.uint8).tobytes())
+    table = pa.table({"key": pa.array(keys, pa.string()), "luma": pa.array(lumas, pa.binary())})
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({"attempted": "\0".join(sorted(item.keys))}), buffer)
+    storage.write(_thumbnails_name(item), buffer.getvalue())
+    return len(item.keys)
+
+
+def _images(item: _Wanted) -> Iterator[RawSample]:
+    selected = ShardReader(item.reader.shard, item.keys)
+    return (sample for sample in selected.read() if isinstance(sample, RawSample) and sample.image is not None)
+
+
+def _compare(held: ray.ObjectRef, block: tuple[int, NDArray[np.int64]]) -> tuple[int, Sequence[float]]:
+    lumas: dict[int, bytes] = ray.get(held)
+    start, numbers = block
+    values = []
+    for one, other in numbers:
+        pictures = lumas.get(int(one)), lumas.get(int(other))
+        values.append(0.0 if None in pictures else agreement(_thumbnail(pictures[0]), _thumbnail(pictures[1])))
+    return start, values
+
+
+def _thumbnail(luma: bytes | None) -> Thumbnail:
+    return np.frombuffer(luma or b"", np.uint8).reshape(SIDE, SIDE).astype(np.float32)

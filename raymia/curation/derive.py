@@ -1,0 +1,78 @@
+"""Manifests made from others: the same shards, fewer samples, or other splits."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raymia.curation.pack import write_manifest
+from raymia.data.manifest import Manifest, Shard, Split, within
+from raymia.errors import ConfigError
+from raymia.scan.storage import Storage
+
+SELECTION_FILE = "selection.parquet"
+CLUSTERS_FILE = "clusters.parquet"
+IDENTITY = ["split", "shard", "key"]
+
+
+def derive(
+    manifest: Manifest,
+    folder: str,
+    out: Storage,
+    kept: pd.DataFrame,
+    shards: list[Shard],
+    labels: dict[str, Any],
+    **fields: Any,
+) -> Manifest:
+    """Write a manifest of chosen samples beside their list.
+
+    Args:
+        manifest: the one that the samples are of, and `folder` where its relative paths start.
+        out: where it is written as `manifest.yaml`.
+        kept: split, shard and key of the samples that count, by the new splits' names.
+        shards: of the new splits.
+        labels: membership by new split.
+        fields: of the manifest that change; paths in them as from `out`.
+
+    Raises:
+        ConfigError: a split would be empty.
+    """
+    table = kept[IDENTITY].astype(str).sort_values(IDENTITY, ignore_index=True)
+    counts = table["split"].value_counts()
+    named = {(str(split), str(shard)) for split, shard in table[["split", "shard"]].drop_duplicates().to_numpy()}
+    splits = []
+    for split, label in labels.items():
+        mine = [relative(shard.url, out.url) for shard in shards if (shard.split, shard.name) in named and shard.split == split]
+        if not mine:
+            raise ConfigError(f"split {split}: no sample would be left of it")
+        splits.append(Split(name=split, member=label, shards=tuple(mine), samples=int(counts[split])))
+    paths = {
+        name: relative(within(folder, str(path)), out.url)
+        for name in ("clusters", "attrition", "features")
+        if (path := getattr(manifest, name)) is not None
+    }
+    changed = {**paths, **fields, "splits": tuple(splits), "selection": SELECTION_FILE}
+    made = Manifest.model_validate({**manifest.model_dump(), **changed})
+    write_table(out, SELECTION_FILE, table)
+    write_manifest(out, made)
+    return made
+
+
+def write_table(out: Storage, name: str, table: pd.DataFrame) -> None:
+    """Write a table as Parquet, whole or not at all."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), buffer, compression="zstd")
+    out.write(name, buffer.getvalue())
+
+
+def relative(url: str, folder: str) -> str:
+    """A local path as seen from a local folder; other URLs as they are."""
+    if "://" in url or "://" in folder:
+        return url if "://" in url else str(Path(url).resolve())
+    return os.path.relpath(url, folder)

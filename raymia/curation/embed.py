@@ -1,0 +1,248 @@
+"""CLIP embeddings of a manifest's images and captions: a scan with no attacked model, into a run directory like any other."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import RayError
+from rich.console import Console
+
+from raymia.config import PoolConfig, differences
+from raymia.data.clusters import join_clusters, load_clusters
+from raymia.data.manifest import Manifest, load_manifest, within
+from raymia.data.prompts import Prompts
+from raymia.data.selection import ShardReader, fold, shard_readers
+from raymia.data.tar import Fault
+from raymia.errors import ConfigError, RaymiaError
+from raymia.evaluation.blind import embeddings
+from raymia.evaluation.roc import Floats
+from raymia.replica.shared import Evaluations
+from raymia.scan.decoding import FACTS
+from raymia.scan.ledger import Counts, Ledger
+from raymia.scan.lock import RunLock
+from raymia.scan.pipeline import Pool, Stream, cause, start_ray, stream
+from raymia.scan.scorer import EMBEDDING
+from raymia.scan.storage import without_secrets
+from raymia.testbed import clip_folder
+
+TEXT_EMBEDDING = "clip_text_embedding"
+ROW = pa.struct([*FACTS, (EMBEDDING, pa.list_(pa.float32())), (TEXT_EMBEDDING, pa.list_(pa.float32()))])
+RESOLUTION_PX = 256
+"""Side that images are resized and cropped to; statistics are taken of that, and CLIP reduces it further."""
+UNIT_SIZE = 1024
+MAX_PIXELS = 64_000_000
+DEFAULT_CLIP = "ViT-L-14/openai"
+IDENTITY = ["split", "shard", "key"]
+
+
+class Embedder:
+    """A CLIP in front of decoded batches; see `raymia.scan.rows.RowScorer`."""
+
+    def __init__(self, clip: str, device: str, threads: int | None) -> None:
+        """Load a CLIP.
+
+        Args:
+            clip: see `raymia.clip.Clip`, or ``testbed``.
+            device: ``cpu`` or ``cuda``.
+            threads: CPU threads that this process may use; none leaves torch's default.
+        """
+        import torch
+
+        from raymia.clip import Clip
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._device = torch.device(device)
+        self._clip = Clip(clip_folder(clip), self._device)
+        self.evaluations = Evaluations()
+        self.transfer_s = 0.0
+
+    def score(
+        self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]
+    ) -> list[dict[str, float | list[float]] | Fault]:
+        """Embeddings of each image and its caption."""
+        import torch
+
+        start = time.perf_counter()
+        images = torch.tensor(pixels, device=self._device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        self.transfer_s += time.perf_counter() - start
+        both = zip(self._clip.embed_images(images).tolist(), self._clip.embed_texts(captions).tolist(), strict=True)
+        return [
+            {EMBEDDING: image, TEXT_EMBEDDING: text}
+            if np.isfinite(image).all() and np.isfinite(text).all()
+            else Fault("non_finite", "CLIP gives no finite embedding")
+            for image, text in both
+        ]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What curation knows of the samples that count.
+
+    Attributes:
+        manifest: of the samples.
+        folder: where its relative paths start.
+        readers: its shards.
+        table: a row per sample: split, shard, key, member, caption, size, image statistics, embeddings (in Arrow), and cluster
+            where the manifest names clusters.
+        lost: samples without features, such as images that do not decode.
+        url: of the folder that holds the features.
+    """
+
+    manifest: Manifest
+    folder: str
+    readers: list[ShardReader]
+    table: pd.DataFrame
+    lost: int
+    url: str
+
+    @property
+    def member(self) -> NDArray[np.bool_]:
+        """(n,) labels.
+
+        Raises:
+            ConfigError: of some sample it is unknown, or only one class is there.
+        """
+        labels = self.table["member"]
+        if labels.isna().any():
+            split = self.table["split"][labels.isna()].iloc[0]
+            raise ConfigError(f"manifest {self.manifest.name}: membership of split {split} is unknown; this needs labels")
+        found = labels.astype(bool).to_numpy()
+        if found.all() or not found.any():
+            raise ConfigError(f"manifest {self.manifest.name}: needs splits of members and of non-members")
+        return found
+
+    def vectors(self, column: str = EMBEDDING) -> Floats:
+        """(n, width) embeddings."""
+        found = embeddings(self.table[[column]].set_axis([EMBEDDING], axis=1))
+        if found is None:
+            raise ConfigError(f"features {self.url}: rows without {column}; run `raymia data embed` again")
+        return found
+
+
+def embed(manifest_file: str, clip: str, out: str | None, pool: PoolConfig, console: Console) -> tuple[Counts, str]:
+    """Compute features of every sample of a manifest; the same call resumes.
+
+    Args:
+        manifest_file: see `raymia.data.manifest.load_manifest`.
+        clip: folder, ARCHITECTURE/TAG of open_clip, or ``testbed``.
+        out: folder for the features; by default the manifest's, else ``features/NAME`` beside the manifest.
+
+    Returns:
+        Counts, and where the features are.
+
+    Raises:
+        ConfigError: the manifest, the CLIP or the folder cannot be used.
+        RaymiaError: the stage failed; what was committed is kept.
+    """
+    from raymia.clip import check_clip
+
+    manifest, folder = load_manifest(manifest_file)
+    readers = shard_readers(manifest, folder)
+    check_clip(clip_folder(clip))
+    url = out or features_folder(manifest, folder)
+    ledger = Ledger(url)
+    ledger.require_writable()
+    counts = [split.samples for split in manifest.splits]
+    expected = None if None in counts else sum(count or 0 for count in counts)
+    shards = [reader.shard.model_dump() for reader in readers]
+    identity = dict(without_secrets({"clip": clip, "shards": shards, "manifest": manifest.model_dump(mode="json")}))
+    before = ledger.read_run()
+    changed = [] if before is None else differences({key: before.get(key) for key in identity}, identity)
+    if changed:
+        raise ConfigError(f"features {url}: made of another data set or CLIP; choose another folder: {'; '.join(changed)}")
+    record = {**identity, "expected": expected, "signals": [], "attempts": (before or {}).get("attempts", 0) + 1}
+    record |= {"started": (before or {}).get("started", _now()), "attempted": _now(), "finished": None}
+    with RunLock(ledger.storage):
+        started_here = start_ray(pool.replicas or pool.max_replicas or 1)
+        try:
+            ledger.write_run(record)
+            place = Pool(pool, ray.cluster_resources(), os.cpu_count() or 1)
+            rows = Stream(
+                what="embed",
+                readers=readers,
+                expected=expected,
+                unit_size=UNIT_SIZE,
+                batch_size=pool.batch_size,
+                resolution_px=RESOLUTION_PX,
+                max_pixels=MAX_PIXELS,
+                prompts=Prompts("own", 0),
+                row_type=ROW,
+                load=partial(Embedder, clip, place.device, place.threads),
+            )
+            stream(rows, ledger, place, console)
+            found = ledger.counts(expected)
+            ledger.write_run({**record, "finished": _now(), "counts": found.model_dump()})
+        except RayError as error:
+            raise RaymiaError(f"embed stopped: {cause(error)}; run the same command again to resume") from error
+        finally:
+            if started_here:
+                ray.shutdown()
+    return found, url
+
+
+def features_folder(manifest: Manifest, folder: str) -> str:
+    """Where a manifest's features are, or will be."""
+    return within(folder, manifest.features or posixpath.join("features", manifest.name))
+
+
+def load_features(manifest_file: str, features: str | None = None) -> Features:
+    """Read the features of the samples that count.
+
+    Args:
+        manifest_file: see `raymia.data.manifest.load_manifest`.
+        features: folder that `embed` filled, for these samples and perhaps more; by default see `features_folder`.
+
+    Raises:
+        ConfigError: there are none, or not for all samples.
+    """
+    manifest, folder = load_manifest(manifest_file)
+    readers = shard_readers(manifest, folder)
+    url = features or features_folder(manifest, folder)
+    ledger = Ledger(url)
+    command = f"raymia data embed {manifest_file}" + (f" --features {features}" if features else "")
+    run = ledger.read_run()
+    if run is None:
+        raise ConfigError(f"features {url}: there are none; compute them: {command}")
+    if run["finished"] is None:
+        raise ConfigError(f"features {url}: not computed to their end; go on: {command}")
+    table = ledger.scores().to_pandas(types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_list(kind) else None)
+    if TEXT_EMBEDDING not in table:
+        raise ConfigError(f"features {url}: a run directory of a scan, not of `raymia data embed`")
+    known = {(str(split), str(shard)) for split, shard in table[["split", "shard"]].drop_duplicates().to_numpy()}
+    unknown = [reader for reader in readers if reader.place not in known and reader.keys != frozenset()]
+    quarantine = ledger.quarantine().to_pandas()
+    for reader in unknown:
+        if not ((quarantine["split"] == reader.place[0]) & (quarantine["shard"] == reader.place[1])).any():
+            raise ConfigError(f"features {url}: none of {'/'.join(reader.place)}; compute them with another --features")
+    kept = pd.Series(False, index=table.index)
+    for place, rows in table.groupby(["split", "shard"]).groups.items():
+        mine = next((reader for reader in readers if reader.place == place), None)
+        if mine is not None:
+            kept[rows] = True if mine.keys is None else table.loc[rows, "key"].isin(mine.keys)
+    table = table[kept].reset_index(drop=True)
+    labels = {split.name: None if split.member == "unknown" else split.member for split in manifest.splits}
+    table["member"] = pd.Series([labels[split] for split in table["split"]], index=table.index, dtype=object)
+    if manifest.fold_captions:
+        table["caption"] = table["caption"].map(fold)
+    counts = [split.samples for split in manifest.splits]
+    expected = len(table) if None in counts else sum(count or 0 for count in counts)
+    table = join_clusters(table, load_clusters(manifest, folder))
+    if not len(table):
+        raise ConfigError(f"features {url}: none of the samples of manifest {manifest_file}")
+    return Features(manifest, folder, readers, table, max(0, expected - len(table)), url)
+
+
+def _now() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")

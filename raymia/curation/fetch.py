@@ -1,0 +1,130 @@
+"""Lists of URLs to tars, by the program img2dataset.
+
+img2dataset needs pandas below 3 and much else, so it is run as a program from an environment of its own, not imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import fsspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raymia.data.manifest import UrlTable
+from raymia.data.tables import read_table
+from raymia.errors import ConfigError, RaymiaError
+
+log = logging.getLogger(__name__)
+
+PROGRAM = "RAYMIA_IMG2DATASET"
+"""Environment variable that names the program, where it is not on PATH."""
+PER_SHARD = 1000
+TIMEOUT_S = 10
+RETRIES = 2
+THREADS = 64
+
+
+def find_program() -> str:
+    """The path of img2dataset.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = shutil.which(os.environ.get(PROGRAM, "img2dataset"))
+    if found is None:
+        raise ConfigError(
+            "img2dataset not found: lists of URLs are fetched by it; install it in an environment of its own (pipx install "
+            f"img2dataset), or name the program in {PROGRAM}"
+        )
+    return found
+
+
+def read_urls(source: UrlTable) -> pd.DataFrame:
+    """The rows to fetch, as `url` and `caption`, in the order of the table.
+
+    Raises:
+        ConfigError: a table cannot be read, or lacks a column.
+    """
+    try:
+        filesystem, pattern = fsspec.core.url_to_fs(source.table)
+        paths = sorted(filesystem.glob(pattern)) if "*" in pattern else [pattern]
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"table {source.table}: cannot be listed ({error})") from error
+    if not paths:
+        raise ConfigError(f"table {source.table}: no file matches")
+    columns = (source.url_column, source.caption_column, *source.at_least)
+    parts = []
+    for path in paths:
+        url = str(filesystem.unstrip_protocol(path)) if "://" in source.table else str(path)
+        part = read_table(url, columns, "table")[list(columns)]
+        for column, lowest in source.at_least.items():
+            part = part[pd.to_numeric(part[column], errors="coerce") >= lowest]
+        parts.append(part)
+    rows = pd.concat(parts, ignore_index=True)
+    if source.draw is not None and source.draw < len(rows):
+        rows = rows.sample(source.draw, random_state=source.seed).sort_index()
+    rows = rows[[source.url_column, source.caption_column]].astype("string").set_axis(["url", "caption"], axis=1)
+    return rows[rows["url"].notna()].fillna({"caption": ""}).reset_index(drop=True)
+
+
+def fetch(source: UrlTable, folder: Path) -> Path:
+    """Fetch a list of URLs into tars; what was fetched before is not fetched again.
+
+    Args:
+        folder: for the list, the tars and img2dataset's tables.
+
+    Returns:
+        The folder of img2dataset's output.
+
+    Raises:
+        ConfigError: the list cannot be read, img2dataset is not installed, or `folder` holds another list.
+        RaymiaError: img2dataset failed.
+    """
+    rows = read_urls(source)
+    program = find_program()
+    digest = hashlib.sha256("\n".join(rows["url"] + "\t" + rows["caption"]).encode()).hexdigest()
+    urls, mark, out = folder / "urls.parquet", folder / "list.sha256", folder / "tars"
+    folder.mkdir(parents=True, exist_ok=True)
+    if mark.is_file() and mark.read_text().split()[0] != digest:
+        raise ConfigError(f"{folder}: holds what was fetched for another list; remove it, or choose another --out")
+    if mark.is_file() and mark.read_text().split()[-1] == "complete":
+        return out
+    pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), urls)
+    mark.write_text(f"{digest} begun\n")
+    log.info("fetching %d images with %s", len(rows), program)
+    # Images are kept as they were sent: size, format and quality are among what a data set may give away.
+    options = {
+        "url_list": str(urls),
+        "input_format": "parquet",
+        "url_col": "url",
+        "caption_col": "caption",
+        "output_format": "webdataset",
+        "output_folder": str(out),
+        "disable_all_reencoding": "True",
+        "number_sample_per_shard": str(PER_SHARD),
+        "processes_count": str(os.cpu_count() or 1),
+        "thread_count": str(THREADS),
+        "timeout": str(TIMEOUT_S),
+        "retries": str(RETRIES),
+        "incremental_mode": "incremental",
+        "enable_wandb": "False",
+    }
+    done = subprocess.run(
+        [program, *(f"--{name}={value}" for name, value in options.items())],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode or not out.is_dir():
+        last = " ".join(done.stderr.strip().splitlines()[-1:])
+        raise RaymiaError(f"img2dataset ended with code {done.returncode}: {last}; run the same command again to resume")
+    mark.write_text(f"{digest} complete\n")
+    return out

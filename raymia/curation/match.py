@@ -1,0 +1,288 @@
+"""Members and non-members made alike: in captions, embeddings and image statistics, by dropping from both sides.
+
+Classifiers that never see the attacked model say of each sample how much it looks like a member (its propensity); then members
+and non-members of equal propensity are paired, and those without a partner are left out. Rosenbaum and Rubin, 1983; a caliper
+on the logit after Austin, 2011. This is repeated, with classifiers fitted to what is left, until they find nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from rich.console import Console
+
+from raymia.curation.derive import IDENTITY, derive, relative, write_table
+from raymia.curation.embed import TEXT_EMBEDDING, Features, load_features
+from raymia.data.manifest import Manifest
+from raymia.data.selection import fold
+from raymia.errors import ConfigError
+from raymia.evaluation.blind import FrechetShift, blind_scores, embeddings, frechet_shift
+from raymia.evaluation.crossfit import Groups, can_fold, linear_model, out_of_fold
+from raymia.evaluation.intervals import Interval, delong
+from raymia.evaluation.roc import Floats
+from raymia.scan.scorer import EMBEDDING
+from raymia.scan.storage import Storage
+
+CALIPER = 0.2
+"""Greatest difference within a pair, in standard deviations of the propensity's logit (Austin, 2011)."""
+STRATA = 20
+MAX_ROUNDS = 8
+SUMMARY_FILE = "match.json"
+TABLE_FILE = "propensity.parquet"
+Method = Literal["pairs", "strata"]
+
+
+class BlindState(BaseModel):
+    """What a set gives away by itself."""
+
+    members: int
+    non_members: int
+    auc: dict[str, Interval]
+    """Out-of-fold AUC of each blind baseline, with DeLong's interval."""
+    embedding_shift: FrechetShift | None
+
+    @property
+    def strongest(self) -> str:
+        """The baseline that is furthest above .5, for certain."""
+        return max(self.auc, key=lambda name: self.auc[name].low)
+
+    def meets(self, target: float | None) -> bool:
+        """Whether the baselines find nothing (their intervals reach down to .5) or, with a target, no AUC is above it."""
+        return all(found.low <= 0.5 if target is None else found.value <= target for found in self.auc.values())
+
+
+class MatchSummary(BaseModel):
+    """A set before and after, and what that cost."""
+
+    method: str
+    target_auc: float | None
+    met: bool
+    """Whether the target was met before the rounds were used up."""
+    rounds: int
+    before: BlindState
+    after: BlindState
+    lost: dict[str, int]
+    without_features: int
+    fold_captions: bool
+
+
+class Matched(BaseModel):
+    """The result of `match` and `sanitise`."""
+
+    manifest: Manifest
+    summary: MatchSummary
+
+
+def match(
+    manifest_file: str,
+    out: str,
+    console: Console,
+    features: str | None = None,
+    method: Method = "pairs",
+    target_auc: float | None = None,
+    size: int | None = None,
+    fold_captions: bool = False,
+    seed: int = 0,
+) -> Matched:
+    """Choose members and non-members that are alike, and write their manifest.
+
+    Args:
+        manifest_file: see `raymia.data.manifest.load_manifest`; its features must be there.
+        out: folder for the manifest, `selection.parquet`, `propensity.parquet` and `match.json`.
+        features: see `raymia.curation.embed.load_features`.
+        method: ``pairs`` within a caliper, or ``strata`` of propensity that are sampled down to equal numbers.
+        target_auc: stop when no blind baseline is above this; by default when none is above .5 for certain.
+        size: keep at most so many members, and as many non-members.
+        fold_captions: read captions as CLIP's tokenizer does, in lower case; the manifest then says so.
+        seed: of folds and draws.
+
+    Raises:
+        ConfigError: labels or features are missing, or the splits have too little in common.
+    """
+    known = load_features(manifest_file, features)
+    member, groups = known.member, _groups(known.table)
+    before = blind_state(known.table, member, groups, seed)
+    table = known.table.assign(caption=known.table["caption"].map(fold)) if fold_captions else known.table
+    table = table.assign(propensity=np.nan)
+    kept = np.arange(len(table))
+    state = blind_state(table, member, groups, seed) if fold_captions else before
+    rounds = 0
+    while not state.meets(target_auc) and rounds < MAX_ROUNDS:
+        rounds += 1
+        part = table.iloc[kept]
+        scores = propensity(part, member[kept], None if groups is None else groups[kept], seed + rounds)
+        table.loc[kept, "propensity"] = scores
+        chosen = (
+            pair_up(scores, member[kept], CALIPER * scores.std())
+            if method == "pairs"
+            else thin_strata(scores, member[kept], seed + rounds)
+        )
+        if not can_fold(member[kept[chosen]]):
+            raise ConfigError(
+                f"manifest {known.manifest.name}: round {rounds} leaves {_counted(member[kept[chosen]])}: the splits have too "
+                f"little in common ({_strongest(state)}); set a higher --target-auc, see whether --fold-captions helps, or "
+                "draw other samples"
+            )
+        kept = kept[chosen]
+        state = blind_state(table.iloc[kept], member[kept], None if groups is None else groups[kept], seed)
+        console.print(f"round {rounds}: {_counted(member[kept])} left, {_strongest(state)}", markup=False, highlight=False)
+    if size is not None:
+        kept = _draw(kept, member, size, seed)
+        state = blind_state(table.iloc[kept], member[kept], None if groups is None else groups[kept], seed)
+    return _write(known, table, kept, out, method, target_auc, rounds, before, state, fold_captions)
+
+
+def sanitise(manifest_file: str, out: str, features: str | None = None, seed: int = 0) -> Matched:
+    """Keep only the members that a classifier of captions takes for non-members, and every non-member.
+
+    The one-sided rule of the authors of LAION-mi, here out of fold, on CLIP embeddings of the captions. It makes a
+    classifier of captions useless or worse and leaves images alone; `match` is what to use, this is for comparison. Dubinski et
+    al., arXiv 2306.12983.
+
+    Args:
+        manifest_file, out, features, seed: see `match`.
+
+    Raises:
+        ConfigError: labels or features are missing, or no member is left.
+    """
+    known = load_features(manifest_file, features)
+    member, groups = known.member, _groups(known.table)
+    before = blind_state(known.table, member, groups, seed)
+    scores = out_of_fold(linear_model(), known.vectors(TEXT_EMBEDDING), member, seed, groups)
+    kept = np.flatnonzero(~member | (scores < 0))
+    if not can_fold(member[kept]):
+        raise ConfigError(f"manifest {known.manifest.name}: leaves {_counted(member[kept])}: captions tell nearly all members")
+    state = blind_state(known.table.iloc[kept], member[kept], None if groups is None else groups[kept], seed)
+    table = known.table.assign(propensity=scores)
+    return _write(known, table, kept, out, "sanitise", None, 1, before, state, False)
+
+
+def blind_state(table: pd.DataFrame, member: NDArray[np.bool_], groups: Groups, seed: int) -> BlindState:
+    """Run the blind baselines on a set.
+
+    Raises:
+        ConfigError: too few samples for folds.
+    """
+    if not can_fold(member):
+        raise ConfigError(f"{_counted(member)}: too few to see whether they are alike; expected at least 5 of each")
+    scores = blind_scores(table, member, seed, groups)
+    vectors = embeddings(table)
+    return BlindState(
+        members=int(member.sum()),
+        non_members=int((~member).sum()),
+        auc={name: delong(found, member) for name, found in scores.items()},
+        embedding_shift=None if vectors is None else frechet_shift(vectors, member, seed),
+    )
+
+
+def propensity(table: pd.DataFrame, member: NDArray[np.bool_], groups: Groups, seed: int) -> Floats:
+    """(n,) log-odds of being a member, by all that a data set gives away, always by classifiers fitted to other samples.
+
+    The scores of each blind baseline and of a classifier of the captions' embeddings are combined by a logistic regression.
+    """
+    scores = blind_scores(table, member, seed, groups)
+    texts = embeddings(table[[TEXT_EMBEDDING]].set_axis([EMBEDDING], axis=1))
+    if texts is not None:
+        scores["text_embedding"] = out_of_fold(linear_model(), texts, member, seed, groups)
+    return out_of_fold(linear_model(), np.column_stack(list(scores.values())), member, seed + 1, groups)
+
+
+def pair_up(scores: Floats, member: NDArray[np.bool_], caliper: float) -> NDArray[np.int64]:
+    """Numbers of the samples in pairs of one member and one non-member whose scores differ by at most `caliper`.
+
+    Along a line, taking pairs from the bottom up gives as many pairs as can be had.
+    """
+    order = np.argsort(scores, kind="stable")
+    members, others = order[member[order]], order[~member[order]]
+    pairs: list[int] = []
+    i = j = 0
+    while i < len(members) and j < len(others):
+        difference = scores[members[i]] - scores[others[j]]
+        if abs(difference) <= caliper:
+            pairs += [int(members[i]), int(others[j])]
+        i += difference <= caliper
+        j += difference >= -caliper
+    return np.sort(np.array(pairs, np.int64))
+
+
+def thin_strata(scores: Floats, member: NDArray[np.bool_], seed: int, strata: int = STRATA) -> NDArray[np.int64]:
+    """Numbers of the samples that are left when each stratum of scores is sampled down to equal numbers."""
+    random = np.random.default_rng(seed)
+    edges = np.quantile(scores, np.linspace(0, 1, strata + 1)[1:-1])
+    stratum = np.searchsorted(edges, scores, side="right")
+    kept: list[NDArray[np.int64]] = []
+    for number in range(strata):
+        sides = [np.flatnonzero((stratum == number) & (member == label)) for label in (True, False)]
+        smaller = min(map(len, sides))
+        kept += [random.choice(side, smaller, replace=False) for side in sides]
+    return np.sort(np.concatenate(kept)).astype(np.int64)
+
+
+def _draw(kept: NDArray[np.int64], member: NDArray[np.bool_], size: int, seed: int) -> NDArray[np.int64]:
+    random = np.random.default_rng(seed)
+    sides = [kept[member[kept] == label] for label in (True, False)]
+    return np.sort(np.concatenate([random.choice(side, min(size, len(side)), replace=False) for side in sides]))
+
+
+def _write(
+    known: Features,
+    table: pd.DataFrame,
+    kept: NDArray[np.int64],
+    out: str,
+    method: str,
+    target_auc: float | None,
+    rounds: int,
+    before: BlindState,
+    after: BlindState,
+    fold_captions: bool,
+) -> Matched:
+    storage = Storage(out)
+    storage.make()
+    chosen = np.zeros(len(table), bool)
+    chosen[kept] = True
+    lost = table["split"][~chosen].value_counts()
+    summary = MatchSummary(
+        method=method,
+        target_auc=target_auc,
+        met=after.meets(target_auc),
+        rounds=rounds,
+        before=before,
+        after=after,
+        lost={split.name: int(lost.get(split.name, 0)) for split in known.manifest.splits},
+        without_features=known.lost,
+        fold_captions=fold_captions,
+    )
+    write_table(storage, TABLE_FILE, table[[*IDENTITY, "propensity"]].assign(kept=chosen))
+    storage.write(SUMMARY_FILE, summary.model_dump_json(indent=2).encode() + b"\n")
+    made = derive(
+        known.manifest,
+        known.folder,
+        storage,
+        table.loc[chosen, IDENTITY],
+        [reader.shard for reader in known.readers],
+        {split.name: split.member for split in known.manifest.splits},
+        features=relative(known.url, storage.url),
+        fold_captions=fold_captions or known.manifest.fold_captions,
+    )
+    return Matched(manifest=made, summary=summary)
+
+
+def _groups(table: pd.DataFrame) -> NDArray[np.int64] | None:
+    """Number of each sample's cluster; a sample without one is its own."""
+    if "cluster" not in table or table["cluster"].isna().all():
+        return None
+    alone = pd.Series([f"row {i}" for i in range(len(table))], index=table.index)
+    return np.asarray(pd.factorize(table["cluster"].astype("string").fillna(alone))[0], np.int64)
+
+
+def _counted(member: NDArray[np.bool_]) -> str:
+    return f"{int(member.sum()):,} members and {int((~member).sum()):,} non-members"
+
+
+def _strongest(state: BlindState) -> str:
+    found = state.auc[state.strongest]
+    return f"blind.{state.strongest} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"

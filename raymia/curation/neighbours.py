@@ -1,0 +1,174 @@
+"""Pairs of unit vectors that lie close together, among up to many millions, by faiss.
+
+Up to `EXACT` vectors every pair is compared. Beyond that an inverted file is searched: the vectors are put into cells, and each
+is compared with those of the cells nearest to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import faiss
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from numpy.typing import NDArray
+from rich.console import Console
+
+from raymia.curation.stage import run_parts
+from raymia.scan.pipeline import start_ray
+from raymia.scan.storage import Storage
+
+EXACT = 100_000
+"""Vectors up to which the search is exact."""
+BLOCK = 8192
+"""Vectors that are looked up at a time: the grain of progress and resume."""
+PER_CELL = 400
+"""Vectors in a cell, on average."""
+PROBES = 32
+"""Cells that a vector is compared with: those nearest to it."""
+TRAINED = 64
+"""Vectors for each cell that the cells are fitted to."""
+ROUNDING = 1e-5
+MARK = "pairs/search.sha256"
+
+Vectors = NDArray[np.float32]
+SCHEMA = pa.schema([("one", pa.int64()), ("other", pa.int64()), ("distance", pa.float32())])
+
+
+@dataclass(frozen=True)
+class _Block:
+    number: int
+    start: int
+    stop: int
+
+
+def build_index(vectors: Vectors, seed: int = 0) -> Any:
+    """An index of unit vectors for inner products.
+
+    Args:
+        vectors: (n, width), of length 1.
+        seed: of the cells.
+    """
+    count, width = vectors.shape
+    if count <= EXACT:
+        index: Any = faiss.IndexFlatIP(width)
+    else:
+        cells = max(16, 2 ** round(math.log2(count / PER_CELL)))
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
+        index.cp.seed = seed
+        index.cp.max_points_per_centroid = TRAINED
+        index.cp.spherical = True
+        chosen = np.random.default_rng(seed).choice(count, min(count, cells * TRAINED), replace=False)
+        index.train(vectors[np.sort(chosen)])
+        index.nprobe = min(PROBES, cells)
+    index.add(vectors)
+    return index
+
+
+def search(
+    index: Any, queries: Vectors, max_distance: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Pairs of a query and an indexed vector within a Euclidean distance.
+
+    Returns:
+        Number of the query, number of the vector, and their distance, of each pair.
+    """
+    # |a - b|^2 = 2 - 2 a.b for unit vectors.
+    least = 1.0 - max_distance**2 / 2.0
+    limits, products, found = index.range_search(queries, float(least) - ROUNDING)
+    rows = np.repeat(np.arange(len(queries)), np.diff(limits).astype(np.int64))
+    distances = np.sqrt(np.maximum(0.0, 2.0 - 2.0 * products.astype(np.float64)))
+    near = distances < max_distance
+    return rows[near], found[near].astype(np.int64), distances[near].astype(np.float32)
+
+
+def pairs_within(
+    vectors: Vectors, max_distance: float, storage: Storage, console: Console, others: Vectors | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """Every pair of vectors closer than a distance, searched on all nodes of the cluster.
+
+    Args:
+        vectors: (n, width), of length 1.
+        max_distance: Euclidean.
+        storage: folder that keeps the pairs of each block, so that a search that was stopped goes on.
+        others: (m, width): search pairs of one of these and one of `vectors`, instead of pairs among `vectors`.
+        seed: of the index's cells.
+
+    Returns:
+        Columns one, other (numbers of rows) and distance, closest first; among `vectors` each pair once, one < other.
+
+    Raises:
+        RaymiaError: a block failed; what is done stays done.
+    """
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    queries = vectors if others is None else np.ascontiguousarray(others, np.float32)
+    blocks = [_Block(i, start, min(start + BLOCK, len(queries))) for i, start in enumerate(range(0, len(queries), BLOCK))]
+    _forget_others(storage, vectors, others, max_distance, seed)
+    present = set(storage.names("pairs", ".parquet"))
+    left = [block for block in blocks if _name(block) not in present]
+    if left:
+        started_here = start_ray(0)
+        try:
+            # In the object store both are shared by all processes of a node, not copied to each.
+            shared = ray.put(faiss.serialize_index(build_index(vectors, seed)))
+            held = ray.put(queries)
+            work = partial(_search_block, shared, held, max_distance, others is None, storage)
+            # faiss uses all cores by itself, and a copy of the index takes memory: one block at a time on each node.
+            for _ in run_parts("search", left, work, lambda count: count, console, cpus=_cpus_of_a_node()):
+                pass
+        finally:
+            if started_here:
+                ray.shutdown()
+    tables = [pq.read_table(io.BytesIO(content)) for content in storage.read_many([_name(block) for block in blocks])]
+    found: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    return found.sort_values(["distance", "one", "other"], ignore_index=True)
+
+
+def _cpus_of_a_node() -> float:
+    """Of the smallest node that has any."""
+    nodes = (node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
+    return min((float(cpus) for cpus in nodes if cpus), default=1.0)
+
+
+def _forget_others(storage: Storage, vectors: Vectors, others: Vectors | None, max_distance: float, seed: int) -> None:
+    """Remove the pairs of another search in the same folder."""
+    digest = hashlib.sha256(repr((max_distance, seed)).encode())
+    for part in (vectors, others):
+        digest.update(b"" if part is None else np.ascontiguousarray(part).data)
+    mark = digest.hexdigest().encode()
+    if storage.read(MARK) != mark:
+        storage.remove(storage.names("pairs", ".parquet"))
+        storage.write(MARK, mark)
+
+
+class _Held:
+    """The index that this process has read from the object store."""
+
+    key: Any = None
+    index: Any = None
+
+
+def _search_block(shared: Any, held: Any, max_distance: float, among: bool, storage: Storage, block: _Block) -> int:
+    if shared != _Held.key:
+        _Held.index, _Held.key = faiss.deserialize_index(ray.get(shared)), shared
+    queries = ray.get(held)[block.start : block.stop]
+    rows, found, distances = search(_Held.index, queries, max_distance)
+    rows = rows + block.start
+    kept = rows < found if among else np.ones(len(rows), bool)
+    table = pa.table([rows[kept], found[kept], distances[kept]], schema=SCHEMA)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    storage.write(_name(block), buffer.getvalue())
+    return block.stop - block.start
+
+
+def _name(block: _Block) -> str:
+    return f"pairs/{block.number:06d}.parquet"

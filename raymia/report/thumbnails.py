@@ -1,0 +1,48 @@
+"""Small pictures of samples, read back from their shards, as data that a page can hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from PIL import Image
+
+from raymia.data.images import ImageError, decode_image
+from raymia.data.tar import RawSample, read_shard
+
+THUMBNAIL_PX = 128
+THUMBNAIL_MAX_PIXELS = 64_000_000
+
+Identity = tuple[str, str, str]
+"""Split, shard and key of a sample."""
+
+
+def thumbnails(urls: Mapping[tuple[str, str], str], samples: Iterable[Identity]) -> dict[Identity, str]:
+    """A JPEG `data:` URI of each sample's image; one whose image is gone or cannot be decoded is left out.
+
+    Args:
+        urls: of the shards, by split and shard.
+        samples: those that are wanted.
+    """
+    by_shard: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for split, shard, key in samples:
+        by_shard[split, shard].add(key)
+    found: dict[Identity, str] = {}
+    for place, keys in by_shard.items():
+        for item in read_shard(urls[place], lambda _, key, keys=keys: key in keys):  # type: ignore[misc]
+            source = _thumbnail(item.image) if isinstance(item, RawSample) and item.image is not None else None
+            if isinstance(item, RawSample) and source is not None:
+                found[(*place, item.key)] = source
+    return found
+
+
+def _thumbnail(content: bytes) -> str | None:
+    try:
+        pixels = decode_image(content, THUMBNAIL_PX, THUMBNAIL_MAX_PIXELS).pixels
+    except ImageError:
+        return None
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
