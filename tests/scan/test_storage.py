@@ -112,9 +112,9 @@ def test_shards_on_s3_are_indexed(s3: str, tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     split = {"name": "all", "member": "unknown", "shards": [f"{s3}/more/*.tar"]}
     path.write_text(yaml.safe_dump({"name": "m", "splits": [split]}))
-    (shard,) = shard_readers(*load_manifest(str(path)))
-    assert shard.url == "s3://bucket/more/a.tar"
-    assert summarise_shard(shard).samples == 3
+    (reader,) = shard_readers(*load_manifest(str(path)))
+    assert reader.shard.url == "s3://bucket/more/a.tar"
+    assert summarise_shard(reader).samples == 3
 
 
 def test_a_lease_on_an_object_store_is_respected_while_it_is_renewed_and_taken_over_when_its_holder_died(s3: str) -> None:
