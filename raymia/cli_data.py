@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -12,6 +12,9 @@ from pydantic import ValidationError
 
 from raymia.console import Exit, Json, err, out
 from raymia.errors import ConfigError, describe_validation
+
+if TYPE_CHECKING:
+    from raymia.data.manifest import Label
 
 data_app = typer.Typer(help="Data sets: make and check manifests.", no_args_is_help=True)
 
@@ -27,12 +30,7 @@ def data_index(
     """Write a manifest by reading tars: counts and digests of every shard. Brace patterns and globs are expanded."""
     from raymia.data.index import index_shards
 
-    labels: dict[str, tuple[bool | Literal["unknown"], list[str]]] = {}
-    for split, label, patterns in (("members", True, member), ("non_members", False, non_member), ("all", "unknown", shards)):
-        if patterns:
-            labels[split] = (label, patterns)  # type: ignore[assignment]
-    if not labels:
-        raise ConfigError("no shards given; name them, with --member and --non-member where membership is known")
+    labels = _by_split(member, non_member, shards, "shards")
     try:
         manifest, summaries = index_shards(name or output.stem, labels, output.parent.resolve())
     except ValidationError as error:
@@ -56,6 +54,21 @@ def data_verify(manifest_file: Annotated[str, typer.Argument(metavar="M.yaml")],
     summaries = [summarise_shard(reader) for reader in shard_readers(manifest, folder)]
     if _print_findings(manifest, summaries, as_json):
         raise typer.Exit(Exit.FAILED)
+
+
+def _by_split(
+    member: list[str] | None, non_member: list[str] | None, unknown: list[str] | None, what: str
+) -> dict[str, tuple[Label, list[str]]]:
+    """What a user names for each split, with its label; splits for which nothing is named are left out."""
+    given: dict[str, tuple[Label, list[str] | None]] = {
+        "members": (True, member),
+        "non_members": (False, non_member),
+        "all": ("unknown", unknown),
+    }
+    found = {split: (label, named) for split, (label, named) in given.items() if named}
+    if not found:
+        raise ConfigError(f"no {what} given; name them, with --member and --non-member where membership is known")
+    return found
 
 
 def _print_findings(manifest: Any, summaries: list[Any], as_json: bool) -> bool:
@@ -94,30 +107,19 @@ def data_pack(
     as_json: Json = False,
 ) -> None:
     """Pack images into shards with a manifest, and a table of what became of each image. The same command resumes."""
-    from raymia.curation.inputs import find_parts, parts_of_manifest
-    from raymia.curation.pack import pack
-    from raymia.data.manifest import load_manifest
+    from raymia.curation.inputs import find_parts
+    from raymia.curation.pack import pack, pack_manifest
 
-    given = {"members": (True, member), "non_members": (False, non_member), "all": ("unknown", sources)}
-    facts: dict[str, Any] = {}
-    labels: dict[str, bool | Literal["unknown"]] = {}
     if sources and len(sources) == 1 and sources[0].endswith((".yaml", ".yml")) and not (member or non_member):
-        manifest, folder = load_manifest(sources[0])
-        parts = parts_of_manifest(manifest, folder)
-        labels = {split.name: split.member for split in manifest.splits}
-        facts = manifest.model_dump(include={"licence", "provenance", "valid_for_models", "fold_captions"})
-        name = name or manifest.name
+        made, attrition = pack_manifest(sources[0], name, out_folder, err)
     else:
-        parts = []
-        for split, (label, places) in given.items():
-            if places:
-                if len(places) > 1:
-                    raise ConfigError(f"{split}: one source for each split; put the images into one folder or table")
-                labels[split] = label  # type: ignore[assignment]
-                parts += find_parts(split, places[0], captions, per_shard)
-    if not labels:
-        raise ConfigError("no images given; name a folder, with --member and --non-member where membership is known")
-    made, attrition = pack(name or Path(out_folder).name, labels, parts, out_folder, err, facts)
+        named = _by_split(member, non_member, sources, "images")
+        several = [split for split, (_, places) in named.items() if len(places) > 1]
+        if several:
+            raise ConfigError(f"{several[0]}: one source for each split; put the images into one folder or table")
+        parts = [p for split, (_, places) in named.items() for p in find_parts(split, places[0], captions, per_shard)]
+        labels = {split: label for split, (label, _) in named.items()}
+        made, attrition = pack(name or Path(out_folder).name, labels, parts, out_folder, err)
     if as_json:
         out.print_json(attrition.model_dump_json())
         return

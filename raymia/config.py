@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 from raymia.attacks.base import Access, Attack, registry
+from raymia.data.images import MAX_PIXELS
 from raymia.errors import ConfigError, describe_validation, suggest
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -124,7 +125,7 @@ class Job(_Section):
     unit_size: int = Field(256, ge=1, description="Samples per unit: the grain of commit and resume.")
     seed: int = Field(0, ge=0, description="Of all noise.")
     run: str = Field(description="Run directory; by default runs/ and the job file's name.")
-    max_pixels: int = Field(64_000_000, ge=1, description="Images whose header announces more are quarantined undecoded.")
+    max_pixels: int = Field(MAX_PIXELS, ge=1, description="Images whose header announces more are quarantined undecoded.")
     labels_do_not_hold: bool = Field(
         False, description="Scan although the manifest's labels were not made for this model; the report says so."
     )

@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from raymia.curation.derive import IDENTITY, derive
+from raymia.curation.derive import derive, output_folder
 from raymia.data.clusters import load_clusters
 from raymia.data.manifest import Manifest, Shard, load_manifest, name_shards
-from raymia.data.selection import shard_readers
+from raymia.data.selection import IDENTITY, shard_readers
 from raymia.data.tables import read_table
 from raymia.data.tar import RawSample
 from raymia.errors import ConfigError
-from raymia.scan.storage import Storage
 
 MEMBERS, NON_MEMBERS = "members", "non_members"
 
@@ -73,8 +72,7 @@ def assign(
     table["split"] = np.where(members, MEMBERS, NON_MEMBERS)
     shards, names = _renamed([reader.shard for reader in readers])
     table["shard"] = [names[str(split), str(shard)] for split, shard, _ in rows]
-    storage = Storage(out)
-    storage.make()
+    storage = output_folder(out)
     made = derive(
         manifest,
         folder,

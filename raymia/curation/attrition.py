@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,7 +115,7 @@ def attrition(source: str, run: str | None = None) -> Attrition:
     scored: dict[str, int] | None = None
     if run is not None:
         table, scored = _with_run(table, Ledger(run), [split.name for split in manifest.splits])
-    labels = {split.name: None if split.member == "unknown" else split.member for split in manifest.splits}
+    labels = {split.name: split.label for split in manifest.splits}
     return analyse(table, labels, scored)
 
 
@@ -153,15 +154,11 @@ def analyse(table: pd.DataFrame, labels: Mapping[str, bool | None], scored: Mapp
                 fetched=fetched,
                 decoded=fetched - int(at_stage.get("decode", 0)),
                 scored=None if scored is None else int(scored.get(str(split), 0)),
-                lost=_counts(part["reason"]),
+                lost=dict(Counter(part["reason"].dropna()).most_common()),
             )
         )
     tests = _tests(splits)
     return Attrition(splits=splits, tests=tests, statement=_statement(splits, tests))
-
-
-def _counts(reasons: pd.Series) -> dict[str, int]:
-    return {str(reason): int(count) for reason, count in reasons.value_counts().items()}
 
 
 def _tests(splits: list[SplitAttrition]) -> list[LossTest]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,16 +24,17 @@ from rich.console import Console
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from raymia.curation.derive import CLUSTERS_FILE, IDENTITY, derive, relative, write_table
-from raymia.curation.embed import MAX_PIXELS, Features, load_features
+from raymia.curation.derive import CLUSTERS_FILE, derive_from, output_folder, write_frame
+from raymia.curation.embed import Features, load_features
 from raymia.curation.neighbours import Vectors, pairs_within
 from raymia.curation.stage import run_parts
 from raymia.curation.verification import SIDE, Thumbnail, agreement, grey_thumbnail
+from raymia.data.images import MAX_PIXELS
 from raymia.data.manifest import Manifest
-from raymia.data.selection import ShardReader
+from raymia.data.selection import IDENTITY, ShardReader
 from raymia.data.tar import RawSample
-from raymia.scan.pipeline import start_ray
-from raymia.scan.storage import Storage, StorageError
+from raymia.scan.pipeline import on_ray
+from raymia.scan.storage import Storage
 
 MAX_DISTANCE = 0.5
 """Of unit CLIP embeddings, as the authors of LAION-mi chose (Dubinski et al., arXiv 2306.12983)."""
@@ -110,7 +112,7 @@ def dedup(
         RaymiaError: a stage failed; the same call goes on from there.
     """
     known = load_features(manifest_file, features)
-    table, storage = known.table, _made(out)
+    table, storage = known.table, output_folder(out)
     vectors = known.vectors().astype(np.float32)
     pairs = pairs_within(vectors, max_distance, storage, console)
     if min_agreement is not None:
@@ -136,34 +138,16 @@ def dedup(
         clusters=len(sizes),
         in_clusters=int(sizes.sum()),
         largest=int(sizes.max()) if len(sizes) else 0,
-        dropped=_by_split(split[dropped]),
-        kept=_by_split(split[~dropped]),
+        dropped=dict(Counter(split[dropped].tolist())),
+        kept=dict(Counter(split[~dropped].tolist())),
     )
     named = table.loc[cluster >= 0, IDENTITY].assign(cluster=[f"c{number:06d}" for number in cluster[cluster >= 0]])
-    write_table(storage, CLUSTERS_FILE, named.astype(str))
+    write_frame(storage, CLUSTERS_FILE, named.astype(str))
     described = _described(table, twins)
-    write_table(storage, PAIRS_FILE, described)
+    write_frame(storage, PAIRS_FILE, described)
     storage.write(SUMMARY_FILE, summary.model_dump_json(indent=2).encode() + b"\n")
-    made = derive(
-        known.manifest,
-        known.folder,
-        storage,
-        table.loc[~dropped, IDENTITY],
-        [reader.shard for reader in known.readers],
-        {part.name: part.member for part in known.manifest.splits},
-        clusters=CLUSTERS_FILE,
-        features=relative(known.url, storage.url),
-    )
+    made = derive_from(known, storage, table.loc[~dropped, IDENTITY], clusters=CLUSTERS_FILE)
     return Deduplicated(made, summary, described, known)
-
-
-def _made(out: str) -> Storage:
-    storage = Storage(out)
-    try:
-        storage.make()
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{out}: cannot be made ({error})") from error
-    return storage
 
 
 def _exact(table: pd.DataFrame, vectors: Vectors) -> pd.DataFrame:
@@ -206,10 +190,6 @@ def _bins(pairs: pd.DataFrame, max_distance: float, min_agreement: float | None)
     return found
 
 
-def _by_split(splits: Iterable[str]) -> dict[str, int]:
-    return {str(name): int(count) for name, count in pd.Series(list(splits), dtype=object).value_counts(sort=False).items()}
-
-
 def _described(table: pd.DataFrame, twins: pd.DataFrame) -> pd.DataFrame:
     sides = []
     for side in ("one", "other"):
@@ -219,72 +199,56 @@ def _described(table: pd.DataFrame, twins: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([*sides, measured.reset_index(drop=True)], axis=1).sort_values("distance", ignore_index=True)
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    reader: ShardReader
-    keys: frozenset[str]
-
-
 def _verified(pairs: pd.DataFrame, known: Features, storage: Storage, console: Console) -> pd.DataFrame:
     """The pairs with the agreement of their pixels; 0 where an image can no longer be read."""
     identities = known.table[IDENTITY]
-    needed = identities.iloc[np.unique(pairs[["one", "other"]].to_numpy())]
-    by_place = {(str(s), str(h)): frozenset(part["key"]) for (s, h), part in needed.groupby(["split", "shard"])}
-    wanted = [_Wanted(reader, by_place[reader.place]) for reader in known.readers if reader.place in by_place]
-    left = [item for item in wanted if _thumbnails_of(storage, item) is None]
-    started_here = start_ray(0)
-    try:
-        for _ in run_parts("thumbnails", left, partial(_reduce_shard, storage=storage), lambda count: count, console):
-            pass
+    numbers = pairs[["one", "other"]].to_numpy()
+    needed = identities.iloc[np.unique(numbers)]
+    keys = {place: frozenset(part) for place, part in needed.groupby(["split", "shard"])["key"]}
+    wanted = [ShardReader(reader.shard, keys[reader.place]) for reader in known.readers if reader.place in keys]
+    left = [reader for reader in wanted if _thumbnails_of(storage, reader) is None]
+    with on_ray("verify"):
+        run_parts("thumbnails", left, partial(_reduce_shard, storage=storage), lambda count: count, console)
         found: dict[tuple[str, str, str], bytes] = {}
-        for item in wanted:
-            found |= {(*item.reader.place, key): luma for key, luma in (_thumbnails_of(storage, item) or {}).items()}
+        for reader in wanted:
+            found |= {(*reader.place, key): luma for key, luma in (_thumbnails_of(storage, reader) or {}).items()}
         places = [tuple(row) for row in identities.to_numpy()]
         held = ray.put({number: found[place] for number, place in enumerate(places) if place in found})
         starts = range(0, len(pairs), COMPARED_AT_ONCE)
-        numbers = pairs[["one", "other"]].to_numpy()
         blocks = [(start, numbers[start : start + COMPARED_AT_ONCE]) for start in starts]
         agreed = np.zeros(len(pairs))
         for start, values in run_parts("compare", blocks, partial(_compare, held), lambda result: len(result[1]), console):
             agreed[start : start + len(values)] = values
-    finally:
-        if started_here:
-            ray.shutdown()
     return pairs.assign(agreement=agreed)
 
 
-def _thumbnails_name(item: _Wanted) -> str:
-    return f"thumbnails/{'/'.join(item.reader.place)}.parquet"
+def _thumbnails_name(reader: ShardReader) -> str:
+    return f"thumbnails/{'/'.join(reader.place)}.parquet"
 
 
-def _thumbnails_of(storage: Storage, item: _Wanted) -> dict[str, bytes] | None:
-    content = storage.read(_thumbnails_name(item))
+def _thumbnails_of(storage: Storage, reader: ShardReader) -> dict[str, bytes] | None:
+    """Thumbnails by key; none where they were not made of all samples that are wanted."""
+    content = storage.read(_thumbnails_name(reader))
     if content is None:
         return None
     table = pq.read_table(io.BytesIO(content))
     attempted = set((table.schema.metadata or {}).get(b"attempted", b"").decode().split("\0"))
-    if not item.keys <= attempted:
+    if not (reader.keys or frozenset()) <= attempted:
         return None
     return dict(zip(table.column("key").to_pylist(), table.column("luma").to_pylist(), strict=True))
 
 
-def _reduce_shard(item: _Wanted, storage: Storage) -> int:
-    keys, lumas = [], []
-    for sample in _images(item):
-        luma = grey_thumbnail(sample.image or b"", MAX_PIXELS)
-        if luma is not None:
-            keys.append(sample.key)
-            lumas.append(luma.round().astype(np.uint8).tobytes())
-    table = pa.table({"key": pa.array(keys, pa.string()), "luma": pa.array(lumas, pa.binary())})
-    buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({"attempted": "\0".join(sorted(item.keys))}), buffer)
-    storage.write(_thumbnails_name(item), buffer.getvalue())
-    return len(item.keys)
-
-
-def _images(item: _Wanted) -> Iterator[RawSample]:
-    selected = ShardReader(item.reader.shard, item.keys)
-    return (sample for sample in selected.read() if isinstance(sample, RawSample) and sample.image is not None)
+def _reduce_shard(reader: ShardReader, storage: Storage) -> int:
+    lumas: dict[str, bytes] = {}
+    for item in reader.read():
+        if isinstance(item, RawSample) and item.image is not None:
+            luma = grey_thumbnail(item.image, MAX_PIXELS)
+            if luma is not None:
+                lumas[item.key] = luma.round().astype(np.uint8).tobytes()
+    attempted = sorted(reader.keys or ())
+    table = pa.table({"key": pa.array(list(lumas), pa.string()), "luma": pa.array(list(lumas.values()), pa.binary())})
+    storage.write_table(_thumbnails_name(reader), table.replace_schema_metadata({"attempted": "\0".join(attempted)}))
+    return len(attempted)
 
 
 def _compare(held: ray.ObjectRef, block: tuple[int, NDArray[np.int64]]) -> tuple[int, Sequence[float]]:

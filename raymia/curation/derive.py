@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import yaml
 
-from raymia.curation.pack import write_manifest
+from raymia.curation.embed import Features
 from raymia.data.manifest import Manifest, Shard, Split, within
-from raymia.errors import ConfigError
+from raymia.data.selection import IDENTITY
+from raymia.errors import ConfigError, first_line
 from raymia.scan.storage import Storage
 
 SELECTION_FILE = "selection.parquet"
 CLUSTERS_FILE = "clusters.parquet"
-IDENTITY = ["split", "shard", "key"]
+MANIFEST_FILE = "manifest.yaml"
 
 
 def derive(
@@ -59,16 +59,47 @@ def derive(
     }
     changed = {**paths, **fields, "splits": tuple(splits), "selection": SELECTION_FILE}
     made = Manifest.model_validate({**manifest.model_dump(), **changed})
-    write_table(out, SELECTION_FILE, table)
+    write_frame(out, SELECTION_FILE, table)
     write_manifest(out, made)
     return made
 
 
-def write_table(out: Storage, name: str, table: pd.DataFrame) -> None:
+def derive_from(known: Features, out: Storage, kept: pd.DataFrame, **fields: Any) -> Manifest:
+    """Write a manifest of the samples of the same splits that are kept, with their features; see `derive`."""
+    return derive(
+        known.manifest,
+        known.folder,
+        out,
+        kept,
+        [reader.shard for reader in known.readers],
+        {split.name: split.member for split in known.manifest.splits},
+        **{"features": relative(known.url, out.url), **fields},
+    )
+
+
+def output_folder(out: str) -> Storage:
+    """The folder that a manifest is written to, made where it is not there.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        storage = Storage(out)
+        storage.make()
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"--out {out}: cannot be made ({first_line(error)})") from error
+    return storage
+
+
+def write_frame(out: Storage, name: str, table: pd.DataFrame) -> None:
     """Write a table as Parquet, whole or not at all."""
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), buffer, compression="zstd")
-    out.write(name, buffer.getvalue())
+    out.write_table(name, pa.Table.from_pandas(table, preserve_index=False))
+
+
+def write_manifest(out: Storage, manifest: Manifest) -> None:
+    """Write a manifest as `manifest.yaml`, without the fields that say nothing."""
+    content = manifest.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    out.write(MANIFEST_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
 
 
 def relative(url: str, folder: str) -> str:

@@ -7,7 +7,6 @@ import posixpath
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
@@ -15,35 +14,32 @@ import pandas as pd
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import RayError
 from rich.console import Console
 
 from raymia.config import PoolConfig, differences
 from raymia.data.clusters import join_clusters, load_clusters
+from raymia.data.facts import RESOLUTION_PX
+from raymia.data.images import MAX_PIXELS
 from raymia.data.manifest import Manifest, load_manifest, within
 from raymia.data.prompts import Prompts
-from raymia.data.selection import ShardReader, fold, shard_readers
+from raymia.data.selection import ShardReader, fold, selection_digest, shard_readers
 from raymia.data.tar import Fault
-from raymia.errors import ConfigError, RaymiaError
+from raymia.errors import ConfigError
 from raymia.evaluation.blind import embeddings
 from raymia.evaluation.roc import Floats
 from raymia.replica.shared import Evaluations
 from raymia.scan.decoding import FACTS
 from raymia.scan.ledger import Counts, Ledger
 from raymia.scan.lock import RunLock
-from raymia.scan.pipeline import Pool, Stream, cause, start_ray, stream
+from raymia.scan.monitoring import now_text
+from raymia.scan.pipeline import Pool, Stream, on_ray, stream
 from raymia.scan.scorer import EMBEDDING
 from raymia.scan.storage import without_secrets
 from raymia.testbed import clip_folder
 
 TEXT_EMBEDDING = "clip_text_embedding"
 ROW = pa.struct([*FACTS, (EMBEDDING, pa.list_(pa.float32())), (TEXT_EMBEDDING, pa.list_(pa.float32()))])
-RESOLUTION_PX = 256
-"""Side that images are resized and cropped to; statistics are taken of that, and CLIP reduces it further."""
 UNIT_SIZE = 1024
-MAX_PIXELS = 64_000_000
-DEFAULT_CLIP = "ViT-L-14/openai"
-IDENTITY = ["split", "shard", "key"]
 
 
 class Embedder:
@@ -125,7 +121,7 @@ class Features:
 
     def vectors(self, column: str = EMBEDDING) -> Floats:
         """(n, width) embeddings."""
-        found = embeddings(self.table[[column]].set_axis([EMBEDDING], axis=1))
+        found = embeddings(self.table, column)
         if found is None:
             raise ConfigError(f"features {self.url}: rows without {column}; run `raymia data embed` again")
         return found
@@ -154,41 +150,38 @@ def embed(manifest_file: str, clip: str, out: str | None, pool: PoolConfig, cons
     url = out or features_folder(manifest, folder)
     ledger = Ledger(url)
     ledger.require_writable()
-    counts = [split.samples for split in manifest.splits]
-    expected = None if None in counts else sum(count or 0 for count in counts)
     shards = [reader.shard.model_dump() for reader in readers]
-    identity = dict(without_secrets({"clip": clip, "shards": shards, "manifest": manifest.model_dump(mode="json")}))
+    parts = {
+        "clip": clip,
+        "shards": shards,
+        "selection": selection_digest(readers),
+        "manifest": manifest.model_dump(mode="json"),
+    }
+    identity = dict(without_secrets(parts))
     before = ledger.read_run()
     changed = [] if before is None else differences({key: before.get(key) for key in identity}, identity)
     if changed:
         raise ConfigError(f"features {url}: made of another data set or CLIP; choose another folder: {'; '.join(changed)}")
-    record = {**identity, "expected": expected, "signals": [], "attempts": (before or {}).get("attempts", 0) + 1}
-    record |= {"started": (before or {}).get("started", _now()), "attempted": _now(), "finished": None}
-    with RunLock(ledger.storage):
-        started_here = start_ray(pool.replicas or pool.max_replicas or 1)
-        try:
-            ledger.write_run(record)
-            place = Pool(pool, ray.cluster_resources(), os.cpu_count() or 1)
-            rows = Stream(
-                what="embed",
-                readers=readers,
-                expected=expected,
-                unit_size=UNIT_SIZE,
-                batch_size=pool.batch_size,
-                resolution_px=RESOLUTION_PX,
-                max_pixels=MAX_PIXELS,
-                prompts=Prompts("own", 0),
-                row_type=ROW,
-                load=partial(Embedder, clip, place.device, place.threads),
-            )
-            stream(rows, ledger, place, console)
-            found = ledger.counts(expected)
-            ledger.write_run({**record, "finished": _now(), "counts": found.model_dump()})
-        except RayError as error:
-            raise RaymiaError(f"embed stopped: {cause(error)}; run the same command again to resume") from error
-        finally:
-            if started_here:
-                ray.shutdown()
+    record = {**identity, "expected": manifest.samples, "signals": [], "attempts": (before or {}).get("attempts", 0) + 1}
+    record |= {"started": (before or {}).get("started", now_text()), "attempted": now_text(), "finished": None}
+    with RunLock(ledger.storage), on_ray("embed", pool.replicas or pool.max_replicas or 1):
+        ledger.write_run(record)
+        place = Pool(pool, ray.cluster_resources(), os.cpu_count() or 1)
+        rows = Stream(
+            what="embed",
+            readers=readers,
+            expected=manifest.samples,
+            unit_size=UNIT_SIZE,
+            batch_size=pool.batch_size,
+            resolution_px=RESOLUTION_PX,
+            max_pixels=MAX_PIXELS,
+            prompts=Prompts("own", 0),
+            row_type=ROW,
+            load=partial(Embedder, clip, place.device, place.threads),
+        )
+        stream(rows, ledger, place, console)
+        found = ledger.counts(manifest.samples)
+        ledger.write_run({**record, "finished": now_text(), "counts": found.model_dump()})
     return found, url
 
 
@@ -217,7 +210,7 @@ def load_features(manifest_file: str, features: str | None = None) -> Features:
         raise ConfigError(f"features {url}: there are none; compute them: {command}")
     if run["finished"] is None:
         raise ConfigError(f"features {url}: not computed to their end; go on: {command}")
-    table = ledger.scores().to_pandas(types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_list(kind) else None)
+    table = ledger.frame()
     if TEXT_EMBEDDING not in table:
         raise ConfigError(f"features {url}: a run directory of a scan, not of `raymia data embed`")
     known = {(str(split), str(shard)) for split, shard in table[["split", "shard"]].drop_duplicates().to_numpy()}
@@ -227,22 +220,17 @@ def load_features(manifest_file: str, features: str | None = None) -> Features:
         if not ((quarantine["split"] == reader.place[0]) & (quarantine["shard"] == reader.place[1])).any():
             raise ConfigError(f"features {url}: none of {'/'.join(reader.place)}; compute them with another --features")
     kept = pd.Series(False, index=table.index)
+    keys = {reader.place: reader.keys for reader in readers}
     for place, rows in table.groupby(["split", "shard"]).groups.items():
-        mine = next((reader for reader in readers if reader.place == place), None)
-        if mine is not None:
-            kept[rows] = True if mine.keys is None else table.loc[rows, "key"].isin(mine.keys)
+        if place in keys:
+            mine = keys[place]
+            kept[rows] = True if mine is None else table.loc[rows, "key"].isin(mine)
     table = table[kept].reset_index(drop=True)
-    labels = {split.name: None if split.member == "unknown" else split.member for split in manifest.splits}
+    labels = {split.name: split.label for split in manifest.splits}
     table["member"] = pd.Series([labels[split] for split in table["split"]], index=table.index, dtype=object)
     if manifest.fold_captions:
         table["caption"] = table["caption"].map(fold)
-    counts = [split.samples for split in manifest.splits]
-    expected = len(table) if None in counts else sum(count or 0 for count in counts)
     table = join_clusters(table, load_clusters(manifest, folder))
     if not len(table):
         raise ConfigError(f"features {url}: none of the samples of manifest {manifest_file}")
-    return Features(manifest, folder, readers, table, max(0, expected - len(table)), url)
-
-
-def _now() -> str:
-    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
+    return Features(manifest, folder, readers, table, max(0, (manifest.samples or 0) - len(table)), url)

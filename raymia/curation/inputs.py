@@ -20,7 +20,6 @@ from raymia.errors import ConfigError, first_line
 
 SIDE_CARS = ("txt", "json")
 PATH_COLUMNS = ("file", "path", "image")
-URL_COLUMNS = ("url", "URL")
 CAPTION_COLUMNS = ("caption", "text", "TEXT")
 UNSAFE = re.compile(r"[^A-Za-z0-9_/-]+")
 
@@ -69,15 +68,6 @@ class ShardPart:
 Part = FilePart | ShardPart
 
 
-def is_url_table(source: str) -> bool:
-    """Whether a table lists URLs rather than files.
-
-    Raises:
-        ConfigError: it cannot be read, or lists neither.
-    """
-    return is_table(source) and _column(read_table(source, (), "table"), (*PATH_COLUMNS, *URL_COLUMNS), source) in URL_COLUMNS
-
-
 def find_parts(split: str, source: str, captions: str | None, per_shard: int) -> list[Part]:
     """The shards that a source will be packed into, in a fixed order.
 
@@ -104,15 +94,23 @@ def find_parts(split: str, source: str, captions: str | None, per_shard: int) ->
     return _in_parts(split, _of_folder(source, images, set(names), captions), per_shard)
 
 
-def parts_of_manifest(manifest: Manifest, folder: str) -> list[Part]:
+def parts_of_manifest(manifest: Manifest, folder: str, fetched: dict[str, str]) -> list[Part]:
     """The shards of a manifest with the samples that count; splits one after another.
 
+    Args:
+        folder: where the manifest's relative paths start.
+        fetched: folder of img2dataset's output, of each split that is a list of URLs.
+
     Raises:
-        ConfigError: see `raymia.data.selection.shard_readers`.
+        ConfigError: see `raymia.data.selection.shard_readers`, and `find_parts` for what was fetched.
     """
-    readers = shard_readers(manifest, folder)
+    packed = manifest.model_copy(update={"splits": tuple(split for split in manifest.splits if split.source is None)})
+    readers = shard_readers(packed, folder) if packed.splits else []
     parts: list[Part] = []
     for split in manifest.splits:
+        if split.source is not None:
+            parts += find_parts(split.name, fetched[split.name], None, 1)
+            continue
         mine = [reader for reader in readers if reader.shard.split == split.name and reader.keys != frozenset()]
         parts += [ShardPart(split.name, number, reader, None) for number, reader in enumerate(mine)]
     return parts

@@ -15,17 +15,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from rich.console import Console
 
-from raymia.curation.derive import IDENTITY, derive, relative, write_table
+from raymia.curation.derive import derive_from, output_folder, write_frame
 from raymia.curation.embed import TEXT_EMBEDDING, Features, load_features
 from raymia.data.manifest import Manifest
-from raymia.data.selection import fold
+from raymia.data.selection import IDENTITY, fold
 from raymia.errors import ConfigError
 from raymia.evaluation.blind import FrechetShift, blind_scores, embeddings, frechet_shift
-from raymia.evaluation.crossfit import Groups, can_fold, linear_model, out_of_fold
+from raymia.evaluation.crossfit import Groups, can_fold, cluster_groups, linear_model, out_of_fold
 from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.roc import Floats
-from raymia.scan.scorer import EMBEDDING
-from raymia.scan.storage import Storage
 
 CALIPER = 0.2
 """Greatest difference within a pair, in standard deviations of the propensity's logit (Austin, 2011)."""
@@ -104,7 +102,7 @@ def match(
         ConfigError: labels or features are missing, or the splits have too little in common.
     """
     known = load_features(manifest_file, features)
-    member, groups = known.member, _groups(known.table)
+    member, groups = known.member, cluster_groups(known.table)
     before = blind_state(known.table, member, groups, seed)
     table = known.table.assign(caption=known.table["caption"].map(fold)) if fold_captions else known.table
     table = table.assign(propensity=np.nan)
@@ -114,7 +112,7 @@ def match(
     while not state.meets(target_auc) and rounds < MAX_ROUNDS:
         rounds += 1
         part = table.iloc[kept]
-        scores = propensity(part, member[kept], None if groups is None else groups[kept], seed + rounds)
+        scores = propensity(part, member[kept], _of(groups, kept), seed + rounds)
         table.loc[kept, "propensity"] = scores
         chosen = (
             pair_up(scores, member[kept], CALIPER * scores.std())
@@ -128,11 +126,11 @@ def match(
                 "draw other samples"
             )
         kept = kept[chosen]
-        state = blind_state(table.iloc[kept], member[kept], None if groups is None else groups[kept], seed)
+        state = blind_state(table.iloc[kept], member[kept], _of(groups, kept), seed)
         console.print(f"round {rounds}: {_counted(member[kept])} left, {_strongest(state)}", markup=False, highlight=False)
     if size is not None:
         kept = _draw(kept, member, size, seed)
-        state = blind_state(table.iloc[kept], member[kept], None if groups is None else groups[kept], seed)
+        state = blind_state(table.iloc[kept], member[kept], _of(groups, kept), seed)
     return _write(known, table, kept, out, method, target_auc, rounds, before, state, fold_captions)
 
 
@@ -150,13 +148,13 @@ def sanitise(manifest_file: str, out: str, features: str | None = None, seed: in
         ConfigError: labels or features are missing, or no member is left.
     """
     known = load_features(manifest_file, features)
-    member, groups = known.member, _groups(known.table)
+    member, groups = known.member, cluster_groups(known.table)
     before = blind_state(known.table, member, groups, seed)
     scores = out_of_fold(linear_model(), known.vectors(TEXT_EMBEDDING), member, seed, groups)
     kept = np.flatnonzero(~member | (scores < 0))
     if not can_fold(member[kept]):
         raise ConfigError(f"manifest {known.manifest.name}: leaves {_counted(member[kept])}: captions tell nearly all members")
-    state = blind_state(known.table.iloc[kept], member[kept], None if groups is None else groups[kept], seed)
+    state = blind_state(known.table.iloc[kept], member[kept], _of(groups, kept), seed)
     table = known.table.assign(propensity=scores)
     return _write(known, table, kept, out, "sanitise", None, 1, before, state, False)
 
@@ -185,7 +183,7 @@ def propensity(table: pd.DataFrame, member: NDArray[np.bool_], groups: Groups, s
     The scores of each blind baseline and of a classifier of the captions' embeddings are combined by a logistic regression.
     """
     scores = blind_scores(table, member, seed, groups)
-    texts = embeddings(table[[TEXT_EMBEDDING]].set_axis([EMBEDDING], axis=1))
+    texts = embeddings(table, TEXT_EMBEDDING)
     if texts is not None:
         scores["text_embedding"] = out_of_fold(linear_model(), texts, member, seed, groups)
     return out_of_fold(linear_model(), np.column_stack(list(scores.values())), member, seed + 1, groups)
@@ -240,8 +238,7 @@ def _write(
     after: BlindState,
     fold_captions: bool,
 ) -> Matched:
-    storage = Storage(out)
-    storage.make()
+    storage = output_folder(out)
     chosen = np.zeros(len(table), bool)
     chosen[kept] = True
     lost = table["split"][~chosen].value_counts()
@@ -256,27 +253,15 @@ def _write(
         without_features=known.lost,
         fold_captions=fold_captions,
     )
-    write_table(storage, TABLE_FILE, table[[*IDENTITY, "propensity"]].assign(kept=chosen))
+    write_frame(storage, TABLE_FILE, table[[*IDENTITY, "propensity"]].assign(kept=chosen))
     storage.write(SUMMARY_FILE, summary.model_dump_json(indent=2).encode() + b"\n")
-    made = derive(
-        known.manifest,
-        known.folder,
-        storage,
-        table.loc[chosen, IDENTITY],
-        [reader.shard for reader in known.readers],
-        {split.name: split.member for split in known.manifest.splits},
-        features=relative(known.url, storage.url),
-        fold_captions=fold_captions or known.manifest.fold_captions,
-    )
+    folded = fold_captions or known.manifest.fold_captions
+    made = derive_from(known, storage, table.loc[chosen, IDENTITY], fold_captions=folded)
     return Matched(manifest=made, summary=summary)
 
 
-def _groups(table: pd.DataFrame) -> NDArray[np.int64] | None:
-    """Number of each sample's cluster; a sample without one is its own."""
-    if "cluster" not in table or table["cluster"].isna().all():
-        return None
-    alone = pd.Series([f"row {i}" for i in range(len(table))], index=table.index)
-    return np.asarray(pd.factorize(table["cluster"].astype("string").fillna(alone))[0], np.int64)
+def _of(groups: NDArray[np.int64] | None, kept: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    return None if groups is None else groups[kept]
 
 
 def _counted(member: NDArray[np.bool_]) -> str:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from raymia.curation.stage import run_parts
-from raymia.scan.pipeline import start_ray
+from raymia.scan.pipeline import on_ray
 from raymia.scan.storage import Storage
 
 EXACT = 100_000
@@ -115,18 +115,13 @@ def pairs_within(
     present = set(storage.names("pairs", ".parquet"))
     left = [block for block in blocks if _name(block) not in present]
     if left:
-        started_here = start_ray(0)
-        try:
+        with on_ray("search"):
             # In the object store both are shared by all processes of a node, not copied to each.
             shared = ray.put(faiss.serialize_index(build_index(vectors, seed)))
             held = ray.put(queries)
             work = partial(_search_block, shared, held, max_distance, others is None, storage)
             # faiss uses all cores by itself, and a copy of the index takes memory: one block at a time on each node.
-            for _ in run_parts("search", left, work, lambda count: count, console, cpus=_cpus_of_a_node()):
-                pass
-        finally:
-            if started_here:
-                ray.shutdown()
+            run_parts("search", left, work, lambda count: count, console, cpus=_cpus_of_a_node())
     tables = [pq.read_table(io.BytesIO(content)) for content in storage.read_many([_name(block) for block in blocks])]
     found: pd.DataFrame = pa.concat_tables(tables).to_pandas()
     return found.sort_values(["distance", "one", "other"], ignore_index=True)
@@ -163,10 +158,7 @@ def _search_block(shared: Any, held: Any, max_distance: float, among: bool, stor
     rows, found, distances = search(_Held.index, queries, max_distance)
     rows = rows + block.start
     kept = rows < found if among else np.ones(len(rows), bool)
-    table = pa.table([rows[kept], found[kept], distances[kept]], schema=SCHEMA)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    storage.write(_name(block), buffer.getvalue())
+    storage.write_table(_name(block), pa.table([rows[kept], found[kept], distances[kept]], schema=SCHEMA))
     return block.stop - block.start
 
 

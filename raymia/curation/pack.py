@@ -4,57 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, cast
+from typing import IO, Any, BinaryIO, cast
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
+from pydantic import BaseModel
 from rich.console import Console
 
 from raymia.curation.attrition import SCHEMA, Attrition, analyse, fetch_reason
-from raymia.curation.inputs import FilePart, ImageFile, Part, ShardPart
+from raymia.curation.derive import output_folder, write_manifest
+from raymia.curation.fetch import fetch
+from raymia.curation.inputs import FilePart, ImageFile, Part, ShardPart, parts_of_manifest
 from raymia.curation.stage import run_parts
-from raymia.data.images import ImageError, decode_image
-from raymia.data.manifest import Manifest, Split
+from raymia.data.images import MAX_PIXELS, ImageError, decode_image
+from raymia.data.manifest import Label, Manifest, Split, load_manifest
 from raymia.data.tar import ShardEnd
 from raymia.errors import ConfigError
-from raymia.scan.storage import Storage, without_secrets
+from raymia.scan.storage import Storage
 
-MANIFEST_FILE = "manifest.yaml"
 ATTRITION_FILE = "attrition.parquet"
 PLAN_FILE = "pack.json"
-PER_SHARD = 1000
-MAX_PIXELS = 64_000_000
+DONE_FOLDER = "attrition"
+PACKED = b"packed"
+"""In the table of a part that is done: samples and digest of its shard."""
 CHECKED_PX = 64
 """Images are decoded whole and reduced to this side, to see that they can be."""
-
-Label = bool | Literal["unknown"]
-
-
-@dataclass(frozen=True)
-class PackedShard:
-    """A part that is done.
-
-    Attributes:
-        path: of the shard within the output; none where no image could be packed.
-        samples: in the shard.
-        attempted: images that were to go there.
-    """
-
-    split: str
-    number: int
-    path: str | None
-    samples: int
-    attempted: int
-    sha256: str | None
 
 
 def pack(
@@ -80,57 +63,74 @@ def pack(
         ConfigError: `out` holds something else, or no image could be packed.
         RaymiaError: a part failed; the same command goes on from there.
     """
-    storage = Storage(out)
+    storage = output_folder(out)
     _require_same(storage, name, parts, max_pixels)
-    done = {(part.split, part.number): found for part in parts if (found := _read_done(storage, part)) is not None}
-    left = [part for part in parts if (part.split, part.number) not in done]
-    work = partial(pack_part, out=out, max_pixels=max_pixels)
-    for shard in run_parts("pack", left, work, lambda shard: shard.attempted, console):
-        done[shard.split, shard.number] = shard
-    shards = [done[part.split, part.number] for part in parts]
-    table = pa.concat_tables(_attrition(storage, part) for part in parts)
-    storage.write(ATTRITION_FILE, _parquet(table))
+    present = set(storage.names(DONE_FOLDER, ".parquet"))
+    left = [part for part in parts if _done_name(part) not in present]
+    run_parts("pack", left, partial(pack_part, out=out, max_pixels=max_pixels), lambda attempted: attempted, console)
+    done = [pq.read_table(io.BytesIO(content)) for content in storage.read_many([_done_name(part) for part in parts])]
+    packed: dict[str, dict[str, dict[str, Any]]] = {split: {} for split in labels}
+    for part, rows in zip(parts, done, strict=True):
+        shard = json.loads(rows.schema.metadata[PACKED])
+        if shard["samples"]:
+            packed[part.split][_shard_path(part)] = shard
+    table = pa.concat_tables(rows.replace_schema_metadata(None) for rows in done)
+    storage.write_table(ATTRITION_FILE, table)
     analysis = analyse(table.to_pandas(), {key: None if value == "unknown" else value for key, value in labels.items()})
     splits = []
     for split, label in labels.items():
-        mine = [shard for shard in shards if shard.split == split and shard.path is not None]
-        if not mine:
+        shards = packed[split]
+        if not shards:
             lost = next((found.lost for found in analysis.splits if found.split == split), {})
             raise ConfigError(f"split {split}: no image could be packed ({', '.join(lost) or 'nothing was attempted'})")
-        paths = {str(shard.path): shard for shard in mine}
-        digests = {path: str(shard.sha256) for path, shard in paths.items()}
-        samples = sum(shard.samples for shard in mine)
-        splits.append(Split(name=split, member=label, shards=tuple(paths), samples=samples, sha256=digests))
+        digests = {path: shard["sha256"] for path, shard in shards.items()}
+        samples = sum(shard["samples"] for shard in shards.values())
+        splits.append(Split(name=split, member=label, shards=tuple(shards), samples=samples, sha256=digests))
     manifest = Manifest(name=name, attrition=ATTRITION_FILE, splits=tuple(splits), **(facts or {}))
     write_manifest(storage, manifest)
     return manifest, analysis
 
 
-def write_manifest(storage: Storage, manifest: Manifest) -> None:
-    """Write a manifest as `manifest.yaml`, without the fields that say nothing."""
-    content = manifest.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    storage.write(MANIFEST_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+def pack_manifest(manifest_file: str, name: str | None, out: str, console: Console) -> tuple[Manifest, Attrition]:
+    """Pack the samples of a manifest that count; a split that is a list of URLs is fetched into ``OUT/fetched`` first.
+
+    Args:
+        manifest_file: see `raymia.data.manifest.load_manifest`.
+        name: of the data set; by default the manifest's.
+        out: see `pack`; a local folder where anything is to be fetched.
+
+    Raises:
+        ConfigError, RaymiaError: see `pack` and `raymia.curation.fetch.fetch`.
+    """
+    manifest, folder = load_manifest(manifest_file)
+    fetched = {}
+    for split in manifest.splits:
+        if split.source is not None:
+            if "://" in out:
+                raise ConfigError(f"--out {out}: images are fetched to a local folder; give one, and copy it afterwards")
+            fetched[split.name] = str(fetch(split.source, Path(out) / "fetched" / split.name))
+    parts = parts_of_manifest(manifest, folder, fetched)
+    labels = {split.name: split.member for split in manifest.splits}
+    facts = manifest.model_dump(include={"licence", "provenance", "valid_for_models", "fold_captions"})
+    return pack(name or manifest.name, labels, parts, out, console, facts)
 
 
-def pack_part(part: Part, out: str, max_pixels: int) -> PackedShard:
-    """Write one shard, and then the table that says that it is done."""
+def pack_part(part: Part, out: str, max_pixels: int) -> int:
+    """Write one shard, if any image can be packed, and then the table that says that it is done; return how many were tried."""
     storage = Storage(out)
-    path = f"shards/{part.split}-{part.number:05d}.tar"
     rows: list[dict[str, Any]] = []
+    shard: dict[str, Any] = {"samples": 0, "sha256": None}
     with tempfile.TemporaryFile() as spool:
         packed = _sorted(part, spool, rows, max_pixels) if isinstance(part, ShardPart) else _files(part, rows, max_pixels)
         first = next(packed, None)
-        digest, samples = None, 0
         if first is not None:
-            with storage.create(path) as stream:
-                digest, samples = _write_tar(stream, first, packed)
+            with storage.create(_shard_path(part)) as stream:
+                shard = _write_tar(stream, itertools.chain([first], packed))
     for row in rows:
-        row |= {"split": part.split, "shard": f"{part.split}-{part.number:05d}"}
-    done = PackedShard(part.split, part.number, path if samples else None, samples, len(rows), digest)
+        row |= {"split": part.split, "shard": _shard_name(part)}
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    facts = json.dumps({"path": done.path, "samples": samples, "sha256": digest})
-    storage.write(_done_name(part), _parquet(table.replace_schema_metadata({"packed": facts})))
-    return done
+    storage.write_table(_done_name(part), table.replace_schema_metadata({PACKED: json.dumps(shard)}))
+    return len(rows)
 
 
 @dataclass(frozen=True)
@@ -228,11 +228,12 @@ def _read(location: str) -> bytes:
     return content
 
 
-def _write_tar(stream: BinaryIO, first: _Packed, rest: Iterator[_Packed]) -> tuple[str, int]:
+def _write_tar(stream: BinaryIO, packed: Iterator[_Packed]) -> dict[str, Any]:
+    """Write a tar; return its number of samples and its digest."""
     digest, samples = hashlib.sha256(), 0
     tee = _Tee(stream, digest)
     with tarfile.open(fileobj=cast(Any, tee), mode="w|", format=tarfile.GNU_FORMAT) as tar:
-        for sample in _chain(first, rest):
+        for sample in packed:
             samples += 1
             facts = json.dumps({"caption": sample.caption, "source": sample.source}, ensure_ascii=False)
             files = {sample.extension: sample.content, "txt": sample.caption.encode(), "json": facts.encode()}
@@ -240,12 +241,7 @@ def _write_tar(stream: BinaryIO, first: _Packed, rest: Iterator[_Packed]) -> tup
                 entry = tarfile.TarInfo(f"{sample.key}.{extension}")
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
-    return digest.hexdigest(), samples
-
-
-def _chain(first: _Packed, rest: Iterator[_Packed]) -> Iterator[_Packed]:
-    yield first
-    yield from rest
+    return {"samples": samples, "sha256": digest.hexdigest()}
 
 
 class _Tee:
@@ -262,48 +258,27 @@ class _Tee:
 
 def _require_same(storage: Storage, name: str, parts: Sequence[Part], max_pixels: int) -> None:
     """Refuse to mix two data sets in one folder; remember what this one is made of."""
-    content = repr([name, max_pixels, *parts])
-    plan = {"name": name, "parts": len(parts), "sha256": hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()}
+    content = json.dumps([name, max_pixels, *map(asdict, parts)], default=_plain)
+    plan = {"name": name, "parts": len(parts), "sha256": hashlib.sha256(content.encode()).hexdigest()}
     before = storage.read(PLAN_FILE)
-    if before is not None and json.loads(before) != plan:
-        raise ConfigError(f"{storage.url}: holds a data set packed from other images or settings; choose another --out")
     if before is None:
-        try:
-            storage.make()
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"--out {storage.url}: cannot be made ({error})") from error
-        storage.write(PLAN_FILE, json.dumps(without_secrets(plan)).encode())
+        storage.write(PLAN_FILE, json.dumps(plan).encode())
+    elif json.loads(before) != plan:
+        raise ConfigError(f"{storage.url}: holds a data set packed from other images or settings; choose another --out")
 
 
-def _read_done(storage: Storage, part: Part) -> PackedShard | None:
-    content = storage.read(_done_name(part))
-    if content is None:
-        return None
-    table = pq.read_table(io.BytesIO(content))
-    facts = json.loads(table.schema.metadata[b"packed"])
-    return PackedShard(part.split, part.number, facts["path"], facts["samples"], len(table), facts["sha256"])
+def _plain(value: Any) -> Any:
+    """What JSON has no form for, the same in every process: a shard, or the keys of a selection."""
+    return value.model_dump() if isinstance(value, BaseModel) else sorted(value)
 
 
-def _attrition(storage: Storage, part: Part) -> pa.Table:
-    return pq.read_table(io.BytesIO(storage.read(_done_name(part)) or b"")).replace_schema_metadata(None)
+def _shard_name(part: Part) -> str:
+    return f"{part.split}-{part.number:05d}"
+
+
+def _shard_path(part: Part) -> str:
+    return f"shards/{_shard_name(part)}.tar"
 
 
 def _done_name(part: Part) -> str:
-    return f"attrition/{part.split}-{part.number:05d}.parquet"
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table.combine_chunks(), buffer, compression="zstd")
-    return buffer.getvalue()
-
-
-def out_folder(out: str) -> Path:
-    """A local output folder.
-
-    Raises:
-        ConfigError: it is a URL.
-    """
-    if "://" in out:
-        raise ConfigError(f"--out {out}: images are fetched to a local folder first; give one, and copy it afterwards")
-    return Path(out)
+    return f"{DONE_FOLDER}/{_shard_name(part)}.parquet"

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+import pickle
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
 from ray.data import DataContext
-from ray.exceptions import RayError
 from rich.console import Console
 
-from raymia.errors import RaymiaError
-from raymia.scan.pipeline import cause, configure, start_ray
+from raymia.scan.pipeline import configure, on_ray
 from raymia.scan.progress import StageProgress
-
-log = logging.getLogger(__name__)
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -23,8 +19,8 @@ R = TypeVar("R")
 
 def run_parts(
     what: str, parts: Sequence[P], work: Callable[[P], R], size: Callable[[R], int], console: Console, cpus: float = 1.0
-) -> Iterator[R]:
-    """Do `work` to every part, in any order, on all CPUs of the cluster or of this machine.
+) -> list[R]:
+    """Do `work` to every part, in any order, on all CPUs of the cluster or of this machine; return the results.
 
     Args:
         what: is going on, for the progress line.
@@ -33,28 +29,23 @@ def run_parts(
         size: of a result, in samples, for the progress line.
         cpus: that a part takes.
 
-    Yields:
-        Results as they are made.
-
     Raises:
         RaymiaError: a part failed; what is done stays done.
     """
     if not parts:
-        return
-    started_here = start_ray(0)
-    try:
+        return []
+    results: list[R] = []
+    with on_ray(what):
         configure(DataContext.get_current())
-        rows = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
+        # Parts and results travel as bytes between our own processes: Arrow has no columns for them.
+        rows = ray.data.from_items([{"part": pickle.dumps(part)} for part in parts], override_num_blocks=len(parts))
         done = rows.map(_Work(work), num_cpus=cpus)
         with StageProgress(console, what, len(parts)) as progress:
             for row in done.iter_rows():
-                progress.part(size(row["result"]))
-                yield row["result"]
-    except RayError as error:
-        raise RaymiaError(f"{what} stopped: {cause(error)}; run the same command again to resume") from error
-    finally:
-        if started_here:
-            ray.shutdown()
+                result: R = pickle.loads(row["result"])  # noqa: S301 - made by our own worker
+                progress.part(size(result))
+                results.append(result)
+    return results
 
 
 class _Work:
@@ -62,4 +53,4 @@ class _Work:
         self._work = work
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"result": self._work(row["part"])}
+        return {"result": pickle.dumps(self._work(pickle.loads(row["part"])))}  # noqa: S301 - made by our own driver

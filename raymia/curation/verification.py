@@ -7,15 +7,13 @@ the correlation of the best fit decides.
 
 from __future__ import annotations
 
-import io
-import warnings
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from raymia.data.images import DECODE_ERRORS, FORMATS
+from raymia.data.images import ImageError, upright_image
 
 SIDE = 32
 TRIMS = (0.0, 0.025, 0.05, 0.075, 0.1)
@@ -28,22 +26,11 @@ Thumbnail = NDArray[np.float32]
 
 def grey_thumbnail(content: bytes, max_pixels: int) -> Thumbnail | None:
     """(SIDE, SIDE) luma of a whole picture, squeezed to a square; none where it does not decode or is too large."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(io.BytesIO(content), formats=tuple(FORMATS)) as image:
-                if image.width * image.height > max_pixels:
-                    return None
-                image.draft("L", (4 * SIDE, 4 * SIDE))
-                upright = ImageOps.exif_transpose(image)
-                if "A" in upright.getbands() or "transparency" in upright.info:
-                    rgba = upright.convert("RGBA")
-                    upright = Image.new("RGB", rgba.size, "white")
-                    upright.paste(rgba, mask=rgba.getchannel("A"))
-                grey = upright.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-        except (*DECODE_ERRORS, Image.DecompressionBombError):
-            return None
-    return np.asarray(grey, np.float32)
+    try:
+        upright, _ = upright_image(content, max_pixels)
+    except ImageError:
+        return None
+    return np.asarray(upright.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
 
 
 def agreement(one: Thumbnail, other: Thumbnail) -> float:

@@ -10,14 +10,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from raymia.data.images import ImageError, decode_image
+from raymia.data.images import MAX_PIXELS, ImageError, decode_image
 from raymia.data.selection import ShardReader
 from raymia.data.statistics import image_statistics
 from raymia.data.tar import RawSample
 
 RESOLUTION_PX = 256
 """Side that images are resized to before their statistics are taken."""
-MAX_PIXELS = 64_000_000
 
 
 @dataclass

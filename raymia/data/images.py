@@ -14,6 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Formats that are read, with the extension of each."""
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+MAX_PIXELS = 64_000_000
+"""An image whose header announces more is not decoded, unless a job says otherwise."""
 # Decoders report damage in many ways; each of these, raised while one image is decoded, means that image is bad.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError, MemoryError)
 
@@ -61,6 +63,25 @@ def decode_image(content: bytes, resolution_px: int, max_pixels: int) -> Decoded
     Raises:
         ImageError: the image cannot be scored, with its reason.
     """
+    upright, extension = upright_image(content, max_pixels)
+    try:
+        pixels = np.array(_square(upright, resolution_px))
+    except DECODE_ERRORS as error:
+        raise ImageError("corrupt_image", f"{type(error).__name__}: {error}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    return DecodedImage(pixels, upright.width, upright.height, digest, extension)
+
+
+def upright_image(content: bytes, max_pixels: int) -> tuple[Image.Image, str]:
+    """Decode the first frame to upright RGB at its own size; return it with the extension of its format.
+
+    Args:
+        content: a JPEG, PNG or WebP file.
+        max_pixels: a header that announces more pixels is refused before anything is decoded.
+
+    Raises:
+        ImageError: the image cannot be used, with its reason.
+    """
     if not content:
         raise ImageError("empty_image", "the image has 0 bytes")
     with warnings.catch_warnings():
@@ -79,12 +100,9 @@ def decode_image(content: bytes, resolution_px: int, max_pixels: int) -> Decoded
                 size = f"{image.width} x {image.height} px"
                 raise ImageError("too_many_pixels", f"the header announces {size}, more than max_pixels {max_pixels}")
             try:
-                upright = _upright_rgb(image)
-                pixels = np.array(_square(upright, resolution_px))
+                return _upright_rgb(image), FORMATS[str(image.format)]
             except DECODE_ERRORS as error:
                 raise ImageError("corrupt_image", f"{type(error).__name__}: {error}") from error
-    digest = hashlib.sha256(content).hexdigest()
-    return DecodedImage(pixels, upright.width, upright.height, digest, FORMATS[str(image.format)])
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 import fsspec
 from pydantic import BaseModel
 
-from raymia.data.manifest import Manifest, Shard, Split
+from raymia.data.manifest import Label, Manifest, Shard, Split
 from raymia.data.selection import ShardReader, shard_readers
 from raymia.data.tar import NO_CAPTION, RawSample
 
@@ -112,9 +111,7 @@ def _wrong_digests(split: Split, summaries: list[ShardSummary]) -> list[Finding]
     return findings
 
 
-def index_shards(
-    name: str, splits: dict[str, tuple[bool | Literal["unknown"], list[str]]], folder: Path
-) -> tuple[Manifest, list[ShardSummary]]:
+def index_shards(name: str, splits: dict[str, tuple[Label, list[str]]], folder: Path) -> tuple[Manifest, list[ShardSummary]]:
     """Make a manifest by reading tars.
 
     Args:

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from raymia.errors import ConfigError, describe_validation, first_line
 
+Label = bool | Literal["unknown"]
+"""Whether the samples of a split are members."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 SHIPPED = {"testbed": Path(__file__).parents[1] / "testbed" / "assets" / "manifest.yaml"}
 """Manifests that come with the package, by the name a job may use for them."""
@@ -41,7 +43,7 @@ class Split(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name = Field(description="Letters, digits, `_`, `.` and `-`; names folders of the run directory.")
-    member: bool | Literal["unknown"] = Field(description="Whether the samples were in the model's training set.")
+    member: Label = Field(description="Whether the samples were in the model's training set.")
     shards: tuple[str, ...] = Field(
         (), description="Paths or fsspec URLs with {0000..0003} braces and * globs; relative to the manifest."
     )
@@ -54,6 +56,11 @@ class Split(BaseModel):
         if bool(self.shards) == (self.source is not None):
             raise ValueError("expected either `shards` or `source`")
         return self
+
+    @property
+    def label(self) -> bool | None:
+        """Membership; none where it is unknown."""
+        return None if self.member == "unknown" else self.member
 
 
 class Manifest(BaseModel):
@@ -87,6 +94,12 @@ class Manifest(BaseModel):
         None, description="Parquet of what became of each image on its way into the shards; relative to the manifest."
     )
     splits: tuple[Split, ...] = Field(min_length=1)
+
+    @property
+    def samples(self) -> int | None:
+        """Samples in all, where announced for every split."""
+        counts = [split.samples for split in self.splits]
+        return None if None in counts else sum(count for count in counts if count is not None)
 
     @field_validator("splits")
     @classmethod
@@ -165,10 +178,7 @@ def resolve_shards(manifest: Manifest, folder: str) -> list[Shard]:
         raise ConfigError(
             f"splits.{unpacked}: a list of URLs, not shards; fetch and pack it first: raymia data pack MANIFEST --out FOLDER"
         )
-    by_split = [
-        name_shards(split.name, None if split.member == "unknown" else split.member, _expand(split, folder))
-        for split in manifest.splits
-    ]
+    by_split = [name_shards(split.name, split.label, _expand(split, folder)) for split in manifest.splits]
     longest = max(len(shards) for shards in by_split)
     return [shards[i] for i in range(longest) for shards in by_split if i < len(shards)]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from raymia.data.manifest import Manifest, Shard, resolve_shards, within
 from raymia.data.tables import read_table
 from raymia.data.tar import Fault, RawSample, ShardEnd, read_shard
 
-COLUMNS = ("split", "shard", "key")
+IDENTITY = ["split", "shard", "key"]
+"""What names a sample within a manifest."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,14 @@ def fold(caption: str) -> str:
     return " ".join(caption.lower().split())
 
 
+def selection_digest(readers: Sequence[ShardReader]) -> str | None:
+    """sha256 over the keys of the samples that count; none where all do."""
+    if all(reader.keys is None for reader in readers):
+        return None
+    keys = [[*reader.place, *sorted(reader.keys or ())] for reader in readers]
+    return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
+
+
 def shard_readers(manifest: Manifest, folder: str) -> list[ShardReader]:
     """Every shard of a manifest with the samples that count, in the order of `resolve_shards`.
 
@@ -76,6 +87,6 @@ def shard_readers(manifest: Manifest, folder: str) -> list[ShardReader]:
     shards = resolve_shards(manifest, folder)
     if manifest.selection is None:
         return [ShardReader(shard, None, manifest.fold_captions) for shard in shards]
-    table = read_table(within(folder, manifest.selection), COLUMNS, "selection")
+    table = read_table(within(folder, manifest.selection), IDENTITY, "selection")
     keys = {place: frozenset(part.astype(str)) for place, part in table.groupby(["split", "shard"])["key"]}
     return [ShardReader(shard, keys.get((shard.split, shard.name), frozenset()), manifest.fold_captions) for shard in shards]

@@ -58,11 +58,11 @@ def blind_scores(table: pd.DataFrame, member: NDArray[np.bool_], seed: int = 0, 
     return scores
 
 
-def embeddings(table: pd.DataFrame) -> Floats | None:
-    """(n, width) CLIP image embeddings of a score table; none where some row has none."""
-    if "clip_embedding" not in table or table["clip_embedding"].isna().any():
+def embeddings(table: pd.DataFrame, name: str = "clip_embedding") -> Floats | None:
+    """(n, width) CLIP embeddings of a score table, by default of the images; none where some row has none."""
+    if name not in table or table[name].isna().any():
         return None
-    column = table["clip_embedding"]
+    column = table[name]
     if isinstance(column.dtype, pd.ArrowDtype):  # as the ledger gives them: one block of numbers
         numbers = pa.chunked_array(pa.array(column)).combine_chunks().flatten()
         return np.asarray(numbers, np.float64).reshape(len(column), -1)

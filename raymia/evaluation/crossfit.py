@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
@@ -25,6 +26,15 @@ Groups = NDArray[np.object_] | NDArray[np.int64] | None
 def can_fold(member: NDArray[np.bool_]) -> bool:
     """Whether both classes are large enough for the folds."""
     return bool(min(member.sum(), (~member).sum()) >= FOLDS)
+
+
+def cluster_groups(table: pd.DataFrame) -> NDArray[np.int64] | None:
+    """Number of each row's `cluster` of near-duplicates, a row without one being its own; none where no row has one."""
+    if "cluster" not in table or table["cluster"].isna().all():
+        return None
+    alone = pd.Series([f"row {i}" for i in range(len(table))], index=table.index)
+    codes, _ = pd.factorize(table["cluster"].astype("string").fillna(alone))
+    return np.asarray(codes, np.int64)
 
 
 def out_of_fold(

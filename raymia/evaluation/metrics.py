@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
@@ -17,7 +16,7 @@ from raymia.errors import ConfigError
 from raymia.evaluation.blind import SOURCES, blind_scores, embeddings, frechet_shift
 from raymia.evaluation.combined import LEVELS, combined_scores, signals_of
 from raymia.evaluation.controls import against_control, label_shuffle
-from raymia.evaluation.crossfit import Groups, can_fold
+from raymia.evaluation.crossfit import Groups, can_fold, cluster_groups
 from raymia.evaluation.intervals import (
     GRID,
     TAILS,
@@ -125,7 +124,7 @@ def evaluate_table(
         metrics.signals = {name: _unknown(signal, member, reason) for name, signal in described.items()}
         metrics.verdict.statement = f"No verdict: it {reason}; the scores are in the table."
         return evaluation
-    groups = _groups(own)
+    groups = cluster_groups(own)
     access = {name: str(signal["access"]) for name, signal in described.items()}
     columns: dict[str, Floats] = {name: own[name].to_numpy(float) for name in described}
     blind = {f"blind.{name}": scores for name, scores in blind_scores(own, member, seed, groups).items()}
@@ -175,9 +174,7 @@ def _load(ledger: Ledger) -> tuple[dict[str, Any], Counts, pd.DataFrame]:
     if run is None:
         raise ConfigError(f"{ledger.run}: no {RUN_FILE}; give a run directory made by `raymia scan`")
     counts = ledger.counts(run["expected"])
-    # Embeddings stay in Arrow: as Python lists they would take ten times their size.
-    table = ledger.scores().to_pandas(types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_list(kind) else None)
-    return run, counts, join_clusters(table, ledger.clusters())
+    return run, counts, join_clusters(ledger.frame(), ledger.clusters())
 
 
 def _require(table: pd.DataFrame, signals: Sequence[Described], title: str) -> None:
@@ -192,15 +189,6 @@ def _require(table: pd.DataFrame, signals: Sequence[Described], title: str) -> N
         if broken.any():
             row = int(np.flatnonzero(broken)[0])
             raise ConfigError(f"{title}: {signal['name']} is not a finite number in row {row}; leave such rows out")
-
-
-def _groups(own: pd.DataFrame) -> Groups:
-    """Clusters of near-duplicates; a sample without one is its own."""
-    if "cluster" not in own or own["cluster"].isna().all():
-        return None
-    alone = pd.Series([f"row {i}" for i in range(len(own))], index=own.index)
-    codes, _ = pd.factorize(own["cluster"].astype("string").fillna(alone))
-    return np.asarray(codes, np.int64)
 
 
 def _choose_beforehand(

@@ -62,14 +62,13 @@ def read_samples(source: str) -> tuple[pd.DataFrame, Counts]:
     for found in read_facts(shard_readers(manifest, folder)):
         rows += found.rows
         reasons += found.reasons
-    expected = [split.samples for split in manifest.splits]
     counts = Counts(
         read=len(rows) + reasons.total(),
         scored=len(rows),
         quarantined=reasons.total(),
         by_reason=dict(reasons.most_common()),
         flagged={},
-        expected=None if None in expected else sum(count or 0 for count in expected),
+        expected=manifest.samples,
     )
     if not rows:
         raise ConfigError(f"manifest {source}: no sample can be read ({', '.join(reasons)}); see `raymia data verify`")

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping
 
 from PIL import Image
 
-from raymia.data.images import ImageError, decode_image
+from raymia.data.images import MAX_PIXELS, ImageError, decode_image
 from raymia.data.tar import RawSample, read_shard
 
 THUMBNAIL_PX = 128
-THUMBNAIL_MAX_PIXELS = 64_000_000
 
 Identity = tuple[str, str, str]
 """Split, shard and key of a sample."""
@@ -32,15 +31,14 @@ def thumbnails(urls: Mapping[tuple[str, str], str], samples: Iterable[Identity])
     found: dict[Identity, str] = {}
     for place, keys in by_shard.items():
         for item in read_shard(urls[place], lambda _, key, keys=keys: key in keys):  # type: ignore[misc]
-            source = _thumbnail(item.image) if isinstance(item, RawSample) and item.image is not None else None
-            if isinstance(item, RawSample) and source is not None:
+            if isinstance(item, RawSample) and item.image is not None and (source := _thumbnail(item.image)) is not None:
                 found[(*place, item.key)] = source
     return found
 
 
 def _thumbnail(content: bytes) -> str | None:
     try:
-        pixels = decode_image(content, THUMBNAIL_PX, THUMBNAIL_MAX_PIXELS).pixels
+        pixels = decode_image(content, THUMBNAIL_PX, MAX_PIXELS).pixels
     except ImageError:
         return None
     buffer = io.BytesIO()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
@@ -173,7 +174,7 @@ class Ledger:
 
     def write_clusters(self, clusters: pa.Table) -> None:
         """Keep the near-duplicate clusters of the manifest, so that evaluation needs the run directory alone."""
-        self.storage.write(CLUSTERS_FILE, _parquet(clusters))
+        self.storage.write_table(CLUSTERS_FILE, clusters)
 
     def clusters(self) -> pa.Table | None:
         """Columns split, key, cluster of `raymia.data.clusters`; none where the manifest names none."""
@@ -184,9 +185,9 @@ class Ledger:
         """Commit a unit: its quarantine first, then the scores whose existence is the commit."""
         place = (split, shard)
         if len(quarantine):
-            self.storage.write(_unit_name("quarantine", place, unit), _parquet(quarantine))
+            self.storage.write_table(_unit_name("quarantine", place, unit), quarantine)
         marked = scores.replace_schema_metadata({QUARANTINED: str(len(quarantine))})
-        self.storage.write(_unit_name("scores", place, unit), _parquet(marked))
+        self.storage.write_table(_unit_name("scores", place, unit), marked)
 
     def finish_shard(self, split: str, shard: str, end: ShardEnd, units: int) -> None:
         """Put the units of a shard together, and record that it was read to its end or as far as it can be read.
@@ -222,10 +223,10 @@ class Ledger:
             flagged=dict(Counter(name for flag in flags for name in flag.split(","))),
         )
         if quarantine:
-            self.storage.write(f"quarantine/{split}/{shard}{SHARD_ENDING}", _parquet(pa.concat_tables(quarantine)))
+            self.storage.write_table(f"quarantine/{split}/{shard}{SHARD_ENDING}", pa.concat_tables(quarantine))
         if scores:
             together = pa.concat_tables(scores).replace_schema_metadata(None)
-            self.storage.write(f"scores/{split}/{shard}{SHARD_ENDING}", _parquet(together))
+            self.storage.write_table(f"scores/{split}/{shard}{SHARD_ENDING}", together)
         self.write_text(_record_name(split, shard), record.model_dump_json() + "\n")
         self.storage.remove([*names, *bad])
 
@@ -297,6 +298,17 @@ class Ledger:
             RaymiaError: nothing is committed.
         """
         return _as_of_one_moment(lambda: self._scores(columns))
+
+    def frame(self) -> pd.DataFrame:
+        """Rows of all committed units; embeddings stay in Arrow, as Python lists they would take ten times their size.
+
+        Raises:
+            RaymiaError: nothing is committed.
+        """
+        found: pd.DataFrame = self.scores().to_pandas(
+            types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_list(kind) else None
+        )
+        return found
 
     def _scores(self, columns: Sequence[str] | None) -> pa.Table:
         finished = self.finished()
@@ -388,10 +400,3 @@ def _unit_of(name: str) -> tuple[Place, int | None]:
 def _is_current(name: str, finished: dict[Place, ShardRecord]) -> bool:
     place, unit = _unit_of(name)
     return (place in finished) == (unit is None)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    # One block of memory whatever the table was put together from, so that equal rows give equal bytes.
-    pq.write_table(table.combine_chunks(), buffer, compression="zstd")
-    return buffer.getvalue()

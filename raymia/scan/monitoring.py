@@ -125,7 +125,7 @@ class Monitor:
         since, done = self._first or (now, self._done)
         rate = (self._done - done) / (now - since) if now > since else 0.0
         return Progress(
-            time=datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"),
+            time=now_text(),
             samples=self._before + self._done,
             expected=self._expected,
             units=self._units,
@@ -144,6 +144,11 @@ class Monitor:
             self._ledger.write_text(PROGRESS_FILE, self.progress().model_dump_json(indent=2) + "\n")
         except StorageError as error:
             log.warning("no sign of life written: %s", error)
+
+
+def now_text() -> str:
+    """The time, in UTC, to the second."""
+    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
 
 
 def bottleneck(stages: Mapping[str, float], seconds: float, replicas: int) -> tuple[str, str]:

@@ -8,10 +8,9 @@ import platform
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -32,7 +31,7 @@ from raymia.errors import ConfigError, RaymiaError
 from raymia.scan.decoding import decode_rows
 from raymia.scan.ledger import RETRIED_FAULTS, Counts, Ledger
 from raymia.scan.lock import RunLock
-from raymia.scan.monitoring import PROGRESS_FILE, Monitor, bottleneck
+from raymia.scan.monitoring import PROGRESS_FILE, Monitor, bottleneck, now_text
 from raymia.scan.plan import ScanPlan, make_plan, require_same
 from raymia.scan.progress import ScanProgress
 from raymia.scan.rows import RowScorer, score_rows, score_type
@@ -73,18 +72,12 @@ def run_scan(job: Job, console: Console) -> Counts:
 def _scan_all(prepared: Sequence[Prepared], console: Console) -> Counts:
     """Scan the attacked model and then the control model, where there is one; return the counts of the first."""
     pool = prepared[0][0].job.pool
-    started_here = start_ray(pool.replicas or pool.max_replicas or 1)
-    try:
+    with on_ray("scan", pool.replicas or pool.max_replicas or 1):
         counts = _scan(*prepared[0], console)
         for part in prepared[1:]:
             log.info("scanning the control model %s", part[0].job.replica.model)
             _scan(*part, console)
-        return counts
-    except RayError as error:
-        raise RaymiaError(f"scan stopped: {cause(error)}; run the same command again to resume") from error
-    finally:
-        if started_here:
-            ray.shutdown()
+    return counts
 
 
 def _prepare(job: Job) -> Prepared:
@@ -95,15 +88,31 @@ def _prepare(job: Job) -> Prepared:
     return plan, ledger, require_same(ledger, plan)
 
 
-def start_ray(replicas: int) -> bool:
-    """Join the cluster that this process runs in, or start a local Ray on loopback; return whether one was started.
+@contextmanager
+def on_ray(what: str, replicas: int = 0) -> Iterator[None]:
+    """Within this block there is a Ray: the one at hand, the cluster that this process runs in, or a local one on loopback.
 
     A local Ray is given a CPU slot per CPU replica on top of the machine's cores, so that replicas never take the
     slots that reading and decoding need.
 
     Args:
+        what: is done in the block, for errors.
         replicas: that a local Ray is to have room for.
+
+    Raises:
+        RaymiaError: what is done failed on Ray.
     """
+    started_here = _start_ray(replicas)
+    try:
+        yield
+    except RayError as error:
+        raise RaymiaError(f"{what} stopped: {_cause(error)}; run the same command again to resume") from error
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _start_ray(replicas: int) -> bool:
     if ray.is_initialized():
         return False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -215,8 +224,8 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
         "signals": plan.signals,
         "expected": plan.expected,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        "started": before["started"] if before else _now(),
-        "attempted": _now(),
+        "started": before["started"] if before else now_text(),
+        "attempted": now_text(),
         "attempts": (before.get("attempts", 0) if before else 0) + 1,
         "evaluations": before["evaluations"] if before else {},
         "stages": before["stages"] if before else {},
@@ -249,7 +258,7 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
     record["evaluations"] = dict(Counter(record["evaluations"]) + monitor.evaluations)
     stages = {name: round(record["stages"].get(name, 0.0) + value, 3) for name, value in monitor.stages.items()}
     record |= {"stages": stages, "seconds": round(record["seconds"] + time.monotonic() - start, 1)}
-    ledger.write_run({**record, "finished": _now(), "counts": counts.model_dump()})
+    ledger.write_run({**record, "finished": now_text(), "counts": counts.model_dump()})
     ledger.write_text(PROGRESS_FILE, monitor.progress().model_dump_json(indent=2) + "\n")
     return counts
 
@@ -317,7 +326,7 @@ def configure(context: DataContext) -> None:
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
 
 
-def cause(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     """What a user's own code raised behind an error that Ray wrapped, in one line."""
     causes = [error]
     while (inner := getattr(causes[-1], "cause", None) or causes[-1].__cause__) is not None and inner not in causes:
@@ -328,7 +337,3 @@ def cause(error: BaseException) -> str:
         if lines:
             return lines[-1].strip()
     return f"{type(causes[-1]).__name__}: {' '.join(str(causes[-1]).split())[:500]}"
-
-
-def _now() -> str:
-    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")

@@ -12,7 +12,7 @@ from raymia.attacks.base import Attack, Signal, signal_key
 from raymia.config import FREE_TO_CHANGE, Job, differences
 from raymia.data.clusters import load_clusters
 from raymia.data.manifest import Manifest, labels_hold, load_manifest
-from raymia.data.selection import ShardReader, shard_readers
+from raymia.data.selection import ShardReader, selection_digest, shard_readers
 from raymia.errors import ConfigError
 from raymia.replica.stable_diffusion import PipelineFolder, find_pipeline
 from raymia.scan.ledger import RUN_FILE, Ledger
@@ -36,8 +36,7 @@ class ScanPlan:
     @property
     def expected(self) -> int | None:
         """Samples in all, where the manifest announces them for every split."""
-        counts = [split.samples for split in self.manifest.splits]
-        return None if None in counts else sum(count for count in counts if count is not None)
+        return self.manifest.samples
 
     @property
     def signal_names(self) -> list[str]:
@@ -51,7 +50,14 @@ class ScanPlan:
         manifest = self.manifest.model_dump(mode="json")
         shards = [reader.shard.model_dump() for reader in self.readers]
         model = {"fingerprint": self.folder.fingerprint()}
-        return dict(without_secrets({"job": job, "manifest": manifest, "shards": shards, "model": model}))
+        parts = {
+            "job": job,
+            "manifest": manifest,
+            "shards": shards,
+            "selection": selection_digest(self.readers),
+            "model": model,
+        }
+        return dict(without_secrets(parts))
 
 
 def make_plan(job: Job) -> ScanPlan:

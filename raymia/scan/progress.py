@@ -15,7 +15,54 @@ log = logging.getLogger(__name__)
 LOG_INTERVAL_S = 10.0
 
 
-class ScanProgress:
+class _ProgressLine:
+    """A bar on a terminal; elsewhere a log line at an interval, and one at the end."""
+
+    def __init__(self, console: Console, what: str, total: int | None, done: int, first: str) -> None:
+        """Args:
+        console: where to show; not a terminal means log lines.
+        what: is going on.
+        total, done: of whatever the bar counts.
+        first: is shown until there are facts.
+        """
+        self._what = what
+        self._start = self._logged = time.monotonic()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        if console.is_terminal:
+            facts = TextColumn("{task.fields[facts]}")
+            self._bar = Progress(
+                TextColumn(what), BarColumn(), MofNCompleteColumn(), facts, TimeElapsedColumn(), console=console
+            )
+            self._task = self._bar.add_task(what, total=total, completed=done, facts=first)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif kind is None:
+            log.info("done: %s", self._facts())
+
+    def _show(self, done: int) -> None:
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, facts=self._facts())
+        elif now - self._logged >= LOG_INTERVAL_S:
+            self._logged = now
+            log.info("%s", self._facts())
+
+    def _rate(self, count: int) -> float:
+        return count / max(time.monotonic() - self._start, 1e-9)
+
+    def _facts(self) -> str:
+        raise NotImplementedError
+
+
+class ScanProgress(_ProgressLine):
     """Counts units, samples and quarantined; shows rate and time left.
 
     Samples that an earlier run committed count as done but not into the rate.
@@ -36,54 +83,26 @@ class ScanProgress:
         done, units, quarantined: committed by earlier runs.
         what: is going on.
         """
-        self._console = console
+        super().__init__(console, what, expected, done, "starting replicas")
         self._expected = expected
         self._before = done
         self._done = done
         self._units = units
         self._quarantined = quarantined
-        self._start = self._logged = time.monotonic()
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        if console.is_terminal:
-            facts = TextColumn("{task.fields[facts]}")
-            self._bar = Progress(
-                TextColumn(what), BarColumn(), MofNCompleteColumn(), facts, TimeElapsedColumn(), console=console
-            )
-            self._task = self._bar.add_task(what, total=expected, completed=done, facts="starting replicas")
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        elif kind is None:
-            log.info("done: %s", self._facts())
 
     def batch(self, samples: int, quarantined: int) -> None:
         """A batch came back."""
         self._done += samples
         self._quarantined += quarantined
-        self._show()
+        self._show(self._done)
 
     def unit(self) -> None:
         """A unit was committed."""
         self._units += 1
-        self._show()
-
-    def _show(self) -> None:
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, facts=self._facts())
-        elif now - self._logged >= LOG_INTERVAL_S:
-            self._logged = now
-            log.info("%s", self._facts())
+        self._show(self._done)
 
     def _facts(self) -> str:
-        rate = (self._done - self._before) / max(time.monotonic() - self._start, 1e-9)
+        rate = self._rate(self._done - self._before)
         facts = [f"{self._units} units", f"{rate:.1f} images/s"]
         if self._expected and rate > 0:
             facts.append(f"ETA {duration(max(0, self._expected - self._done) / rate)}")
@@ -94,7 +113,7 @@ class ScanProgress:
         return ", ".join(facts)
 
 
-class StageProgress:
+class StageProgress(_ProgressLine):
     """Counts the parts of a stage of curation, and the samples in them."""
 
     def __init__(self, console: Console, what: str, parts: int) -> None:
@@ -103,43 +122,19 @@ class StageProgress:
         what: is going on.
         parts: that are left to do.
         """
-        self._what, self._parts = what, parts
+        super().__init__(console, what, parts, 0, "")
+        self._parts = parts
         self._done = self._samples = 0
-        self._start = self._logged = time.monotonic()
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        if console.is_terminal:
-            facts = TextColumn("{task.fields[facts]}")
-            self._bar = Progress(
-                TextColumn(what), BarColumn(), MofNCompleteColumn(), facts, TimeElapsedColumn(), console=console
-            )
-            self._task = self._bar.add_task(what, total=parts, facts="")
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        elif kind is None:
-            log.info("%s: %s", self._what, self._facts())
 
     def part(self, samples: int) -> None:
         """A part is done."""
         self._done += 1
         self._samples += samples
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, facts=self._facts())
-        elif now - self._logged >= LOG_INTERVAL_S:
-            self._logged = now
-            log.info("%s: %d of %d parts, %s", self._what, self._done, self._parts, self._facts())
+        self._show(self._done)
 
     def _facts(self) -> str:
-        rate = self._samples / max(time.monotonic() - self._start, 1e-9)
-        return f"{self._samples:,} samples, {rate:.1f} a second"
+        facts = f"{self._samples:,} samples, {self._rate(self._samples):.1f} a second"
+        return facts if self._bar is not None else f"{self._what}: {self._done} of {self._parts} parts, {facts}"
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any, Protocol
 
@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from raymia.data.tar import Fault
 from raymia.replica.shared import Evaluations
 from raymia.scan.decoding import FACTS, PLACE, QUARANTINE
-from raymia.scan.scorer import EMBEDDING
+from raymia.scan.scorer import EMBEDDING, Scores
 
-Columns = Mapping[str, float | list[float]]
 EVALUATIONS = pa.struct([(field.name, pa.int64()) for field in fields(Evaluations)])
 
 
@@ -31,7 +30,7 @@ class RowScorer(Protocol):
     evaluations: Evaluations
     transfer_s: float
 
-    def score(self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]) -> Sequence[Columns | Fault]:
+    def score(self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]) -> Sequence[Scores | Fault]:
         """Columns of each sample by name, or why it has none; see `raymia.scan.scorer.Scorer.score`."""
 
 
@@ -73,7 +72,7 @@ def score_rows(table: pa.Table, scorer: RowScorer, row_type: pa.StructType, reso
     )
 
 
-def _score(scorer: RowScorer, pixels: NDArray[np.uint8], samples: list[dict[str, Any]]) -> Sequence[Columns | Fault]:
+def _score(scorer: RowScorer, pixels: NDArray[np.uint8], samples: list[dict[str, Any]]) -> Sequence[Scores | Fault]:
     if not samples:
         return []
     prompts = [sample["caption"] if sample["prompt"] is None else sample["prompt"] for sample in samples]

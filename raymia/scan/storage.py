@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import tempfile
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
@@ -83,6 +86,17 @@ class Storage:
             StorageError: storage is full, refuses, or failed every time.
         """
         self._patiently(f"write {name}", lambda: self._put(name, content))
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a table as Parquet, whole or not at all; equal rows give equal bytes.
+
+        Raises:
+            StorageError: see `write`.
+        """
+        buffer = io.BytesIO()
+        # One block of memory whatever the table was put together from, so that equal rows give equal bytes.
+        pq.write_table(table.combine_chunks(), buffer, compression="zstd")
+        self.write(name, buffer.getvalue())
 
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
