@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from raymia.curation.attrition import analyse, fetch_reason
+from raymia.curation.inputs import find_parts
+from raymia.curation.pack import pack, pack_manifest
+from raymia.data.index import summarise_shard, verify
+from raymia.data.manifest import Manifest, load_manifest
+from raymia.data.selection import shard_readers
+from raymia.data.tar import RawSample
+from raymia.errors import ConfigError
+from tests.conftest import image_bytes, tar_bytes
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+CONSOLE = Console(stderr=True)
+
+
+def folder_of(path: Path, count: int = 5) -> str:
+    (path / "deep").mkdir(parents=True)
+    for i in range(count):
+        (path / "deep" / f"picture.{i}.png").write_bytes(image_bytes(i, "PNG"))
+        (path / "deep" / f"picture.{i}.txt").write_text(f"caption {i}\n")
+    (path / "broken.jpg").write_bytes(b"nonsense")
+    return str(path)
+
+
+def pack_folder(source: str, out: Path) -> tuple[Manifest, list[dict[str, str | None]]]:
+    pack("set", {"members": True}, find_parts("members", source, None, 2), str(out), CONSOLE)
+    return load_manifest(str(out / "manifest.yaml"))[0], pq.read_table(out / "attrition.parquet").to_pylist()
+
+
+def test_a_folder_is_packed_into_the_same_bytes_each_time_with_every_image_accounted_for(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "images")
+    manifest, attrition = pack_folder(source, tmp_path / "one")
+    assert manifest == pack_folder(source, tmp_path / "two")[0]
+    assert manifest.samples == 5
+    assert attrition[0]["source"] == "broken.jpg"
+    assert [row["reason"] for row in attrition] == ["unknown_format", None, None, None, None, None]
+    readers = shard_readers(manifest, str(tmp_path / "one"))
+    assert verify(manifest, [summarise_shard(reader) for reader in readers]) == []
+    samples = [item for reader in readers for item in reader.read() if isinstance(item, RawSample)]
+    assert [sample.key for sample in samples] == [f"deep/picture_{i}" for i in range(5)]
+    assert [sample.caption for sample in samples] == [f"caption {i}" for i in range(5)]
+    assert samples[0].image == image_bytes(0, "PNG")
+
+
+def test_packing_goes_on_where_it_was_stopped_and_never_mixes_two_sets(tmp_path: Path) -> None:
+    source, out = folder_of(tmp_path / "images"), tmp_path / "out"
+    whole, _ = pack_folder(source, out)
+    for name in ("manifest.yaml", "attrition.parquet", "attrition/members-00001.parquet", "shards/members-00001.tar"):
+        (out / name).unlink()
+    kept = (out / "shards" / "members-00000.tar").stat().st_mtime_ns
+    assert pack_folder(source, out)[0] == whole
+    assert (out / "shards" / "members-00000.tar").stat().st_mtime_ns == kept
+    with pytest.raises(ConfigError, match="packed from other images"):
+        pack_folder(folder_of(tmp_path / "other", 3), out)
+
+
+def test_what_img2dataset_fetched_is_packed_by_key_and_what_it_could_not_fetch_is_told(tmp_path: Path) -> None:
+    fetched = tmp_path / "fetched"
+    fetched.mkdir()
+    members = [(f"{i:08d}.{kind}", content) for i in (2, 0) for kind, content in (("jpg", image_bytes(i)), ("txt", b"c"))]
+    (fetched / "00000.tar").write_bytes(tar_bytes(members))
+    rows = {"key": ["00000002", "00000001", "00000000"], "url": ["http://h/2", "http://h/1", "http://h/0"]}
+    rows |= {"status": ["success", "failed_to_download", "success"], "error_message": [None, "HTTP Error 404: gone", None]}
+    pq.write_table(pa.table(rows), fetched / "00000.parquet")
+    manifest, attrition = pack_folder(str(fetched), tmp_path / "out")
+    assert manifest.samples == 2
+    assert [[row["key"], row["stage"], row["reason"]] for row in attrition] == [
+        ["00000000", None, None],
+        ["00000001", "fetch", "http_404"],
+        ["00000002", None, None],
+    ]
+    (reader,) = shard_readers(manifest, str(tmp_path / "out"))
+    assert [item.key for item in reader.read() if isinstance(item, RawSample)] == ["00000000", "00000002"]
+
+
+def test_a_selection_becomes_shards_of_its_own_in_any_process(tmp_path: Path) -> None:
+    pack_folder(folder_of(tmp_path / "images"), tmp_path / "out")
+    keys = ["deep/picture_1", "deep/picture_4"]
+    table = pd.DataFrame({"split": "members", "shard": ["members-00001", "members-00002"], "key": keys})
+    table.to_parquet(tmp_path / "out" / "selection.parquet")
+    path = tmp_path / "out" / "few.yaml"
+    path.write_text((tmp_path / "out" / "manifest.yaml").read_text() + "selection: selection.parquet\n")
+    for _ in range(2):
+        made, attrition = pack_manifest(str(path), "few", str(tmp_path / "few"), CONSOLE)
+    assert (made.samples, made.selection) == (2, None)
+    assert attrition.splits[0].attempted == 2
+
+
+def test_a_list_of_urls_needs_the_program_that_fetches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pd.DataFrame({"URL": ["http://h/0"], "TEXT": ["a"]}).to_parquet(tmp_path / "urls.parquet")
+    source = f"{{table: {tmp_path}/urls.parquet, url_column: URL, caption_column: TEXT}}"
+    path = tmp_path / "m.yaml"
+    path.write_text(f"name: urls\nsplits:\n- {{name: members, member: true, source: {source}}}\n")
+    with pytest.raises(ConfigError, match="raymia data pack"):
+        shard_readers(*load_manifest(str(path)))
+    monkeypatch.setenv("RAYMIA_IMG2DATASET", "no-such-program")
+    with pytest.raises(ConfigError, match="img2dataset not found"):
+        pack_manifest(str(path), None, str(tmp_path / "out"), CONSOLE)
+
+
+def test_splits_that_lost_samples_at_different_rates_are_told_apart_from_splits_that_did_not() -> None:
+    def lost(members: int, others: int) -> pd.DataFrame:
+        rows = [("members", i < members) for i in range(1000)] + [("non_members", i < others) for i in range(1000)]
+        table = pd.DataFrame(rows, columns=["split", "gone"])
+        return table.assign(stage=table["gone"].map({True: "fetch"}), reason=table["gone"].map({True: "http_404"}))
+
+    labels = {"members": True, "non_members": False}
+    assert "different rates (members 30.0%, non_members 10.0%)" in analyse(lost(300, 100), labels).statement
+    assert analyse(lost(300, 300), labels).statement.startswith("No sign")
+
+
+def test_messages_of_a_downloader_become_short_words() -> None:
+    messages = [
+        "HTTP Error 403: no",
+        "<urlopen error timed out>",
+        "[Errno 111] Connection refused",
+        "odd",
+        None,
+    ]
+    assert [fetch_reason(m) for m in messages] == ["http_403", "timeout", "no_connection", "download_failed", "download_failed"]
