@@ -86,15 +86,8 @@ class Cluster:
         if running:
             return Submitted(f"{name}-{max(running)}", max(running), already_running=True)
         attempt = max(attempts, default=0) + 1
-        try:
-            job_id = self._client.submit_job(
-                entrypoint=shlex.join(words),
-                submission_id=f"{name}-{attempt}",
-                runtime_env=load_runtime_env(runtime_env),
-                metadata={"raymia_scan": name, "raymia_attempt": str(attempt)},
-            )
-        except CONNECTION_ERRORS as error:
-            raise RaymiaError(f"{self.address}: the cluster refused the job: {first_line(error)}") from error
+        metadata = {"raymia_scan": name, "raymia_attempt": str(attempt)}
+        job_id = self._hand_in(words, runtime_env, submission_id=f"{name}-{attempt}", metadata=metadata)
         return Submitted(job_id, attempt, already_running=False)
 
     def follow(self, job_id: str, write: Callable[[str], None]) -> int:
@@ -121,7 +114,7 @@ class Cluster:
         """
         words = ["python", "-m", "raymia", "doctor", "--cluster", "--json"]
         words += ["--job", job_file.as_posix()] if job_file else []
-        job_id = self._client.submit_job(entrypoint=shlex.join(words), runtime_env=load_runtime_env(None))
+        job_id = self._hand_in(words, None)
         self.follow(job_id, lambda _: None)
         text: str = self._client.get_job_logs(job_id)
         found = re.search(r"^\[\s*$.*^\]\s*$", text, re.DOTALL | re.MULTILINE)
@@ -133,6 +126,13 @@ class Cluster:
     def cancel(self, job_id: str) -> None:
         """Ask the cluster to stop a job."""
         self._client.stop_job(job_id)
+
+    def _hand_in(self, words: Sequence[str], runtime_env: Path | None, **facts: Any) -> str:
+        environment = load_runtime_env(runtime_env)
+        try:
+            return str(self._client.submit_job(entrypoint=shlex.join(words), runtime_env=environment, **facts))
+        except CONNECTION_ERRORS as error:
+            raise RaymiaError(f"{self.address}: the cluster refused the job: {first_line(error)}") from error
 
     def _attempts(self, name: str) -> dict[int, JobStatus]:
         found = {}

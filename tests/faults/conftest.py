@@ -33,7 +33,14 @@ def cluster() -> Iterator[Cluster]:
     os.environ |= {"PYTHONPATH": PLUGIN, "PATH": f"{Path(sys.executable).parent}:{before['PATH']}"}
     started = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 3, "num_gpus": 0, "include_dashboard": True, "dashboard_port": 0},
+        # Jobs go through the head's agent, whose usual port another Ray of this machine may have.
+        head_node_args={
+            "num_cpus": 3,
+            "num_gpus": 0,
+            "include_dashboard": True,
+            "dashboard_port": 0,
+            "dashboard_agent_listen_port": 0,
+        },
     )
     for _ in range(2):
         started.add_node(num_cpus=2, num_gpus=1)
