@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,16 @@ from raymia.console import Exit, Json, err, out
 from raymia.errors import ConfigError, describe_validation
 
 if TYPE_CHECKING:
-    from raymia.data.manifest import Label
+    from raymia.curation.match import Matched
+    from raymia.data.manifest import Label, Manifest
+
+
+class MatchMethod(StrEnum):
+    """How samples of equal propensity are chosen."""
+
+    pairs = "pairs"
+    strata = "strata"
+
 
 data_app = typer.Typer(help="Data sets: make and check manifests.", no_args_is_help=True)
 
@@ -73,7 +83,7 @@ def _by_split(
 
 def _print_findings(manifest: Any, summaries: list[Any], as_json: bool) -> bool:
     from raymia.data.index import verify
-    from raymia.report.terminal import print_findings
+    from raymia.report.terminal_data import print_findings
 
     findings = verify(manifest, summaries)
     if as_json:
@@ -109,6 +119,7 @@ def data_pack(
     """Pack images into shards with a manifest, and a table of what became of each image. The same command resumes."""
     from raymia.curation.inputs import find_parts
     from raymia.curation.pack import pack, pack_manifest
+    from raymia.report.terminal_data import print_attrition
 
     if sources and len(sources) == 1 and sources[0].endswith((".yaml", ".yml")) and not (member or non_member):
         made, attrition = pack_manifest(sources[0], name, out_folder, err)
@@ -123,9 +134,8 @@ def data_pack(
     if as_json:
         out.print_json(attrition.model_dump_json())
         return
-    counts = ", ".join(f"{split.name} {split.samples}" for split in made.splits)
-    out.print(f"{out_folder}/manifest.yaml: {counts}", markup=False, highlight=False, soft_wrap=True)
-    out.print(attrition.statement, markup=False, highlight=False)
+    _print_made(out_folder, made)
+    print_attrition(out, attrition)
 
 
 @data_app.command("embed")
@@ -135,6 +145,7 @@ def data_embed(
     features: FeaturesFolder = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="By default one per GPU, or one per two CPUs.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    as_json: Json = False,
 ) -> None:
     """Compute CLIP embeddings of images and captions, and image statistics. The same command resumes."""
     from raymia.config import PoolConfig
@@ -142,5 +153,132 @@ def data_embed(
     from raymia.report.terminal import print_counts
 
     counts, folder = embed(manifest_file, clip, features, PoolConfig(replicas=replicas, batch_size=batch_size), err)
+    if as_json:
+        out.print_json(counts.model_dump_json())
+        return
     print_counts(out, counts)
     out.print(f"Features: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+@data_app.command("dedup")
+def data_dedup(
+    manifest_file: ManifestFile,
+    out_folder: OutFolder,
+    features: FeaturesFolder = None,
+    max_distance: Annotated[
+        float, typer.Option(min=0.0, max=2.0, help="Of unit image embeddings, below which two images are twins.")
+    ] = 0.5,
+    verify: Annotated[bool, typer.Option("--verify", help="Twins must agree in their pixels, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Name near-duplicates as clusters, and drop non-members with a twin among members. The same command resumes."""
+    from raymia.curation.dedup import dedup
+    from raymia.curation.verification import MIN_AGREEMENT
+    from raymia.report.pairs_page import write_pairs_page
+    from raymia.report.terminal_data import print_dedup
+    from raymia.scan.storage import Storage
+
+    found = dedup(manifest_file, out_folder, err, features, max_distance, MIN_AGREEMENT if verify else None)
+    page = write_pairs_page(found, Storage(out_folder))
+    if as_json:
+        out.print_json(found.summary.model_dump_json())
+        return
+    print_dedup(out, found.summary)
+    out.print(f"Look at the pairs: {page}", markup=False, highlight=False, soft_wrap=True)
+    _print_made(out_folder, found.manifest)
+
+
+@data_app.command("match")
+def data_match(
+    manifest_file: ManifestFile,
+    out_folder: OutFolder,
+    features: FeaturesFolder = None,
+    method: Annotated[
+        MatchMethod, typer.Option(help="Pairs within a caliper, or strata sampled down to equal numbers.")
+    ] = MatchMethod.pairs,
+    target_auc: Annotated[
+        float | None,
+        typer.Option(min=0.5, max=1.0, help="Stop when no blind AUC is above this; by default when none can be told from .5."),
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=5, help="Members to keep at most, and as many non-members.")] = None,
+    fold_captions: Annotated[
+        bool, typer.Option("--fold-captions", help="Read captions in lower case, as CLIP's tokenizer does.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Keep members and non-members that are alike in captions, embeddings and image statistics."""
+    from raymia.curation.match import match
+
+    found = match(manifest_file, out_folder, err, features, method.value, target_auc, size, fold_captions, seed)
+    _print_matched(out_folder, found, as_json)
+
+
+@data_app.command("sanitise")
+def data_sanitise(
+    manifest_file: ManifestFile,
+    out_folder: OutFolder,
+    features: FeaturesFolder = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Keep only members whose captions pass for a non-member's: LAION-mi's one-sided rule, for comparison with `match`."""
+    from raymia.curation.match import sanitise
+
+    _print_matched(out_folder, sanitise(manifest_file, out_folder, features, seed), as_json)
+
+
+@data_app.command("attrition")
+def data_attrition(
+    manifest_file: ManifestFile,
+    run: Annotated[str | None, typer.Option(help="A scan of the manifest, for the samples lost there.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how many images of each split got how far, and whether the splits lost theirs alike."""
+    from raymia.curation.attrition import attrition
+    from raymia.report.terminal_data import print_attrition
+
+    found = attrition(manifest_file, run)
+    if as_json:
+        out.print_json(found.model_dump_json())
+    else:
+        print_attrition(out, found)
+
+
+@data_app.command("split")
+def data_split(
+    manifest_file: ManifestFile,
+    out_folder: OutFolder,
+    groups: Annotated[
+        str | None, typer.Option(help="Parquet or CSV of split, key and COLUMN; by default the manifest's clusters.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="Of the group's name, such as a concept.")] = "cluster",
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the samples that become members.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw members and non-members at random, whole groups at a time, to train a model on the members alone."""
+    from raymia.curation.assign import assign
+
+    found = assign(manifest_file, out_folder, groups, column, share, seed)
+    if as_json:
+        out.print_json(found.model_dump_json())
+        return
+    _print_made(out_folder, found.manifest)
+    unreadable = f"; {found.unreadable} samples without a readable image left out" if found.unreadable else ""
+    out.print(f"{found.groups:,} groups of {column}{unreadable}", markup=False, highlight=False)
+
+
+def _print_made(folder: str, made: Manifest) -> None:
+    counts = ", ".join(f"{split.name} {split.samples:,}" for split in made.splits)
+    out.print(f"{folder}/manifest.yaml: {counts}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_matched(folder: str, found: Matched, as_json: bool) -> None:
+    from raymia.report.terminal_data import print_matched
+
+    if as_json:
+        out.print_json(found.summary.model_dump_json())
+        return
+    print_matched(out, found.summary)
+    _print_made(folder, found.manifest)

@@ -50,6 +50,7 @@ def assign(
     Raises:
         ConfigError: the groups cannot be read, or a side would be empty.
     """
+    storage = output_folder(out, manifest_file)
     manifest, folder = load_manifest(manifest_file)
     readers = shard_readers(manifest, folder)
     rows, unreadable = [], 0
@@ -72,7 +73,6 @@ def assign(
     table["split"] = np.where(members, MEMBERS, NON_MEMBERS)
     shards, names = _renamed([reader.shard for reader in readers])
     table["shard"] = [names[str(split), str(shard)] for split, shard, _ in rows]
-    storage = output_folder(out)
     made = derive(
         manifest,
         folder,

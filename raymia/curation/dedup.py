@@ -21,14 +21,13 @@ import ray
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from rich.console import Console
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from raymia.curation.derive import CLUSTERS_FILE, derive_from, output_folder, write_frame
 from raymia.curation.embed import Features, load_features
 from raymia.curation.neighbours import Vectors, pairs_within
 from raymia.curation.stage import run_parts
-from raymia.curation.verification import SIDE, Thumbnail, agreement, grey_thumbnail
+from raymia.curation.verification import SIDE, Thumbnail, agreement, thumbnail_of
+from raymia.data.clusters import components
 from raymia.data.images import MAX_PIXELS
 from raymia.data.manifest import Manifest
 from raymia.data.selection import IDENTITY, ShardReader
@@ -111,8 +110,9 @@ def dedup(
         ConfigError: the manifest or its features cannot be used.
         RaymiaError: a stage failed; the same call goes on from there.
     """
+    storage = output_folder(out, manifest_file)
     known = load_features(manifest_file, features)
-    table, storage = known.table, output_folder(out)
+    table = known.table
     vectors = known.vectors().astype(np.float32)
     pairs = pairs_within(vectors, max_distance, storage, console)
     if min_agreement is not None:
@@ -122,7 +122,7 @@ def dedup(
         pairs = pairs[pairs["agreement"] >= min_agreement].reset_index(drop=True)
     twins = pd.concat([pairs, _exact(table, vectors)], ignore_index=True).drop_duplicates(["one", "other"], ignore_index=True)
     one, other = twins["one"].to_numpy(), twins["other"].to_numpy()
-    cluster = _components(len(table), one, other)
+    cluster = _clusters(len(table), twins[["one", "other"]].to_numpy(np.int64))
     dropped = _dropped(table, one, other)
     split = table["split"].to_numpy()
     sizes = pd.Series(cluster[cluster >= 0]).value_counts()
@@ -159,14 +159,12 @@ def _exact(table: pd.DataFrame, vectors: Vectors) -> pd.DataFrame:
     return pd.DataFrame({"one": earliest[later], "other": later, "distance": distance, "agreement": 1.0})
 
 
-def _components(count: int, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+def _clusters(count: int, links: NDArray[np.int64]) -> NDArray[np.int64]:
     """Number of each sample's cluster, by the order of their first samples; -1 for a sample without twins."""
-    graph = coo_matrix((np.ones(len(one), np.int8), (one, other)), (count, count))
-    _, component = connected_components(graph, directed=False)
-    sizes = np.bincount(component, minlength=1)
-    clustered = sizes[component] > 1
+    group = components(count, links)
+    clustered = np.bincount(group, minlength=1)[group] > 1
     found = np.full(count, -1, np.int64)
-    found[clustered], _ = pd.factorize(component[clustered])
+    found[clustered], _ = pd.factorize(group[clustered])
     return found
 
 
@@ -211,7 +209,7 @@ def _verified(pairs: pd.DataFrame, known: Features, storage: Storage, console: C
         run_parts("thumbnails", left, partial(_reduce_shard, storage=storage), lambda count: count, console)
         found: dict[tuple[str, str, str], bytes] = {}
         for reader in wanted:
-            found |= {(*reader.place, key): luma for key, luma in (_thumbnails_of(storage, reader) or {}).items()}
+            found |= {(*reader.place, key): pixels for key, pixels in (_thumbnails_of(storage, reader) or {}).items()}
         places = [tuple(row) for row in identities.to_numpy()]
         held = ray.put({number: found[place] for number, place in enumerate(places) if place in found})
         starts = range(0, len(pairs), COMPARED_AT_ONCE)
@@ -235,31 +233,31 @@ def _thumbnails_of(storage: Storage, reader: ShardReader) -> dict[str, bytes] | 
     attempted = set((table.schema.metadata or {}).get(b"attempted", b"").decode().split("\0"))
     if not (reader.keys or frozenset()) <= attempted:
         return None
-    return dict(zip(table.column("key").to_pylist(), table.column("luma").to_pylist(), strict=True))
+    return dict(zip(table.column("key").to_pylist(), table.column("pixels").to_pylist(), strict=True))
 
 
 def _reduce_shard(reader: ShardReader, storage: Storage) -> int:
-    lumas: dict[str, bytes] = {}
+    made: dict[str, bytes] = {}
     for item in reader.read():
         if isinstance(item, RawSample) and item.image is not None:
-            luma = grey_thumbnail(item.image, MAX_PIXELS)
-            if luma is not None:
-                lumas[item.key] = luma.round().astype(np.uint8).tobytes()
+            thumbnail = thumbnail_of(item.image, MAX_PIXELS)
+            if thumbnail is not None:
+                made[item.key] = thumbnail.tobytes()
     attempted = sorted(reader.keys or ())
-    table = pa.table({"key": pa.array(list(lumas), pa.string()), "luma": pa.array(list(lumas.values()), pa.binary())})
+    table = pa.table({"key": pa.array(list(made), pa.string()), "pixels": pa.array(list(made.values()), pa.binary())})
     storage.write_table(_thumbnails_name(reader), table.replace_schema_metadata({"attempted": "\0".join(attempted)}))
     return len(attempted)
 
 
 def _compare(held: ray.ObjectRef, block: tuple[int, NDArray[np.int64]]) -> tuple[int, Sequence[float]]:
-    lumas: dict[int, bytes] = ray.get(held)
+    thumbnails: dict[int, bytes] = ray.get(held)
     start, numbers = block
     values = []
     for one, other in numbers:
-        pictures = lumas.get(int(one)), lumas.get(int(other))
+        pictures = thumbnails.get(int(one)), thumbnails.get(int(other))
         values.append(0.0 if None in pictures else agreement(_thumbnail(pictures[0]), _thumbnail(pictures[1])))
     return start, values
 
 
-def _thumbnail(luma: bytes | None) -> Thumbnail:
-    return np.frombuffer(luma or b"", np.uint8).reshape(SIDE, SIDE).astype(np.float32)
+def _thumbnail(pixels: bytes | None) -> Thumbnail:
+    return np.frombuffer(pixels or b"", np.uint8).reshape(SIDE, SIDE, 3)

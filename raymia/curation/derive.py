@@ -77,17 +77,22 @@ def derive_from(known: Features, out: Storage, kept: pd.DataFrame, **fields: Any
     )
 
 
-def output_folder(out: str) -> Storage:
+def output_folder(out: str, source: str | None = None) -> Storage:
     """The folder that a manifest is written to, made where it is not there.
 
+    Args:
+        source: the manifest that it is made from, which must not be overwritten.
+
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: it cannot be made, or holds the source.
     """
     try:
         storage = Storage(out)
         storage.make()
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"--out {out}: cannot be made ({first_line(error)})") from error
+    if source is not None and os.path.realpath(source) == os.path.realpath(f"{storage.url}/{MANIFEST_FILE}"):
+        raise ConfigError(f"--out {out}: holds {source} itself; give another folder")
     return storage
 
 

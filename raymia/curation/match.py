@@ -7,7 +7,7 @@ on the logit after Austin, 2011. This is repeated, with classifiers fitted to wh
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from rich.console import Console
 
-from raymia.curation.derive import derive_from, output_folder, write_frame
+from raymia.curation.derive import CLUSTERS_FILE, derive_from, output_folder, write_frame
 from raymia.curation.embed import TEXT_EMBEDDING, Features, load_features
+from raymia.data.clusters import components
 from raymia.data.manifest import Manifest
 from raymia.data.selection import IDENTITY, fold
 from raymia.errors import ConfigError
@@ -24,6 +25,7 @@ from raymia.evaluation.blind import FrechetShift, blind_scores, embeddings, frec
 from raymia.evaluation.crossfit import Groups, can_fold, cluster_groups, linear_model, out_of_fold
 from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.roc import Floats
+from raymia.scan.storage import Storage
 
 CALIPER = 0.2
 """Greatest difference within a pair, in standard deviations of the propensity's logit (Austin, 2011)."""
@@ -90,7 +92,8 @@ def match(
 
     Args:
         manifest_file: see `raymia.data.manifest.load_manifest`; its features must be there.
-        out: folder for the manifest, `selection.parquet`, `propensity.parquet` and `match.json`.
+        out: folder for the manifest, `selection.parquet`, `clusters.parquet` (near-duplicates and pairs), `propensity.parquet`
+            and `match.json`.
         features: see `raymia.curation.embed.load_features`.
         method: ``pairs`` within a caliper, or ``strata`` of propensity that are sampled down to equal numbers.
         target_auc: stop when no blind baseline is above this; by default when none is above .5 for certain.
@@ -101,6 +104,7 @@ def match(
     Raises:
         ConfigError: labels or features are missing, or the splits have too little in common.
     """
+    storage = output_folder(out, manifest_file)
     known = load_features(manifest_file, features)
     member, groups = known.member, cluster_groups(known.table)
     before = blind_state(known.table, member, groups, seed)
@@ -111,27 +115,28 @@ def match(
     rounds = 0
     while not state.meets(target_auc) and rounds < MAX_ROUNDS:
         rounds += 1
-        part = table.iloc[kept]
-        scores = propensity(part, member[kept], _of(groups, kept), seed + rounds)
+        scores = propensity(table.iloc[kept], member[kept], None if groups is None else groups[kept], seed + rounds)
         table.loc[kept, "propensity"] = scores
-        chosen = (
+        pairs = kept[
             pair_up(scores, member[kept], CALIPER * scores.std())
             if method == "pairs"
             else thin_strata(scores, member[kept], seed + rounds)
-        )
-        if not can_fold(member[kept[chosen]]):
+        ]
+        kept = np.sort(pairs.ravel())
+        if not can_fold(member[kept]):
             raise ConfigError(
-                f"manifest {known.manifest.name}: round {rounds} leaves {_counted(member[kept[chosen]])}: the splits have too "
+                f"manifest {known.manifest.name}: round {rounds} leaves {_counted(member[kept])}: the splits have too "
                 f"little in common ({_strongest(state)}); set a higher --target-auc, see whether --fold-captions helps, or "
                 "draw other samples"
             )
-        kept = kept[chosen]
-        state = blind_state(table.iloc[kept], member[kept], _of(groups, kept), seed)
+        groups = _with_pairs(cluster_groups(table), pairs, len(table))
+        state = blind_state(table.iloc[kept], member[kept], groups[kept], seed)
         console.print(f"round {rounds}: {_counted(member[kept])} left, {_strongest(state)}", markup=False, highlight=False)
     if size is not None:
-        kept = _draw(kept, member, size, seed)
-        state = blind_state(table.iloc[kept], member[kept], _of(groups, kept), seed)
-    return _write(known, table, kept, out, method, target_auc, rounds, before, state, fold_captions)
+        kept = _draw(kept, member, groups if rounds else None, size, seed)
+        state = blind_state(table.iloc[kept], member[kept], None if groups is None else groups[kept], seed)
+    paired = groups if rounds else None
+    return _write(known, table, kept, storage, method, target_auc, rounds, before, state, fold_captions, paired)
 
 
 def sanitise(manifest_file: str, out: str, features: str | None = None, seed: int = 0) -> Matched:
@@ -147,6 +152,7 @@ def sanitise(manifest_file: str, out: str, features: str | None = None, seed: in
     Raises:
         ConfigError: labels or features are missing, or no member is left.
     """
+    storage = output_folder(out, manifest_file)
     known = load_features(manifest_file, features)
     member, groups = known.member, cluster_groups(known.table)
     before = blind_state(known.table, member, groups, seed)
@@ -154,9 +160,9 @@ def sanitise(manifest_file: str, out: str, features: str | None = None, seed: in
     kept = np.flatnonzero(~member | (scores < 0))
     if not can_fold(member[kept]):
         raise ConfigError(f"manifest {known.manifest.name}: leaves {_counted(member[kept])}: captions tell nearly all members")
-    state = blind_state(known.table.iloc[kept], member[kept], _of(groups, kept), seed)
+    state = blind_state(known.table.iloc[kept], member[kept], None if groups is None else groups[kept], seed)
     table = known.table.assign(propensity=scores)
-    return _write(known, table, kept, out, "sanitise", None, 1, before, state, False)
+    return _write(known, table, kept, storage, "sanitise", None, 1, before, state, False, None)
 
 
 def blind_state(table: pd.DataFrame, member: NDArray[np.bool_], groups: Groups, seed: int) -> BlindState:
@@ -190,55 +196,76 @@ def propensity(table: pd.DataFrame, member: NDArray[np.bool_], groups: Groups, s
 
 
 def pair_up(scores: Floats, member: NDArray[np.bool_], caliper: float) -> NDArray[np.int64]:
-    """Numbers of the samples in pairs of one member and one non-member whose scores differ by at most `caliper`.
+    """(pairs, 2) numbers of a member and a non-member whose scores differ by at most `caliper`.
 
     Along a line, taking pairs from the bottom up gives as many pairs as can be had.
     """
     order = np.argsort(scores, kind="stable")
     members, others = order[member[order]], order[~member[order]]
-    pairs: list[int] = []
+    pairs: list[tuple[int, int]] = []
     i = j = 0
     while i < len(members) and j < len(others):
         difference = scores[members[i]] - scores[others[j]]
         if abs(difference) <= caliper:
-            pairs += [int(members[i]), int(others[j])]
+            pairs.append((int(members[i]), int(others[j])))
         i += difference <= caliper
         j += difference >= -caliper
-    return np.sort(np.array(pairs, np.int64))
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def thin_strata(scores: Floats, member: NDArray[np.bool_], seed: int, strata: int = STRATA) -> NDArray[np.int64]:
-    """Numbers of the samples that are left when each stratum of scores is sampled down to equal numbers."""
+    """(pairs, 2) numbers of members and non-members when each stratum of scores is sampled down to equal numbers."""
     random = np.random.default_rng(seed)
     edges = np.quantile(scores, np.linspace(0, 1, strata + 1)[1:-1])
     stratum = np.searchsorted(edges, scores, side="right")
-    kept: list[NDArray[np.int64]] = []
+    pairs: list[NDArray[np.int64]] = []
     for number in range(strata):
         sides = [np.flatnonzero((stratum == number) & (member == label)) for label in (True, False)]
         smaller = min(map(len, sides))
-        kept += [random.choice(side, smaller, replace=False) for side in sides]
-    return np.sort(np.concatenate(kept)).astype(np.int64)
+        drawn = [random.choice(side, smaller, replace=False) for side in sides]
+        pairs.append(np.stack([side[np.argsort(scores[side], kind="stable")] for side in drawn], axis=1))
+    return np.concatenate(pairs).astype(np.int64)
 
 
-def _draw(kept: NDArray[np.int64], member: NDArray[np.bool_], size: int, seed: int) -> NDArray[np.int64]:
+def _with_pairs(groups: Groups, pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """(count,) group of each sample, so that pairs and clusters stay together.
+
+    Pairs make the splits equal as a whole. A fold that breaks them is unequal by just as much as the rest is in the other
+    direction, and a classifier of no use then scores below .5.
+    """
+    links = [pairs]
+    if groups is not None:
+        _, first, number = np.unique(groups, return_index=True, return_inverse=True)
+        links.append(np.stack([first[number], np.arange(count)], axis=1))
+    return components(count, np.concatenate(links))
+
+
+def _draw(kept: NDArray[np.int64], member: NDArray[np.bool_], groups: Groups, size: int, seed: int) -> NDArray[np.int64]:
+    """Members and non-members drawn at random, whole pairs where there are any, `size` of each at most."""
     random = np.random.default_rng(seed)
-    sides = [kept[member[kept] == label] for label in (True, False)]
-    return np.sort(np.concatenate([random.choice(side, min(size, len(side)), replace=False) for side in sides]))
+    if groups is None:
+        sides = [kept[member[kept] == label] for label in (True, False)]
+        return np.sort(np.concatenate([random.choice(side, min(size, len(side)), replace=False) for side in sides]))
+    order = random.permutation(pd.unique(groups[kept]))
+    place = pd.Series(np.arange(len(order)), index=pd.Index(order))
+    ranked = kept[np.argsort(place.reindex(pd.Index(groups[kept])).to_numpy(), kind="stable")]
+    drawn = [ranked[member[ranked] == label][:size] for label in (True, False)]
+    return np.sort(np.concatenate(drawn))
 
 
 def _write(
     known: Features,
     table: pd.DataFrame,
     kept: NDArray[np.int64],
-    out: str,
+    storage: Storage,
     method: str,
     target_auc: float | None,
     rounds: int,
     before: BlindState,
     after: BlindState,
     fold_captions: bool,
+    groups: Groups,
 ) -> Matched:
-    storage = output_folder(out)
     chosen = np.zeros(len(table), bool)
     chosen[kept] = True
     lost = table["split"][~chosen].value_counts()
@@ -256,12 +283,13 @@ def _write(
     write_frame(storage, TABLE_FILE, table[[*IDENTITY, "propensity"]].assign(kept=chosen))
     storage.write(SUMMARY_FILE, summary.model_dump_json(indent=2).encode() + b"\n")
     folded = fold_captions or known.manifest.fold_captions
-    made = derive_from(known, storage, table.loc[chosen, IDENTITY], fold_captions=folded)
+    fields: dict[str, Any] = {"fold_captions": folded}
+    if groups is not None:
+        named = table.loc[chosen, IDENTITY].assign(cluster=[f"c{number:06d}" for number in groups[chosen]])
+        write_frame(storage, CLUSTERS_FILE, named.astype(str))
+        fields["clusters"] = CLUSTERS_FILE
+    made = derive_from(known, storage, table.loc[chosen, IDENTITY], **fields)
     return Matched(manifest=made, summary=summary)
-
-
-def _of(groups: NDArray[np.int64] | None, kept: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    return None if groups is None else groups[kept]
 
 
 def _counted(member: NDArray[np.bool_]) -> str:

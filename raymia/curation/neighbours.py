@@ -32,7 +32,7 @@ BLOCK = 8192
 """Vectors that are looked up at a time: the grain of progress and resume."""
 PER_CELL = 400
 """Vectors in a cell, on average."""
-PROBES = 32
+PROBES = 96
 """Cells that a vector is compared with: those nearest to it."""
 TRAINED = 64
 """Vectors for each cell that the cells are fitted to."""

@@ -1,13 +1,13 @@
 """Whether two pictures are one and the same but for size, quality and a cropped margin, by their pixels.
 
-Embeddings find what looks alike; LAION's authors of LAION-mi found by hand that of pairs of distance 0.3 to 0.5 most are no
-duplicates. Here both pictures are reduced to grey thumbnails, one is trimmed at its margins in every way of a small grid, and
-the correlation of the best fit decides.
+Embeddings find what looks alike; the authors of LAION-mi found by hand that of pairs at distance 0.3 to 0.5 most are no
+duplicates. Here both pictures are reduced to thumbnails, one is trimmed at its margins in every way of a coarse grid and of
+finer ones around the best, and the correlation of the best fit decides.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,52 +15,98 @@ from PIL import Image
 
 from raymia.data.images import ImageError, upright_image
 
-SIDE = 32
+SIDE = 64
+COARSE, FINE = 24, 32
+"""Sides at which a trim is searched for, and at which two thumbnails are compared."""
 TRIMS = (0.0, 0.025, 0.05, 0.075, 0.1)
-"""Shares of width or height that may have been cropped from each side."""
-MIN_AGREEMENT = 0.94
-"""Correlation from which two pictures count as one."""
+"""Shares of width or height that may have been cropped from each side: the coarse grid."""
+STEPS = (0.0125, 0.00625)
+"""Of the search around the best trim."""
+BLUR = 0.6
+"""Deviation of the resampling kernel, in pixels of the result: lines must not depend on where they fall between pixels."""
+MIN_AGREEMENT = 0.983
+"""Correlation from which two pictures count as one: of 600 planted twins of openclipart's pictures (reduced to 60 %, or JPEG at
+quality 40, or cropped by 5 % at two sides) 97.5 % reach it, and 4 % of the pairs that reach it are none."""
 
-Thumbnail = NDArray[np.float32]
+Thumbnail = NDArray[np.uint8]
+Picture = NDArray[np.float32]
+Trim = tuple[float, float, float, float]
+"""Shares cropped from top, bottom, left and right."""
+WHOLE: Trim = (0.0, 0.0, 0.0, 0.0)
 
 
-def grey_thumbnail(content: bytes, max_pixels: int) -> Thumbnail | None:
-    """(SIDE, SIDE) luma of a whole picture, squeezed to a square; none where it does not decode or is too large."""
+def thumbnail_of(content: bytes, max_pixels: int) -> Thumbnail | None:
+    """(SIDE, SIDE, 3) of a whole picture, squeezed to a square; none where it does not decode or is too large."""
     try:
         upright, _ = upright_image(content, max_pixels)
     except ImageError:
         return None
-    return np.asarray(upright.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float32)
+    return np.asarray(upright.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), np.uint8)
 
 
 def agreement(one: Thumbnail, other: Thumbnail) -> float:
     """Highest correlation of two thumbnails over all trims of the one or of the other, -1 to 1; 0 where one is uniform."""
-    return max(_best_fit(one, other), _best_fit(other, one))
+    pictures = one.astype(np.float32), other.astype(np.float32)
+    return max(_best_fit(*pictures), _best_fit(*reversed(pictures)))
 
 
-def _best_fit(whole: Thumbnail, part: Thumbnail) -> float:
-    target = part - part.mean()
-    norm = float(np.linalg.norm(target))
-    if norm < 1e-3 * part.size:
+def _best_fit(whole: Picture, part: Picture) -> float:
+    target, outline = _centred(_resampled(part, WHOLE)), _centred(_coarse(part))
+    norm = float(np.linalg.norm(outline))
+    if norm < 1e-3 * outline.size:
         return 0.0
-    rows = _trims() @ whole  # (trims, SIDE, SIDE): the height is trimmed
-    fits = np.einsum("tik,sjk->tsij", rows, _trims(), optimize=True).reshape(-1, SIDE * SIDE)
+    trims = [(before, after) for before in TRIMS for after in TRIMS]
+    kernels = np.stack([_kernel(before, after, COARSE) for before, after in trims])
+    rows = kernels @ whole.mean(-1)  # (trims, COARSE, SIDE): the height is trimmed
+    fits = np.einsum("tik,sjk->tsij", rows, kernels, optimize=True).reshape(len(trims) ** 2, -1)
     fits -= fits.mean(1, keepdims=True)
-    norms = np.linalg.norm(fits, axis=1)
-    return float((fits @ target.ravel() / np.maximum(norms * norm, 1e-6)).max())
+    found = int((fits @ outline.ravel() / np.maximum(np.linalg.norm(fits, axis=1), 1e-6)).argmax())
+    trim: Trim = (*trims[found // len(trims)], *trims[found % len(trims)])
+    best = _correlation(_resampled(whole, trim), target)
+    for step in STEPS:
+        for side in range(4):
+            for change in (-step, step):
+                tried = _moved(trim, side, change)
+                fit = _correlation(_resampled(whole, tried), target)
+                if fit > best:
+                    best, trim = fit, tried
+    return best
 
 
-@cache
-def _trims() -> NDArray[np.float32]:
-    """(trims, SIDE, SIDE): each resamples what a trim leaves of a line to SIDE values."""
-    matrices = []
-    for before in TRIMS:
-        for after in TRIMS:
-            centres = (before + (1 - before - after) * (np.arange(SIDE) + 0.5) / SIDE) * SIDE - 0.5
-            centres = centres.clip(0, SIDE - 1)
-            left = np.minimum(centres.astype(int), SIDE - 2)
-            matrix = np.zeros((SIDE, SIDE), np.float32)
-            matrix[np.arange(SIDE), left] = 1 - (centres - left)
-            matrix[np.arange(SIDE), left + 1] += centres - left
-            matrices.append(matrix)
-    return np.stack(matrices)
+def _moved(trim: Trim, side: int, change: float) -> Trim:
+    shares = list(trim)
+    shares[side] = max(0.0, round(shares[side] + change, 5))
+    return shares[0], shares[1], shares[2], shares[3]
+
+
+def _coarse(picture: Picture) -> Picture:
+    kernel = _kernel(0.0, 0.0, COARSE)
+    found: Picture = kernel @ picture.mean(-1) @ kernel.T
+    return found
+
+
+def _resampled(picture: Picture, trim: Trim) -> Picture:
+    """(FINE, FINE, 3): what a trim leaves of a picture."""
+    rows = np.tensordot(_kernel(trim[0], trim[1], FINE), picture, (1, 0))
+    found: Picture = np.moveaxis(np.tensordot(_kernel(trim[2], trim[3], FINE), rows, (1, 1)), 0, 1)
+    return found
+
+
+def _centred(picture: Picture) -> Picture:
+    centred: Picture = picture - picture.mean((0, 1))
+    return centred
+
+
+def _correlation(picture: Picture, target: Picture) -> float:
+    centred = _centred(picture)
+    return float((centred * target).sum() / max(np.linalg.norm(centred) * np.linalg.norm(target), 1e-6))
+
+
+@lru_cache(4096)
+def _kernel(before: float, after: float, side: int) -> NDArray[np.float32]:
+    """(side, SIDE): resamples what is left of a line, cropped at both ends, by a Gaussian kernel."""
+    left = 1.0 - before - after
+    centres = (before + left * (np.arange(side) + 0.5) / side) * SIDE - 0.5
+    distances = (np.arange(SIDE) - centres[:, None]) / (BLUR * left * SIDE / side)
+    weights = np.exp(-0.5 * distances**2)
+    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)

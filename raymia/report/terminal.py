@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -41,7 +41,11 @@ def print_metrics(out: Console, metrics: Metrics) -> None:
     for name, signal in metrics.signals.items():
         if signal.primary:
             excess = signal.excess_over_blind
-            cells = [_short(signal.auc), _short(signal.tpr_at_fpr["0.01"]), f"{excess.value:+.3f}" if excess else "-"]
+            cells = [
+                interval_text(signal.auc),
+                interval_text(signal.tpr_at_fpr["0.01"]),
+                f"{excess.value:+.3f}" if excess else "-",
+            ]
             table.add_row(escape(name), *cells, VERDICTS.get(signal.verdict or "", signal.verdict or signal.access))
     if table.row_count:
         out.print(table)
@@ -61,7 +65,7 @@ def print_metrics(out: Console, metrics: Metrics) -> None:
         out.print(f"Note: {warning}", markup=False, highlight=False)
 
 
-def _short(value: Interval | None) -> str:
+def interval_text(value: Interval | None) -> str:
     """``.856 [.832 .877]``: two of them fit into 80 columns beside names and verdicts."""
     if value is None:
         return "-"
@@ -216,14 +220,3 @@ def print_checks(out: Console, checks: list[Check]) -> None:
     out.print(table)
     faults = sum(check.state == "fault" for check in checks)
     out.print(f"{faults} faults" if faults else "Nothing keeps a scan from running.", highlight=False)
-
-
-def print_findings(out: Console, findings: list[Any]) -> None:
-    """What `raymia data verify` found."""
-    table = Table(title="Findings")
-    for heading in ("split", "shard", "", "finding"):
-        table.add_column(heading, overflow="fold")
-    for finding in findings:
-        kind = "fault" if finding.fatal else "remark"
-        table.add_row(escape(finding.split), escape(finding.shard), kind, escape(finding.problem))
-    out.print(table)

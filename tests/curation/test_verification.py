@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from raymia.curation.verification import MIN_AGREEMENT, agreement, grey_thumbnail
+from raymia.curation.verification import MIN_AGREEMENT, agreement, thumbnail_of
 
 MAX_PIXELS = 10_000_000
 
@@ -18,7 +18,7 @@ def picture(seed: int) -> Image.Image:
 def thumbnail(image: Image.Image, quality: int = 90) -> np.ndarray:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
-    found = grey_thumbnail(buffer.getvalue(), MAX_PIXELS)
+    found = thumbnail_of(buffer.getvalue(), MAX_PIXELS)
     assert found is not None
     return found
 
@@ -31,4 +31,4 @@ def test_a_picture_agrees_with_itself_resized_reencoded_and_cropped_and_with_no_
 
 
 def test_bytes_that_are_no_picture_have_no_thumbnail() -> None:
-    assert grey_thumbnail(b"nonsense", MAX_PIXELS) is None
+    assert thumbnail_of(b"nonsense", MAX_PIXELS) is None
