@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from raymia.attacks.base import registry
 from raymia.cli import app
 from raymia.errors import ConfigError
+from tests.conftest import good_members
 
 JOB = {
     "manifest": "testbed",
@@ -69,3 +71,18 @@ def test_the_list_of_attacks_has_every_attack_with_its_signals_and_cost() -> Non
     shown = CliRunner().invoke(app, ["attacks"]).stdout
     assert "noise_optimisation" in shown
     assert "2411.12858" in shown
+
+
+def test_a_made_set_is_told_in_a_table_and_as_json(tmp_path: Path, write_tar: Callable[..., Path]) -> None:
+    shard = write_tar("a.tar", good_members(8))
+    manifest = tmp_path / "all.yaml"
+    assert CliRunner().invoke(app, ["data", "index", str(shard), "--out", str(manifest)]).exit_code == 0
+    groups = tmp_path / "groups.csv"
+    groups.write_text("split,key,series\n" + "".join(f"all,{i:04d},series {i // 2}\n" for i in range(8)))
+    command = ["data", "split", str(manifest), "--groups", str(groups), "--column", "series", "--out", str(tmp_path / "out")]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0
+    assert "manifest.yaml: members 4, non_members 4" in shown.stdout
+    assert "4 groups of series" in shown.stdout
+    found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert (found["members"], found["non_members"], found["manifest"]["selection"]) == (4, 4, "selection.parquet")
