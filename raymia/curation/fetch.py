@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 PROGRAM = "RAYMIA_IMG2DATASET"
 """Environment variable that names the program, where it is not on PATH."""
+LOT = "\0lot"
 PER_SHARD = 1000
 TIMEOUT_S = 10
 RETRIES = 2
@@ -59,19 +61,25 @@ def read_urls(source: UrlTable) -> pd.DataFrame:
         raise ConfigError(f"table {source.table}: cannot be listed ({error})") from error
     if not paths:
         raise ConfigError(f"table {source.table}: no file matches")
-    columns = (source.url_column, source.caption_column, *source.at_least)
-    parts = []
-    for path in paths:
+    columns = tuple(dict.fromkeys((source.url_column, source.caption_column, *source.at_least, *source.at_most)))
+    parts: list[pd.DataFrame] = []
+    for number, path in enumerate(paths):
         url = str(filesystem.unstrip_protocol(path)) if "://" in source.table else str(path)
-        part = read_table(url, columns, "table")[list(columns)]
+        part = read_table(url, columns, "table", others=False)[list(columns)]
+        # Rows draw lots, and the lowest are kept after each part: a table of billions never stands in memory.
+        part[LOT] = np.random.default_rng([source.seed, number]).random(len(part))
+        part = part[part[source.url_column].notna()]
         for column, lowest in source.at_least.items():
             part = part[pd.to_numeric(part[column], errors="coerce") >= lowest]
+        for column, highest in source.at_most.items():
+            part = part[pd.to_numeric(part[column], errors="coerce") <= highest]
         parts.append(part)
+        if source.draw is not None:
+            whole = pd.concat(parts, ignore_index=True)
+            parts = [whole if len(whole) <= source.draw else whole.nsmallest(source.draw, LOT).sort_index()]
     rows = pd.concat(parts, ignore_index=True)
-    if source.draw is not None and source.draw < len(rows):
-        rows = rows.sample(source.draw, random_state=source.seed).sort_index()
     rows = rows[[source.url_column, source.caption_column]].astype("string").set_axis(["url", "caption"], axis=1)
-    return rows[rows["url"].notna()].fillna({"caption": ""}).reset_index(drop=True)
+    return rows.fillna({"caption": ""}).reset_index(drop=True)
 
 
 def fetch(source: UrlTable, folder: Path) -> Path:

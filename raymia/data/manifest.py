@@ -33,6 +33,7 @@ class UrlTable(BaseModel):
     url_column: str = Field("url", description="Column of the images' URLs.")
     caption_column: str = Field("caption", description="Column of the captions.")
     at_least: dict[str, float] = Field({}, description="Lowest value by column; rows below, or without one, are left out.")
+    at_most: dict[str, float] = Field({}, description="Highest value by column; rows above, or without one, are left out.")
     draw: int | None = Field(None, ge=1, description="Rows to draw at random, by `seed`; by default all.")
     seed: int = Field(0, ge=0, description="Of the draw.")
 
@@ -162,7 +163,10 @@ def within(folder: str, path: str) -> str:
     """A path or URL that a manifest in `folder` names."""
     if "://" in path or posixpath.isabs(path):
         return path
-    return posixpath.join(folder, path) if "://" in folder else posixpath.normpath(posixpath.join(folder, path))
+    scheme, mark, start = folder.rpartition("://")
+    joined = posixpath.join(start, path)
+    # Object stores know no "..", and names of theirs may hold what a file system would tidy away.
+    return scheme + mark + (joined if mark and ".." not in path.split("/") else posixpath.normpath(joined))
 
 
 def resolve_shards(manifest: Manifest, folder: str) -> list[Shard]:

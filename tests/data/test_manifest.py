@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from raymia.data.index import index_shards, summarise_shard, verify
-from raymia.data.manifest import Manifest, load_manifest, resolve_shards
+from raymia.data.manifest import Manifest, load_manifest, resolve_shards, within
 from raymia.data.selection import shard_readers
 from raymia.errors import ConfigError
 from raymia.testbed import ASSETS
@@ -40,6 +40,13 @@ def test_urls_of_other_file_systems_resolve() -> None:
     (shard,) = resolve_shards(manifest(shards=["memory://bucket/*.tar"]), "/")
     assert shard.url.startswith("memory://")
     assert shard.name == "m-1"
+
+
+def test_a_manifest_finds_what_lies_beside_its_folder_on_an_object_store_too() -> None:
+    assert within("s3://bucket/data/fair", "../packed/shards/a.tar") == "s3://bucket/data/packed/shards/a.tar"
+    assert within("s3://bucket/data", "odd//name.tar") == "s3://bucket/data/odd//name.tar"
+    assert within("/data/fair", "../packed/a.tar") == "/data/packed/a.tar"
+    assert within("s3://bucket/data", "https://host/a.tar") == "https://host/a.tar"
 
 
 @pytest.mark.parametrize(
