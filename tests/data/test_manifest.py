@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from raymia.data.index import index_shards, summarise_shard, verify
-from raymia.data.manifest import Manifest, load_manifest, resolve_shards, within
+from raymia.data.manifest import Manifest, labels_hold, load_manifest, resolve_shards, within
 from raymia.data.selection import shard_readers
 from raymia.errors import ConfigError
 from raymia.testbed import ASSETS
@@ -93,3 +93,16 @@ def test_the_manifest_in_the_repository_and_the_shipped_one_say_the_same() -> No
     urls = [[Path(s.url).resolve() for s in resolve_shards(m, f)] for m, f in ((here, folder), (shipped, assets))]
     assert urls[0] == urls[1]
     assert here.model_dump(exclude={"splits"}) == shipped.model_dump(exclude={"splits"})
+
+
+def test_the_manifests_of_the_repository_are_valid_and_laions_hold_for_stable_diffusion_1_alone() -> None:
+    folder = Path(__file__).parents[2] / "data_manifests"
+    found = {path.stem: load_manifest(str(path))[0] for path in folder.glob("*.yaml")}
+    assert set(found) == {"testbed", "laion_mi", "laion_aesthetics_5plus", "laion2b_multi_translated"}
+    for name, made in found.items():
+        assert made.name == name
+        if name.startswith("laion"):
+            assert labels_hold(made, "CompVis/stable-diffusion-v1-4")
+            assert not labels_hold(made, "stabilityai/stable-diffusion-2-1")
+            assert all(split.source is not None for split in made.splits)
+    assert found["laion_mi"].samples == 13_396 + 26_874
