@@ -27,6 +27,14 @@ class ReplicaConfig(_Section):
     revision: str | None = Field(None, description="Revision of a hub id; none for the newest.")
     dtype: Dtype = Field("auto", description="Of UNet and text encoder; `auto` is bfloat16 on a GPU and float32 on a CPU.")
     resolution_px: int = Field(512, ge=8, le=4096, description="Side of the square that images are resized and cropped to.")
+    unet_batch: int | None = Field(
+        None, ge=1, description="Images in one call of the UNet; by default as many as keep the device busy and fit its memory."
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the UNet with torch.compile: faster calls after a start of half a minute to minutes per replica; "
+        "on a CPU it needs a C++ compiler.",
+    )
 
 
 class PoolConfig(_Section):

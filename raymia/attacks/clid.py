@@ -48,6 +48,8 @@ class CLiD(Attack):
         return Cost(unet_forwards=len(self.timesteps) * self.draws * (2 + len(self.words)), encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
+        conditions = [CAPTION, EMPTY, *(Condition(words=share) for share in self.words)]
+        trial.evaluate((t, k, condition) for condition in conditions for t in self.timesteps for k in range(self.draws))
         conditional = self._loss(trial, CAPTION)
         scores = {"clid": self._loss(trial, EMPTY) - conditional}
         for share in self.words:

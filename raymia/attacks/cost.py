@@ -33,6 +33,7 @@ class _Hollow:
     """Replica, CLIP and LPIPS of the right shapes and no content."""
 
     device = torch.device("cpu")
+    unet_batch = 1
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
@@ -46,7 +47,9 @@ class _Hollow:
     def text(self, prompts: Sequence[str]) -> Float[Tensor, "batch tokens width"]:
         return torch.zeros(len(prompts), 1, 1)
 
-    def predicted_noise(self, z_t: Float[Tensor, "batch c h w"], t: int, states: Tensor) -> Float[Tensor, "batch c h w"]:
+    def predicted_noise(
+        self, z_t: Float[Tensor, "batch c h w"], t: int | Tensor, states: Tensor
+    ) -> Float[Tensor, "batch c h w"]:
         return z_t / 2
 
     def parameters(self) -> dict[str, Tensor]:

@@ -133,14 +133,12 @@ class Denoising(Attack):
     def score(self, trial: Trial) -> dict[str, Tensor]:
         scores: dict[str, Tensor] = {}
         for name, preset in self.presets.items():
-            found: dict[Error, dict[int, list[Tensor]]] = {error: defaultdict(list) for error in self.errors}
-            for draw in range(self.draws):
-                for t, errors in self._visits(trial, preset, draw):
-                    for error in self.errors:
-                        found[error][t].append(errors[error])
-            for error, by_t in found.items():
+            found: dict[Error, dict[int, Tensor]] = {error: {} for error in self.errors}
+            for t, errors in self._visits(trial, preset):
+                for error in self.errors:
+                    found[error][t] = -torch.stack(errors[error]).mean(0)
+            for error, per_t in found.items():
                 prefix = f"denoising.{name}.{error}"
-                per_t = {t: -torch.stack(values).mean(0) for t, values in by_t.items()}
                 scores[prefix] = torch.stack(list(per_t.values())).mean(0)
                 scores |= {f"{prefix}.t={t}": value for t, value in per_t.items()}
         primary = f"denoising.{next(iter(self.presets))}.{self.errors[0]}"
@@ -158,24 +156,34 @@ class Denoising(Attack):
             for condition in range(evaluations_per_step(preset.guidance) if self._moves(preset) else 1):
                 yield latents, t, preset.text_shift, condition
 
-    def _visits(self, trial: Trial, preset: Preset, draw: int) -> Iterator[tuple[int, dict[Error, Tensor]]]:
+    def _visits(self, trial: Trial, preset: Preset) -> Iterator[tuple[int, dict[Error, list[Tensor]]]]:
+        """Each visited timestep with the errors of all draws, which go in step so that the UNet sees them together."""
         caption, empty = (trial.text(Condition(words=words, shift=preset.text_shift)) for words in (1.0, 0.0))
-        noise = trial.noise(draw)
-        z = trial.noisy(preset.start, draw)
+        noises = [trial.noise(draw) for draw in range(self.draws)]
+        chains = [trial.noisy(preset.start, draw) for draw in range(self.draws)]
         for visit, t in enumerate(preset.timesteps):
             if preset.renoised:
-                z = trial.noisy(t, draw)
+                chains = [trial.noisy(t, draw) for draw in range(self.draws)]
             elif preset.latent_shift and visit == len(preset.timesteps) // 2:
-                z = z + preset.latent_shift * trial.model.noise(trial.latents, trial.seeds(draw, "latent shift"))
-            errors: dict[Error, Tensor] = {"model": mean_squared(noise - trial.model.predicted_noise(z, t, caption))}
-            if self._moves(preset):
-                predicted = trial.model.guided_noise(z, t, caption, empty, preset.guidance)
-                below = t - preset.step
-                if below < 0:
-                    z = trial.schedule.clean_from_noise(z, predicted, t)
-                else:
-                    z = trial.schedule.ddim_move(z, predicted, t, below)
-                errors["latent"] = mean_squared(z - trial.latents)
-            if "pixel" in self.errors:
-                errors["pixel"] = (trial.decode(z) - trial.images).abs().flatten(1).mean(1) * 127.5
+                chains = [
+                    z + preset.latent_shift * trial.model.noise(trial.latents, trial.seeds(draw, "latent shift"))
+                    for draw, z in enumerate(chains)
+                ]
+            guided = self._moves(preset) and preset.guidance != 1.0
+            trial.model.predicted_noises(
+                [(z, t, text) for z in chains for text in ((caption, empty) if guided else (caption,))]
+            )
+            errors: dict[Error, list[Tensor]] = defaultdict(list)
+            for draw, z in enumerate(chains):
+                errors["model"].append(mean_squared(noises[draw] - trial.model.predicted_noise(z, t, caption)))
+                if self._moves(preset):
+                    predicted = trial.model.guided_noise(z, t, caption, empty, preset.guidance)
+                    below = t - preset.step
+                    if below < 0:
+                        chains[draw] = trial.schedule.clean_from_noise(z, predicted, t)
+                    else:
+                        chains[draw] = trial.schedule.ddim_move(z, predicted, t, below)
+                    errors["latent"].append(mean_squared(chains[draw] - trial.latents))
+                if "pixel" in self.errors:
+                    errors["pixel"].append((trial.decode(chains[draw]) - trial.images).abs().flatten(1).mean(1) * 127.5)
             yield t, errors

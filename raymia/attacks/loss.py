@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raymia.attacks.base import Access, Attack, Cost, Signal
 from raymia.attacks.parameters import Timesteps
-from raymia.attacks.trial import Trial
+from raymia.attacks.trial import CAPTION, Trial
 from raymia.replica.schedule import Schedule
 
 
@@ -39,6 +39,7 @@ class Loss(Attack):
         return Cost(unet_forwards=len(self.timesteps) * self.draws, encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
+        trial.evaluate((t, k, CAPTION) for t in self.timesteps for k in range(self.draws))
         per_t = {t: -torch.stack([trial.loss(t, k) for k in range(self.draws)]).mean(0) for t in self.timesteps}
         scores = {"loss": torch.stack(list(per_t.values())).mean(0)}
         return scores | {f"loss.t={t}": score for t, score in per_t.items()}

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from raymia.attacks.base import Access, Attack, Cost, Signal
 from raymia.attacks.parameters import Timesteps, distinct
-from raymia.attacks.trial import Trial, mean_squared
+from raymia.attacks.trial import CAPTION, Trial, mean_squared
 from raymia.replica.schedule import Schedule
 
 Share = Annotated[float, Gt(0.0), Lt(1.0)]
@@ -49,12 +49,13 @@ class PFAMI(Attack):
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         noise = trial.noise(0)
+        trial.evaluate((t, 0, CAPTION) for t in self.timesteps)
         fluctuations = []
         for crop in self.crops:
             latents = trial.model.encode(centre_crop(trial.images, crop))
-            for t in self.timesteps:
-                noisy = trial.schedule.add_noise(latents, noise, t)
-                loss, varied = trial.loss(t, 0), mean_squared(noise - trial.predicted_noise_at(noisy, t))
+            noisy = [(trial.schedule.add_noise(latents, noise, t), t, trial.text()) for t in self.timesteps]
+            for t, predicted in zip(self.timesteps, trial.model.predicted_noises(noisy), strict=True):
+                loss, varied = trial.loss(t, 0), mean_squared(noise - predicted)
                 fluctuations.append((loss - varied) / loss)
         return {"pfami": -torch.stack(fluctuations).mean(0)}
 

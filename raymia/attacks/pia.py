@@ -45,10 +45,10 @@ class PIA(Attack):
         e0 = trial.predicted_noise_at(trial.latents, 0)
         mean_abs = e0.abs().mean(dim=(1, 2, 3), keepdim=True)
         normalised = e0 * (math.sqrt(2.0 / math.pi) / mean_abs)
-        return {"pia": self._error(trial, e0), "pia.normalised": self._error(trial, normalised)}
+        z_t = [trial.schedule.add_noise(trial.latents, noise, self.timestep) for noise in (e0, normalised)]
+        again = trial.model.predicted_noises([(z, self.timestep, trial.text()) for z in z_t])
+        return {"pia": self._error(e0, again[0]), "pia.normalised": self._error(normalised, again[1])}
 
-    def _error(self, trial: Trial, noise: Tensor) -> Tensor:
-        z_t = trial.schedule.add_noise(trial.latents, noise, self.timestep)
-        difference = noise - trial.predicted_noise_at(z_t, self.timestep)
-        norm: Tensor = vector_norm(difference.flatten(1), ord=self.p, dim=1)
+    def _error(self, noise: Tensor, again: Tensor) -> Tensor:
+        norm: Tensor = vector_norm((noise - again).flatten(1), ord=self.p, dim=1)
         return -norm

@@ -46,7 +46,8 @@ class SimA(Attack):
         return Cost(unet_forwards=len(self.timesteps), encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
+        predicted = trial.model.predicted_noises([(trial.latents, t, trial.text()) for t in self.timesteps])
         norms = {
-            t: vector_norm(trial.predicted_noise_at(trial.latents, t).flatten(1), ord=self.p, dim=1) for t in self.timesteps
+            t: vector_norm(noise.flatten(1), ord=self.p, dim=1) for t, noise in zip(self.timesteps, predicted, strict=True)
         }
         return {"sima": -norms[self.timestep], **{f"sima.t={t}": -norm for t, norm in norms.items()}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -154,6 +154,10 @@ class Trial:
             ("loss", t, draw, condition),
             lambda: mean_squared(self.noise(draw) - self.predicted_noise(t, draw, condition)),
         )
+
+    def evaluate(self, places: Iterable[tuple[int, int, Condition]]) -> None:
+        """Evaluate E(z_t, t, condition) at several (t, draw, condition) together, for `predicted_noise` and `loss` to find."""
+        self.model.predicted_noises([(self.noisy(t, draw), t, self.text(condition)) for t, draw, condition in places])
 
     def latent_gradients(
         self, z: Float[Tensor, "batch c h w"], t: int, draw: int, micro_batch: int

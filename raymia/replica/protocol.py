@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from raymia.replica.schedule import Schedule
@@ -17,6 +17,8 @@ class Replica(Protocol):
 
     schedule: Schedule
     device: torch.device
+    unet_batch: int
+    """Images that a call of the UNet takes best: several evaluations are made in one call up to that, larger ones in parts."""
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Channels, height and width of the latents of an image of that size in px."""
@@ -31,9 +33,9 @@ class Replica(Protocol):
         ...
 
     def predicted_noise(
-        self, z_t: Float[Tensor, "batch c h w"], t: int, states: Float[Tensor, "batch tokens width"]
+        self, z_t: Float[Tensor, "batch c h w"], t: int | Int[Tensor, " batch"], states: Float[Tensor, "batch tokens width"]
     ) -> Float[Tensor, "batch c h w"]:
-        """Noise that the model sees in `z_t` at timestep `t`, without guidance; differentiable in `z_t`."""
+        """Noise that the model sees in `z_t` at `t`, or each image's own, without guidance; differentiable in `z_t`."""
         ...
 
     def parameters(self) -> dict[str, Tensor]:

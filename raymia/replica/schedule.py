@@ -84,11 +84,19 @@ class Schedule:
         """z_t from clean latents and noise of the same shape."""
         return self.alpha(t) * z0 + self.sigma(t) * noise
 
-    def noise_from_output(self, output: Tensor, z_t: Tensor, t: int) -> Tensor:
-        """The UNet's output as predicted noise: itself, or for v-prediction sigma z_t + alpha v."""
+    def noise_from_output(self, output: Tensor, z_t: Tensor, t: int | Tensor) -> Tensor:
+        """The UNet's output as predicted noise: itself, or for v-prediction sigma z_t + alpha v.
+
+        Args:
+            t: timestep, or one for each sample.
+        """
         if self.prediction_type == "epsilon":
             return output
-        return self.sigma(t) * z_t + self.alpha(t) * output
+        if isinstance(t, int):
+            return self.sigma(t) * z_t + self.alpha(t) * output
+        alpha, sigma = (scale[t.cpu()].to(z_t).view(-1, 1, 1, 1) for scale in (self._alpha, self._sigma))
+        noise: Tensor = sigma * z_t + alpha * output
+        return noise
 
     def clean_from_noise(self, z_t: Tensor, noise: Tensor, t: int) -> Tensor:
         """The clean latents that `z_t` implies when `noise` is in it."""

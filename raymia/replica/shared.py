@@ -16,6 +16,8 @@ from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Schedule, noise_like
 
 T = TypeVar("T")
+Question = tuple[Float[Tensor, "batch c h w"], int, Float[Tensor, "batch tokens width"]]
+"""Noisy latents, timestep and text states."""
 
 
 @dataclass
@@ -90,14 +92,42 @@ class SharedReplica:
         self, z_t: Float[Tensor, "batch c h w"], t: int, states: Float[Tensor, "batch tokens width"]
     ) -> Float[Tensor, "batch c h w"]:
         """E(z_t, t, states)."""
+        return self.predicted_noises([(z_t, t, states)])[0]
 
-        def compute() -> tuple[Tensor, Tensor]:
-            self.evaluations.unet_forwards += len(z_t)
-            # With the states, so that no other states take their identity while the result is kept.
-            with torch.no_grad():
-                return self._replica.predicted_noise(z_t, t, states), states
+    def predicted_noises(self, asked: Sequence[Question]) -> list[Float[Tensor, "batch c h w"]]:
+        """E(z_t, t, states) of several questions that do not depend on each other, in as few calls as the replica takes well.
 
-        return self.once(z_t, ("predicted_noise", t, id(states)), compute)[0]
+        Args:
+            asked: noisy latents, timestep and text states of each, all of the same shapes.
+        """
+        places = [(self._kept_of(z_t), ("predicted_noise", t, id(states))) for z_t, t, states in asked]
+        new: dict[tuple[int, Hashable], Question] = {}
+        for (kept, key), question in zip(places, asked, strict=True):
+            if key not in kept:
+                new.setdefault((id(kept), key), question)
+        together = max(1, self._replica.unet_batch // len(asked[0][0])) if asked else 1
+        questions = list(new.values())
+        for start in range(0, len(questions), together):
+            part = questions[start : start + together]
+            for (z_t, t, states), noise in zip(part, self._evaluated(part), strict=True):
+                # With the states, so that no other states take their identity while the result is kept.
+                self._kept_of(z_t)["predicted_noise", t, id(states)] = noise, states
+        return [kept[key][0] for kept, key in places]
+
+    @torch.no_grad()
+    def _evaluated(self, questions: Sequence[Question]) -> Sequence[Tensor]:
+        """One call of the UNet, or several parts of a single question that is too large for one."""
+        (z_t, t, states), count = questions[0], len(questions)
+        self.evaluations.unet_forwards += count * len(z_t)
+        if count > 1:
+            latents, timesteps, texts = zip(*questions, strict=True)
+            each = torch.tensor(timesteps, device=self.device).repeat_interleave(len(z_t))
+            return self._replica.predicted_noise(torch.cat(latents), each, torch.cat(texts)).chunk(count)
+        size = self._replica.unet_batch
+        if len(z_t) <= size:
+            return [self._replica.predicted_noise(z_t, t, states)]
+        parts = zip(torch.split(z_t, size), torch.split(states, size), strict=True)
+        return [torch.cat([self._replica.predicted_noise(z, t, state) for z, state in parts])]
 
     def guided_noise(
         self,
@@ -108,10 +138,9 @@ class SharedReplica:
         guidance: float,
     ) -> Float[Tensor, "batch c h w"]:
         """Classifier-free guidance: E(empty) + guidance (E(states) - E(empty)); at guidance 1 E(states) alone."""
-        conditional = self.predicted_noise(z_t, t, states)
         if guidance == 1.0:
-            return conditional
-        unconditional = self.predicted_noise(z_t, t, empty)
+            return self.predicted_noise(z_t, t, states)
+        conditional, unconditional = self.predicted_noises([(z_t, t, states), (z_t, t, empty)])
         return unconditional + guidance * (conditional - unconditional)
 
     def decode(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
@@ -143,11 +172,15 @@ class SharedReplica:
 
     def once(self, tensor: Tensor, key: Hashable, compute: Callable[[], T]) -> T:
         """What `compute` returns, computed once per `tensor` and `key` and kept while the tensor lives."""
-        kept: dict[Hashable, Any] = self._kept.setdefault(tensor, {})  # type: ignore[no-untyped-call]
+        kept = self._kept_of(tensor)
         if key not in kept:
             kept[key] = compute()
         result: T = kept[key]
         return result
+
+    def _kept_of(self, tensor: Tensor) -> dict[Hashable, Any]:
+        kept: dict[Hashable, Any] = self._kept.setdefault(tensor, {})  # type: ignore[no-untyped-call]
+        return kept
 
 
 def stacked_noise(shape: tuple[int, ...], seeds: Sequence[int], device: torch.device) -> Float[Tensor, "batch ..."]:

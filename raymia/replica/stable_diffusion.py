@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -14,7 +16,7 @@ import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -23,6 +25,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from raymia.errors import ConfigError
 from raymia.replica.schedule import Schedule
 from raymia.replica.weights import fetch
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WEIGHTS = {
@@ -38,6 +42,12 @@ CONFIGS = [
     *(f"{part}/config.json" for part in WEIGHTS),
 ]
 VARIANTS = (None, "fp16")
+UNET_POSITIONS = {"cpu": 8_192, "cuda": 65_536}
+"""Latent positions in a call of the UNet from which larger calls bring next to nothing, by kind of device."""
+PARTS = 4
+"""Calls of a compiled UNet are of two sizes: `unet_batch`, and this part of it."""
+VAE_PIXELS = {"cpu": 131_072, "cuda": 2_097_152}
+"""The same of the autoencoder, in pixels; its activations are the largest of all."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +173,22 @@ def _present(index: dict[str, object], part: str) -> bool:
 class StableDiffusion:
     """A Stable Diffusion 1.x or 2.x pipeline (epsilon or v-prediction), loaded from safetensors only."""
 
-    def __init__(self, folder: PipelineFolder, dtype: str = "float32", device: str = "auto", resolution_px: int = 512) -> None:
+    def __init__(
+        self,
+        folder: PipelineFolder,
+        dtype: str = "float32",
+        device: str = "auto",
+        resolution_px: int = 512,
+        unet_batch: int | None = None,
+        compiled: bool = False,
+    ) -> None:
         """Load onto `device` (``auto``: CUDA where there is one).
 
         The autoencoder always computes in float32: its activations overflow in half precision.
+
+        Args:
+            unet_batch: images in one call of the UNet; by default as many as keep the device busy and fit its memory.
+            compiled: compile the UNet, for calls of two sizes: what is left is padded, not compiled anew.
 
         Raises:
             ConfigError: weights that do not fit their config, an unknown dtype, or a resolution the model cannot take.
@@ -197,6 +219,45 @@ class StableDiffusion:
         self._unet = unet.to(self.device, memory_format=layout).eval().requires_grad_(False)
         self._text_encoder = text_encoder.to(self.device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
+        self._empty: Tensor | None = None
+        self._forward: Callable[..., Any] = self._unet
+        _, height, width = self.latent_shape(resolution_px, resolution_px)
+        self.unet_batch = unet_batch or max(1, UNET_POSITIONS[self.device.type] // (height * width))
+        self.vae_batch = max(1, VAE_PIXELS[self.device.type] // resolution_px**2)
+        if self.device.type == "cuda":
+            self._fit(resolution_px, fixed=unet_batch is not None)
+        self._compiled = compiled
+        if compiled:
+            self._forward = torch.compile(self._unet, fullgraph=True, dynamic=False)
+        log.info("UNet: up to %d images a call; autoencoder: %d", self.unet_batch, self.vae_batch)
+
+    def _fit(self, resolution_px: int, fixed: bool) -> None:
+        """Halve the batches until a call of each fits into the memory that is free.
+
+        Raises:
+            ConfigError: not even one image fits, or not the batch that was asked for.
+        """
+        shape = self.latent_shape(resolution_px, resolution_px)
+        while True:
+            try:
+                z = torch.zeros(self.unet_batch, *shape, device=self.device)
+                self.predicted_noise(z, 0, self.text([""]).expand(self.unet_batch, -1, -1))
+                break
+            except torch.OutOfMemoryError as error:
+                if fixed or self.unet_batch == 1:
+                    raise ConfigError(f"the GPU lacks memory for {self.unet_batch} images in the UNet: {error}") from error
+                self.unet_batch //= 2
+                torch.cuda.empty_cache()
+        while True:
+            try:
+                self.encode(torch.zeros(self.vae_batch, 3, resolution_px, resolution_px, device=self.device))
+                self.decode(torch.zeros(self.vae_batch, *shape, device=self.device))
+                return
+            except torch.OutOfMemoryError as error:
+                if self.vae_batch == 1:
+                    raise ConfigError(f"the GPU lacks memory for one image in the autoencoder: {error}") from error
+                self.vae_batch //= 2
+                torch.cuda.empty_cache()
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Channels, height and width of the latents of an image of that size in px."""
@@ -205,13 +266,21 @@ class StableDiffusion:
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch c h w"]:
         """Scaled mean (not a draw) of the autoencoder's posterior for images in [-1, 1]."""
-        images = images.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
-        mean: Tensor = self._vae.encode(images).latent_dist.mean
+        images = images.to(self.device, torch.float32)
+        parts = [part.contiguous(memory_format=torch.channels_last) for part in torch.split(images, self.vae_batch)]
+        mean = torch.cat([self._vae.encode(part).latent_dist.mean for part in parts])
         return mean.contiguous() * float(self._vae.config.scaling_factor)
 
     @torch.no_grad()
     def text(self, prompts: Sequence[str]) -> Float[Tensor, "batch tokens width"]:
         """Last hidden states of the prompts, padded and cut to the tokenizer's length."""
+        if list(prompts) == [""]:  # asked for with every batch
+            if self._empty is None:
+                self._empty = self._encoded(prompts)
+            return self._empty
+        return self._encoded(prompts)
+
+    def _encoded(self, prompts: Sequence[str]) -> Tensor:
         padded = self._tokenizer(
             list(prompts),
             padding="max_length",
@@ -223,11 +292,29 @@ class StableDiffusion:
         return states
 
     def predicted_noise(
-        self, z_t: Float[Tensor, "batch c h w"], t: int, states: Float[Tensor, "batch tokens width"]
+        self, z_t: Float[Tensor, "batch c h w"], t: int | Int[Tensor, " batch"], states: Float[Tensor, "batch tokens width"]
     ) -> Float[Tensor, "batch c h w"]:
         """Predicted noise in float32, whatever the prediction type and the dtype of the UNet; differentiable in `z_t`."""
-        output: Tensor = self._unet(z_t.to(self.dtype), t, states.to(self.dtype)).sample
+        latents, texts = z_t.to(self.dtype), states.to(self.dtype)
+        if self._compiled and not torch.is_grad_enabled():
+            output = self._compiled_calls(latents, t, texts)
+        else:
+            output = self._unet(latents, t, texts).sample
         return self.schedule.noise_from_output(output.float(), z_t, t)
+
+    def _compiled_calls(self, latents: Tensor, t: int | Tensor, texts: Tensor) -> Tensor:
+        """The compiled UNet in calls of two sizes, all in one layout: `unet_batch`, and a quarter of it for what is left."""
+        each = t if isinstance(t, Tensor) else torch.full((len(latents),), t, device=self.device)
+        outputs, start = [], 0
+        while start < len(latents):
+            left = len(latents) - start
+            size = self.unet_batch if left >= self.unet_batch else max(1, self.unet_batch // PARTS)
+            # Where fewer are left, the last image fills the call up: another size would be compiled anew.
+            rows = torch.arange(start, start + size, device=self.device).clamp(max=len(latents) - 1)
+            output: Tensor = self._forward(latents[rows].contiguous(), each[rows], texts[rows], return_dict=False)[0]
+            outputs.append(output[:left])
+            start += size
+        return torch.cat(outputs)
 
     def parameters(self) -> dict[str, Tensor]:
         """The UNet's parameters by name."""
@@ -250,8 +337,9 @@ class StableDiffusion:
     @torch.no_grad()
     def decode(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
         """Images for clean latents, clamped to [-1, 1]."""
-        scaled = (z0.float() / self._vae.config.scaling_factor).contiguous(memory_format=torch.channels_last)
-        decoded: Tensor = self._vae.decode(scaled).sample
+        scaled = z0.float() / self._vae.config.scaling_factor
+        parts = [part.contiguous(memory_format=torch.channels_last) for part in torch.split(scaled, self.vae_batch)]
+        decoded = torch.cat([self._vae.decode(part).sample for part in parts])
         return decoded.clamp(-1.0, 1.0).contiguous()
 
 

@@ -70,7 +70,8 @@ class Scorer:
         if threads is not None:
             torch.set_num_threads(threads)
         folder = find_pipeline(model_folder(job.replica.model), with_weights=True, revision=job.replica.revision)
-        replica = StableDiffusion(folder, dtype, device, job.replica.resolution_px)
+        told = job.replica
+        replica = StableDiffusion(folder, dtype, device, told.resolution_px, told.unet_batch, told.compile)
         needs = {need for attack in job.attacks.values() for need in attack.needs()}
         clip, lpips = None, None
         # open_clip and lpips take seconds to import, which most replicas need not spend.
@@ -118,7 +119,7 @@ class Scorer:
 
     def _score_together(self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]) -> list[Scores | Fault]:
         start = time.perf_counter()
-        images = torch.tensor(pixels, device=self._replica.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        images = on_device(pixels, self._replica.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         self.transfer_s += time.perf_counter() - start
         trial = Trial(self._replica, images, captions, keys, self._seed, self._clip, self._lpips)
         columns: dict[str, Tensor] = {}
@@ -134,6 +135,12 @@ class Scorer:
                 if not isinstance(outcome, Fault):
                     outcome[EMBEDDING] = embedding
         return outcomes
+
+
+def on_device(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Pixels on the device; for a GPU through pinned memory, so that the copy goes on while the GPU computes."""
+    copied = torch.tensor(pixels)
+    return copied.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else copied
 
 
 def _finite(scores: Scores) -> Scores | Fault:

@@ -29,6 +29,8 @@ class GaussianReplica:
     """
 
     device = torch.device("cpu")
+    unet_batch = 2 * BATCH + 1
+    """Two evaluations of a trial's batch in one call."""
 
     def __init__(self, mean: float = MEAN, variance: float = VARIANCE, per_word: float = 0.0, kind: str = "epsilon") -> None:
         self.schedule = Schedule({**SD1, "prediction_type": kind})
@@ -46,8 +48,11 @@ class GaussianReplica:
     def parameters(self) -> dict[str, Tensor]:
         return {"mid_block.resnets.0.gain": torch.ones(1, dtype=torch.double)}
 
-    def predicted_noise(self, z_t: Tensor, t: int, states: Tensor) -> Tensor:
-        return self.predicted_noise_with(self.parameters(), z_t, t, states)
+    def predicted_noise(self, z_t: Tensor, t: int | Tensor, states: Tensor) -> Tensor:
+        if isinstance(t, int):
+            return self.predicted_noise_with(self.parameters(), z_t, t, states)
+        rows = [(z_t[i : i + 1], int(t[i]), states[i : i + 1]) for i in range(len(z_t))]
+        return torch.cat([self.predicted_noise_with(self.parameters(), *row) for row in rows])
 
     def predicted_noise_with(self, parameters: Mapping[str, Tensor], z_t: Tensor, t: int, states: Tensor) -> Tensor:
         a, s = self.schedule.alpha(t), self.schedule.sigma(t)

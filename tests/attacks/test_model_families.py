@@ -45,9 +45,12 @@ class AsVelocity(nn.Module):
         self.unet = replica._unet
         self.schedule = replica.schedule
 
-    def forward(self, z: Tensor, t: int, states: Tensor) -> Output:
+    def forward(self, z: Tensor, t: int | Tensor, states: Tensor) -> Output:
         noise = self.unet(z, t, states).sample
-        return Output((noise - self.schedule.sigma(t) * z) / self.schedule.alpha(t))
+        each = t.tolist() if isinstance(t, torch.Tensor) else [t] * len(z)
+        scales = (self.schedule.alpha, self.schedule.sigma)
+        alpha, sigma = (torch.tensor(list(map(scale, each)))[:, None, None, None] for scale in scales)
+        return Output((noise - sigma * z) / alpha)
 
     def named_parameters(self, *args: object, **kwargs: object):  # type: ignore[no-untyped-def]
         return ((f"unet.{name}", parameter) for name, parameter in self.unet.named_parameters())

@@ -33,7 +33,7 @@ class Moody(GaussianReplica):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return torch.tensor([float("nan") if prompt == "nan" else 0.0 for prompt in prompts])[:, None, None, None]
 
-    def predicted_noise(self, z_t: Tensor, t: int, states: Tensor) -> Tensor:
+    def predicted_noise(self, z_t: Tensor, t: int | Tensor, states: Tensor) -> Tensor:
         return super().predicted_noise(z_t, t, states) + states
 
 
