@@ -1,163 +1,31 @@
-"""What the pipeline costs: a scan's images/s over those of a bare loop with the same scorer, and from 1 to 2 to 4 actors.
+"""A scan's images/s over those of a bare loop, and from 1 to 2 to 4 replicas; see `raymia bench pipeline`.
 
-    python benchmarks/pipeline.py [--samples 192]
-
-The model sleeps, so that many replicas fit on few cores and nothing but the pipeline is measured: reading, decoding,
-moving rows, committing. Rates are from a quarter of the batches to the last, by the times at which replicas were done.
+python benchmarks/pipeline.py [--samples 192]
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import logging
-import os
-import tarfile
-import tempfile
-import time
-from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar
 
-import numpy as np
-import pyarrow as pa
-import ray
-import torch
-import yaml
-from PIL import Image
-from pydantic import Field
-from rich.console import Console
-from torch import Tensor
-
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.trial import Trial
-from raymia.config import Job, parse_job
-from raymia.data.images import decode_image
-from raymia.data.tar import RawSample, read_shard
-from raymia.replica.shared import Evaluations
-from raymia.scan import pipeline
-from raymia.scan.ledger import Ledger
-from raymia.scan.scorer import Scorer
-
-BATCH, SIDE_PX, SHARDS = 8, 512, 8
-
-
-class Sleeping(Attack):
-    """Takes so long for a batch, and no processor; the score is the time at which the batch was done."""
-
-    name: ClassVar = "sleeping"
-    access: ClassVar = Access.CONTROL
-    reference: ClassVar = "none"
-
-    seconds: float = Field(0.5, description="For a full batch.")
-
-    def signals(self) -> list[Signal]:
-        return [Signal("sleeping", primary=True)]
-
-    def cost(self) -> Cost:
-        return Cost()
-
-    def score(self, trial: Trial) -> dict[str, Tensor]:
-        time.sleep(self.seconds * len(trial.keys) / BATCH)
-        return {"sleeping": torch.full((len(trial.keys),), time.time(), dtype=torch.double)}
-
-
-class NoModel:
-    """Stands where a replica stands; nothing is asked of it."""
-
-    device = torch.device("cpu")
-    evaluations = Evaluations()
-
-
-def scorer_of(job: Job, *_: Any) -> Scorer:
-    """A scorer without a model to load."""
-    return Scorer(NoModel(), job.attacks, job.seed)  # type: ignore[arg-type]
-
-
-class SleepingActor(pipeline.ScoringActor):
-    """The scan's actor around it."""
-
-    def __init__(self, load: Any, row_type: pa.StructType, resolution_px: int) -> None:
-        super().__init__(partial(scorer_of, load.args[0]), row_type, resolution_px)
+from raymia.bench.pipeline import PipelineBench, bench_pipeline
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=192, help="for each replica")
     options = parser.parse_args()
-    pipeline.ScoringActor = SleepingActor  # type: ignore[misc]
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    cores = os.cpu_count() or 2
-    ray.init("local", num_cpus=cores + 4, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder:
-        print(f"JPEGs of 768 x 640 px, resized to {SIDE_PX} px; batches of {BATCH}; {cores} cores")
-        for seconds in (0.25, 0.5, 1.0):
-            samples = options.samples
-            shards = write_shards(Path(folder) / f"one-{seconds}", samples)
-            bare, scan = bare_loop(shards, seconds), scan_rate(shards, seconds, 1)
-            print(f"batch of {seconds} s: bare loop {bare:.2f} images/s, scan {scan:.2f}, ratio {scan / bare:.3f}", flush=True)
-        before = 0.0
-        for replicas in (1, 2, 4):
-            shards = write_shards(Path(folder) / f"many-{replicas}", options.samples * replicas)
-            rate = scan_rate(shards, 0.5, replicas)
-            grown = f", {rate / before:.2f} times as many" if before else ""
-            print(f"{replicas} replicas at 0.5 s: {rate:.2f} images/s{grown}", flush=True)
-            before = rate
+    for found in bench_pipeline(samples=options.samples):
+        show(found)
+    for found in bench_pipeline((0.5,), (2, 4), options.samples):
+        show(found)
 
 
-def write_shards(folder: Path, samples: int) -> Path:
-    """Tars of photographs-like JPEGs and the manifest over them."""
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    coarse = random.integers(0, 256, (20, 24, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(coarse).resize((768, 640), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-    for shard in range(SHARDS):
-        with tarfile.open(folder / f"m{shard}.tar", "w") as tar:
-            for i in range(shard, samples, SHARDS):
-                for name, content in ((f"{i:06d}.jpg", buffer.getvalue()), (f"{i:06d}.txt", b"a picture")):
-                    entry = tarfile.TarInfo(name)
-                    entry.size = len(content)
-                    tar.addfile(entry, io.BytesIO(content))
-    split = {"name": "members", "member": True, "shards": ["m*.tar"], "samples": samples}
-    (folder / "manifest.yaml").write_text(yaml.safe_dump({"name": "set", "splits": [split]}))
-    return folder
-
-
-def job_of(folder: Path, seconds: float, replicas: int) -> Job:
-    content = {
-        "manifest": str(folder / "manifest.yaml"),
-        "replica": {"model": "testbed-tiny", "dtype": "float32", "resolution_px": SIDE_PX},
-        "attacks": {"random": {}},
-        "pool": {"replicas": replicas, "gpus_per_replica": 0, "batch_size": BATCH},
-        "unit_size": BATCH,
-        "run": str(folder / f"run-{seconds}-{replicas}"),
-    }
-    job = parse_job(content, "benchmark")
-    return job.model_copy(update={"attacks": {"sleeping": Sleeping(seconds=seconds)}})
-
-
-def bare_loop(folder: Path, seconds: float) -> float:
-    """Images per second of the scorer over images that are decoded already."""
-    job = job_of(folder, seconds, 1)
-    found = [s for path in sorted(folder.glob("m*.tar")) for s in read_shard(str(path)) if isinstance(s, RawSample)]
-    pixels = np.stack([decode_image(sample.image or b"", SIDE_PX, 10**8).pixels for sample in found[:BATCH]])
-    scorer, rounds = scorer_of(job), len(found) // BATCH
-    start = time.perf_counter()
-    for i in range(rounds):
-        part = found[i * BATCH : (i + 1) * BATCH]
-        scorer.score(pixels, [sample.caption for sample in part], [sample.key for sample in part])
-    return rounds * BATCH / (time.perf_counter() - start)
-
-
-def scan_rate(folder: Path, seconds: float, replicas: int) -> float:
-    """Images per second of a whole scan, by the times at which its batches were done."""
-    job = job_of(folder, seconds, replicas)
-    pipeline.run_scan(job, Console(quiet=True))
-    times = sorted(set(Ledger(job.run).scores(["sleeping"]).column("sleeping").to_pylist()))
-    steady = times[len(times) // 4 :]
-    return (len(steady) - 1) * BATCH / (steady[-1] - steady[0])
+def show(found: PipelineBench) -> None:
+    print(
+        f"{found.replicas} replicas, batch of {found.batch_s} s: bare loop {found.bare_images_s:.2f} images/s, scan "
+        f"{found.scan_images_s:.2f}, ratio {found.ratio:.3f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from raymia import logs
+from raymia.cli_bench import bench_app
 from raymia.cli_data import data_app
 from raymia.cli_testbed import testbed_app
 from raymia.console import Exit, Json, err, out
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 app.add_typer(testbed_app, name="testbed")
 
 RunOption = Annotated[str | None, typer.Option("--run", help="Run directory: a path or fsspec URL.")]

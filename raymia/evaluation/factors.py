@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from raymia.attacks.base import registry
 from raymia.errors import ConfigError
 from raymia.evaluation.intervals import Interval, bootstrap, interval
 from raymia.evaluation.metrics import UNTRIED, evaluate_run
@@ -36,6 +37,8 @@ class FactorRow(BaseModel):
     signal: str
     point: dict[str, Any]
     """Value by factor."""
+    forwards: int
+    """UNet forwards per image of the attack at this setting, alone."""
     stratum: str
     n_members: int
     n_non_members: int
@@ -116,6 +119,7 @@ def _rows(evaluation: Evaluation, cell: CellRecord, edges: Sequence[float], seed
     member = table["member"].astype(bool).to_numpy()
     run = evaluation.run or {}
     signals = [signal for signal in run["signals"] if signal["access"] not in UNTRIED]
+    forwards = _forwards(run)
     for stratum, chosen in [(ALL, np.ones(len(table), bool)), *_strata(_shorter_side(table), edges)]:
         labels = member[chosen]
         if min(labels.sum(), (~labels).sum()) < MINIMUM:
@@ -132,12 +136,38 @@ def _rows(evaluation: Evaluation, cell: CellRecord, edges: Sequence[float], seed
                 attack=variant.attack if variant else signal["attack"],
                 signal=name,
                 point={**cell.point, **(variant.point if variant else {}), **timestep},
+                forwards=forwards[signal["attack"]],
                 stratum=stratum,
                 n_members=int(labels.sum()),
                 n_non_members=int((~labels).sum()),
                 auc=interval(curve.auc, draws[name].auc),
                 tpr_at_1_percent_fpr=interval(curve.tpr_at(0.01), draws[name].tpr[:, FPRS.index(0.01)]),
             )
+
+
+def budgets(analysis: FactorAnalysis) -> dict[str, list[tuple[int, FactorRow]]]:
+    """UNet forwards and row of each attack's settings, fewest first, fields that need scans of their own at their first values.
+
+    Attacks of one setting, or whose settings all cost the same, are left out.
+    """
+    apart = {
+        factor.field: factor.values[0] for factor in analysis.factors if factor.attack is None and factor.field != TIMESTEP
+    }
+    found: dict[str, list[tuple[int, FactorRow]]] = {}
+    for row in analysis.rows:
+        if row.stratum == ALL and TIMESTEP not in row.point and all(row.point[name] == value for name, value in apart.items()):
+            found.setdefault(row.attack, []).append((row.forwards, row))
+    return {
+        attack: sorted(points, key=lambda point: point[0])
+        for attack, points in found.items()
+        if len({forwards for forwards, _ in points}) > 1
+    }
+
+
+def _forwards(run: dict[str, Any]) -> dict[str, int]:
+    known = registry()
+    attacks = {key: known[key.partition(":")[0]].model_validate(fields) for key, fields in run["job"]["attacks"].items()}
+    return {key: attack.cost().unet_forwards for key, attack in attacks.items()}
 
 
 def _timestep(signal: dict[str, Any]) -> int | None:

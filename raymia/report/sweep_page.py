@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from raymia.evaluation.factors import ALL, TIMESTEP, FactorAnalysis, FactorRow, along, value_text
+from raymia.evaluation.factors import ALL, TIMESTEP, FactorAnalysis, FactorRow, along, budgets, value_text
 from raymia.report.figures import COLOURS, FAINT, STYLE, NamedFigure, inline_svg, new_figure, write_figures
 from raymia.report.page import REPORT, REPORT_FILE, render_page
 from raymia.scan.ledger import Ledger
 
 RESULTS_FILE = "factors.json"
+BUDGET = "budget"
 
 
 def write_sweep_report(ledger: Ledger, analysis: FactorAnalysis, title: str) -> str:
@@ -47,7 +48,12 @@ def table(rows: Sequence[FactorRow], fields: Sequence[str]) -> pd.DataFrame:
         [
             {"attack": row.attack, "signal": row.signal}
             | {field: row.point.get(field) for field in fields}
-            | {"images": row.stratum, "n_members": row.n_members, "n_non_members": row.n_non_members}
+            | {
+                "unet_forwards": row.forwards,
+                "images": row.stratum,
+                "n_members": row.n_members,
+                "n_non_members": row.n_non_members,
+            }
             | {"auc": row.auc.value, "auc_low": row.auc.low, "auc_high": row.auc.high}
             | {f"tpr_at_fpr_0.01{end}": getattr(row.tpr_at_1_percent_fpr, name) for end, name in ENDS.items()}
             for row in rows
@@ -79,6 +85,11 @@ def sweep_figures(analysis: FactorAnalysis) -> tuple[dict[str, str], dict[str, N
                 alt = f"AUC of {attack} against {factor.field} by the images' original shorter side."
                 figure = _curve_figure(strata, factor.field, f"{attack}, by original shorter side")
                 figures[f"{section}.{_slug(attack)}"] = NamedFigure(figure, alt)
+        curves = budgets(analysis)
+        if curves:
+            sections[BUDGET] = "What a budget buys"
+            alt = f"AUC against UNet forwards per image, with 95 % intervals, of {', '.join(curves)}."
+            figures[f"{BUDGET}.all"] = NamedFigure(_budget_figure(curves), alt)
         for number, (one, other) in enumerate(itertools.combinations(analysis.factors, 2)):
             section = f"pair{number}"
             for attack in dict.fromkeys(row.attack for row in analysis.rows):
@@ -112,6 +123,28 @@ def _curve_figure(curves: dict[str, list[tuple[Any, FactorRow]]], field: str, ti
         axes.set_xticks(range(len(values)), values)
     axes.set(xlabel=field, ylabel="AUC (95 % interval)", title=title)
     figure.legend(loc="outside lower center", ncols=min(3, len(curves)))
+    return figure
+
+
+def _budget_figure(curves: dict[str, list[tuple[int, FactorRow]]]) -> Figure:
+    """Every setting as a point, the best for its cost or less joined."""
+    figure = new_figure(6.4, 4.4)
+    axes = figure.subplots()
+    for i, (attack, points) in enumerate(curves.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        x = [forwards for forwards, _ in points]
+        aucs = np.array([[row.auc.value, row.auc.low, row.auc.high] for _, row in points]).T
+        errors = np.clip([aucs[0] - aucs[1], aucs[2] - aucs[0]], 0.0, None)
+        axes.errorbar(x, aucs[0], yerr=errors, fmt="o", label=attack, color=colour, capsize=2, markersize=4)
+        axes.plot(x, np.maximum.accumulate(aucs[0]), color=colour, drawstyle="steps-post", linewidth=1)
+    axes.axhline(0.5, linestyle=":", color=FAINT)
+    axes.set_xscale("log")
+    ticks = sorted({forwards for points in curves.values() for forwards, _ in points})
+    axes.set_xticks([tick for i, tick in enumerate(ticks) if i == 0 or tick >= 1.35 * ticks[i - 1]], minor=False)
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="UNet forwards per image, alone", ylabel="AUC (95 % interval)", title="What a budget buys")
+    figure.legend(loc="outside lower center", ncols=min(4, len(curves)))
     return figure
 
 

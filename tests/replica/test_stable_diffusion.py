@@ -102,3 +102,48 @@ def test_a_resolution_that_the_autoencoder_cannot_take_is_refused(tiny: Path) ->
 def test_timesteps_outside_the_schedule_are_refused(replica: StableDiffusion) -> None:
     with pytest.raises(ConfigError, match="0 to 999"):
         replica.schedule.check(1000)
+
+
+def test_a_compiled_unet_sees_two_sizes_of_calls_and_says_the_same(
+    replica: StableDiffusion, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def compiled(unet: torch.nn.Module, **options: object) -> object:
+        assert options == {"fullgraph": True, "dynamic": False}
+        return lambda z, t, states, return_dict: sizes.append(len(z)) or unet(z, t, states, return_dict=return_dict)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    fixed = StableDiffusion(find_pipeline(str(tiny), with_weights=True), resolution_px=64, unet_batch=8, compiled=True)
+    z, states = torch.randn(11, 4, 8, 8), replica.text([f"picture {i}" for i in range(11)])
+    with torch.no_grad():
+        assert torch.allclose(fixed.predicted_noise(z, 300, states), replica.predicted_noise(z, 300, states), atol=1e-5)
+    assert sizes == [8, 2, 2]
+
+
+def test_every_image_may_have_a_timestep_of_its_own(replica: StableDiffusion, tiny: Path, tmp_path: Path) -> None:
+    z, states = torch.randn(3, 4, 8, 8), replica.text(["one", "two", "three"])
+    steps = (0, 400, 999)
+    folder = edited(tiny, tmp_path / "v", "scheduler/scheduler_config.json", prediction_type="v_prediction")
+    for model in (replica, StableDiffusion(find_pipeline(str(folder), with_weights=True), resolution_px=64)):
+        together = model.predicted_noise(z, torch.tensor(steps), states)
+        alone = [model.predicted_noise(z[i : i + 1], t, states[i : i + 1]) for i, t in enumerate(steps)]
+        assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+def test_the_autoencoder_in_parts_gives_what_it_gives_at_once(
+    replica: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.rand(5, 3, 64, 64) * 2 - 1
+    latents = replica.encode(images)
+    pixels = replica.decode(latents)
+    monkeypatch.setattr(replica, "vae_batch", 2)
+    assert torch.allclose(replica.encode(images), latents, atol=1e-5)
+    assert torch.allclose(replica.decode(latents), pixels, atol=1e-5)
+
+
+def test_calls_grow_with_the_latents_that_a_device_takes_at_once(replica: StableDiffusion, tiny: Path) -> None:
+    folder = find_pipeline(str(tiny), with_weights=True)
+    assert replica.unet_batch == 8192 // 64
+    assert StableDiffusion(folder, resolution_px=512).unet_batch == 2
+    assert StableDiffusion(folder, resolution_px=64, unet_batch=5).unet_batch == 5

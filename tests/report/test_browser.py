@@ -140,6 +140,7 @@ def test_the_report_of_a_sweep_sorts_and_is_quiet(browser: webdriver.Chrome, tmp
             attack=attack,
             signal=attack,
             point={"replica.resolution_px": side, "attacks.loss.timesteps": timesteps},
+            forwards=5 * len(timesteps),
             stratum=stratum,
             n_members=50,
             n_non_members=50,

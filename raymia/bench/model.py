@@ -1,0 +1,206 @@
+"""How fast a device runs the model alone: no images, no weights to download, no Ray."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from raymia.bench.shapes import CHANNELS, FACTOR, FAMILIES, Family, count_flops
+from raymia.errors import ConfigError, suggest
+from raymia.replica.stable_diffusion import DTYPES, UNET_POSITIONS, VAE_PIXELS
+
+MATRIX = {"cpu": 2048, "cuda": 8192}
+"""Side of the square matrices whose product shows the peak, by kind of device."""
+WARM_UP = 3
+VARIANTS: dict[str, dict[str, Any]] = {
+    "float32": {"dtype": "float32"},
+    "float32, channels-last": {"dtype": "float32", "channels_last": True},
+    "float32, channels-last, compiled": {"dtype": "float32", "channels_last": True, "compiled": True},
+    "bfloat16": {"dtype": "bfloat16"},
+    "bfloat16, channels-last": {"dtype": "bfloat16", "channels_last": True},
+    "bfloat16, channels-last, fused QKV": {"dtype": "bfloat16", "channels_last": True, "fused_qkv": True},
+    "bfloat16, channels-last, compiled": {"dtype": "bfloat16", "channels_last": True, "compiled": True},
+    "bfloat16, channels-last, fused QKV, compiled": {
+        "dtype": "bfloat16",
+        "channels_last": True,
+        "fused_qkv": True,
+        "compiled": True,
+    },
+    "bfloat16, channels-last, compiled, CUDA graphs": {"dtype": "bfloat16", "channels_last": True, "cuda_graphs": True},
+}
+"""Ways to run the UNet, each changing what the one before it has."""
+
+
+class ModelBench(BaseModel):
+    """What was measured, and on what."""
+
+    device: str
+    torch_version: str
+    threads: int
+    family: str
+    variant: str
+    dtype: str
+    resolution_px: int
+    unet_batch: int
+    vae_batch: int
+    compile_s: float | None
+    """Seconds of the first call, where the UNet is compiled."""
+    peak_memory_gib: float | None
+    """On a GPU."""
+    unet_forwards_s: float
+    encodes_s: float | None
+    decodes_s: float | None
+    unet_gflop: float
+    """Of one forward."""
+    unet_tflops: float
+    """TFLOP/s of the UNet."""
+    peak_tflops: float
+    """Of a product of large square matrices in the same dtype on this device."""
+    share_of_peak: float
+
+
+def bench_model(
+    family: str = "sd15",
+    variant: str = "bfloat16, channels-last",
+    batch: int | None = None,
+    resolution_px: int | None = None,
+    device: str = "auto",
+    seconds: float = 5.0,
+    with_vae: bool = True,
+) -> ModelBench:
+    """Time the UNet and the autoencoder of a family with random weights.
+
+    Args:
+        family: one of `FAMILIES`.
+        variant: one of `VARIANTS`.
+        batch: images in a call of the UNet; by default what a replica would take.
+        resolution_px: of the images; by default the family's own.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        seconds: that each part is run for, after warming up.
+        with_vae: whether to time the autoencoder, which computes in float32 as in a scan.
+
+    Raises:
+        ConfigError: an unknown name, or a resolution that the autoencoder cannot take.
+    """
+    for what, name, known in (("model", family, FAMILIES), ("variant", variant, VARIANTS)):
+        if name not in known:
+            raise ConfigError(f"{what} {name!r}{suggest(name, list(known))}; known are {', '.join(known)}")
+    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    shape, options = FAMILIES[family], VARIANTS[variant]
+    side_px = resolution_px or shape.resolution_px
+    if side_px % FACTOR:
+        raise ConfigError(f"resolution {side_px} px is not a multiple of {FACTOR}, as the autoencoder needs")
+    dtype = DTYPES[options["dtype"]]
+    unet_batch = batch or max(1, UNET_POSITIONS[device] // (side_px // FACTOR) ** 2)
+    vae_batch = max(1, VAE_PIXELS[device] // side_px**2)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with torch.no_grad(), torch.device(device):
+        compile_s, forwards_s = _time_unet(shape, options, shape.inputs(unet_batch, side_px, device, dtype), seconds)
+        memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
+        encodes_s, decodes_s = _time_vae(shape, vae_batch, side_px, device, seconds) if with_vae else (None, None)
+        peak = peak_tflops(device, dtype)
+    flops = count_flops(shape, side_px)
+    reached = unet_batch * forwards_s * flops.unet / 1e12
+    return ModelBench(
+        device=device_name(device),
+        torch_version=torch.__version__,
+        threads=torch.get_num_threads(),
+        family=family,
+        variant=variant,
+        dtype=options["dtype"],
+        resolution_px=side_px,
+        unet_batch=unet_batch,
+        vae_batch=vae_batch,
+        compile_s=compile_s,
+        peak_memory_gib=memory,
+        unet_forwards_s=unet_batch * forwards_s,
+        encodes_s=encodes_s,
+        decodes_s=decodes_s,
+        unet_gflop=flops.unet / 1e9,
+        unet_tflops=reached,
+        peak_tflops=peak,
+        share_of_peak=reached / peak,
+    )
+
+
+def _time_unet(shape: Family, options: dict[str, Any], inputs: dict[str, Any], seconds: float) -> tuple[float | None, float]:
+    """Seconds of the first call of a compiled UNet, and calls per second after it."""
+    device, dtype = inputs["sample"].device.type, inputs["sample"].dtype
+    unet = shape.new_unet().to(dtype).eval().requires_grad_(False)
+    if options.get("channels_last"):
+        unet = unet.to(memory_format=torch.channels_last)
+    if options.get("fused_qkv"):
+        unet.fuse_qkv_projections()
+    compiled = bool(options.get("compiled") or options.get("cuda_graphs"))
+    forward: Callable[..., Any] = unet
+    if compiled:
+        mode = "reduce-overhead" if options.get("cuda_graphs") else None
+        forward = torch.compile(unet, fullgraph=True, dynamic=False, mode=mode)
+    start = time.perf_counter()
+    forward(**inputs, return_dict=False)
+    _wait(device)
+    first_s = time.perf_counter() - start
+    return first_s if compiled else None, _rate(lambda: forward(**inputs, return_dict=False), device, seconds)
+
+
+def _time_vae(shape: Family, batch: int, side_px: int, device: str, seconds: float) -> tuple[float, float]:
+    """Images encoded and decoded per second."""
+    vae = shape.new_vae().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    images = torch.randn(batch, 3, side_px, side_px)
+    latents = torch.randn(batch, CHANNELS, side_px // FACTOR, side_px // FACTOR)
+    encodes = batch * _rate(lambda: vae.encode(images), device, seconds)
+    return encodes, batch * _rate(lambda: vae.decode(latents), device, seconds)
+
+
+def bench_variants(seconds: float = 5.0, **options: Any) -> Iterator[ModelBench]:
+    """`bench_model` in every variant that the device knows, one after the other."""
+    for number, variant in enumerate(VARIANTS):
+        if "CUDA" not in variant or torch.cuda.is_available():
+            yield bench_model(variant=variant, seconds=seconds, with_vae=number == 0, **options)
+
+
+def peak_tflops(device: str, dtype: torch.dtype) -> float:
+    """TFLOP/s of a product of two large square matrices."""
+    side = MATRIX[device]
+    one, other = torch.randn(2, side, side, device=device, dtype=dtype)
+    return 2 * side**3 * _rate(lambda: one @ other, device, 1.0) / 1e12
+
+
+def device_name(device: str) -> str:
+    """The GPU's name, or the processor's."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        with open("/proc/cpuinfo") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _rate(call: Callable[[], object], device: str, seconds: float) -> float:
+    """Calls per second."""
+    for _ in range(WARM_UP):
+        call()
+    _wait(device)
+    start, calls = time.perf_counter(), 0
+    while True:
+        call()
+        calls += 1
+        # The clock is read at calls 1, 2, 4, ..., so that a GPU is not kept waiting in between.
+        if calls & (calls - 1) == 0 or device == "cpu":
+            _wait(device)
+            spent = time.perf_counter() - start
+            if spent >= seconds:
+                return calls / spent
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from raymia.bench.attacks import bench_attacks, load_samples
+from raymia.bench.input import photographs, pillow
+from raymia.bench.model import VARIANTS, bench_model
+from raymia.bench.shapes import FAMILIES, count_flops
+from raymia.cli import app
+from raymia.data.images import MAX_PIXELS, decode_image
+from raymia.errors import ConfigError
+
+
+def test_the_shapes_are_those_of_the_published_models() -> None:
+    with torch.device("meta"):
+        parameters = {name: sum(p.numel() for p in family.new_unet().parameters()) for name, family in FAMILIES.items()}
+        vae = sum(p.numel() for p in FAMILIES["sd15"].new_vae().parameters())
+    # The numbers of parameters of the models' published weights.
+    assert parameters == {"sd15": 859_520_964, "sd21": 865_910_724, "sdxl": 2_567_463_684}
+    assert vae == 83_653_863
+
+
+def test_operations_are_counted_exactly() -> None:
+    flops = count_flops(FAMILIES["sd15"], 512)
+    assert [round(count / 1e9) for count in (flops.unet, flops.encode, flops.decode)] == [803, 1117, 2515]
+
+
+def test_a_model_is_timed_against_the_peak_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from raymia.bench import shapes
+
+    narrow = {"cross_attention_dim": 16, "attention_head_dim": 2, "block_out_channels": (32,) * 4, "layers_per_block": 1}
+    small = shapes.Family(narrow, 16, 64)
+    monkeypatch.setitem(FAMILIES, "small", small)
+    found = bench_model("small", "float32, channels-last", device="cpu", seconds=0.1, with_vae=False)
+    assert found.unet_batch == 128
+    assert found.unet_tflops == pytest.approx(found.unet_forwards_s * found.unet_gflop / 1e3)
+    assert 0 < found.share_of_peak < 1
+    assert found.encodes_s is None
+    with pytest.raises(ConfigError, match="sd14"):
+        bench_model("sd14")
+    assert all("dtype" in options for options in VARIANTS.values())
+
+
+def test_plain_pillow_and_the_input_path_give_the_same_image_but_for_rounding() -> None:
+    (file,) = photographs(1, seed=3)
+    difference = pillow(file, 128).astype(int) - decode_image(file, 128, MAX_PIXELS).pixels
+    assert np.abs(difference).max() <= 3
+    assert np.abs(difference).mean() < 0.2
+
+
+def test_attacks_are_measured_by_what_they_find_and_cost() -> None:
+    (pia,) = bench_attacks(["pia"], 64)
+    assert (pia.unet_forwards, pia.encodes, pia.samples) == (3, 1, 64)
+    assert pia.auc > 0.7
+    assert load_samples(10)[3].tolist() == [True, False] * 5
+    with pytest.raises(ConfigError, match="expected an even number up to 1024"):
+        load_samples(1026)
+
+
+def test_the_input_path_is_measured_from_the_command_line() -> None:
+    done = CliRunner().invoke(app, ["bench", "input", "--resolution", "64", "--rounds", "1", "--json"])
+    (found,) = json.loads(done.stdout)
+    assert found["bytes_per_image"] == 3 * 64 * 64
+    assert found["decode_images_s"] > 0
