@@ -11,7 +11,7 @@ from rich.console import Console
 
 from raymia.config import load_job
 from raymia.errors import ConfigError
-from raymia.evaluation.factors import TIMESTEP, along, analyse
+from raymia.evaluation.factors import TIMESTEP, along, analyse, budgets
 from raymia.scan.ledger import Ledger
 from raymia.scan.sweep import load_sweep, run_sweep
 from tests.conftest import good_members
@@ -106,6 +106,7 @@ def test_a_sweep_is_run_resumed_and_analysed(
     assert [value for value, _ in by_captions["loss"]] == ["own", "empty", "shuffled"]
     assert "random" not in by_captions
     assert [value for value, _ in along(analysis, TIMESTEP)["loss"]] == [100, 300]
+    assert [forwards for forwards, _ in budgets(analysis)["loss"]] == [2, 4]
     own, empty, shuffled = (Ledger(cell.job.run).scores().to_pandas() for cell in cells)
     assert (own["loss:draws=1"] != empty["loss:draws=1"]).all()
     assert empty["prompt"].eq("").all()
