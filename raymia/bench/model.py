@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from raymia.bench.shapes import CHANNELS, FACTOR, FAMILIES, Family, count_flops
 from raymia.errors import ConfigError, suggest
-from raymia.replica.stable_diffusion import DTYPES, UNET_POSITIONS, VAE_PIXELS
+from raymia.replica.stable_diffusion import DTYPES, UNET_POSITIONS, VAE_PIXELS, quiet_libraries
 
 MATRIX = {"cpu": 2048, "cuda": 8192}
 """Side of the square matrices whose product shows the peak, by kind of device."""
@@ -98,6 +98,7 @@ def bench_model(
     dtype = DTYPES[options["dtype"]]
     unet_batch = batch or max(1, UNET_POSITIONS[device] // (side_px // FACTOR) ** 2)
     vae_batch = max(1, VAE_PIXELS[device] // side_px**2)
+    quiet_libraries()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with torch.no_grad(), torch.device(device):

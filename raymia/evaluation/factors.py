@@ -148,7 +148,7 @@ def _rows(evaluation: Evaluation, cell: CellRecord, edges: Sequence[float], seed
 def budgets(analysis: FactorAnalysis) -> dict[str, list[tuple[int, FactorRow]]]:
     """UNet forwards and row of each attack's settings, fewest first, fields that need scans of their own at their first values.
 
-    Attacks of one setting, or whose settings all cost the same, are left out.
+    Nothing where no attack has settings of different costs.
     """
     apart = {
         factor.field: factor.values[0] for factor in analysis.factors if factor.attack is None and factor.field != TIMESTEP
@@ -157,11 +157,9 @@ def budgets(analysis: FactorAnalysis) -> dict[str, list[tuple[int, FactorRow]]]:
     for row in analysis.rows:
         if row.stratum == ALL and TIMESTEP not in row.point and all(row.point[name] == value for name, value in apart.items()):
             found.setdefault(row.attack, []).append((row.forwards, row))
-    return {
-        attack: sorted(points, key=lambda point: point[0])
-        for attack, points in found.items()
-        if len({forwards for forwards, _ in points}) > 1
-    }
+    if all(len({forwards for forwards, _ in points}) == 1 for points in found.values()):
+        return {}
+    return {attack: sorted(points, key=lambda point: point[0]) for attack, points in found.items()}
 
 
 def _forwards(run: dict[str, Any]) -> dict[str, int]:

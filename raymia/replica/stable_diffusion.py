@@ -198,7 +198,7 @@ class StableDiffusion:
         self.device = torch.device(device)
         self.dtype = DTYPES[dtype]
         self.schedule = folder.schedule
-        _quiet()
+        quiet_libraries()
         variant, _ = folder.weights()
         options = {"use_safetensors": True, "variant": variant, "local_files_only": True}
         try:
@@ -361,7 +361,8 @@ def _weight_files(path: Path, part: str, variant: str | None) -> list[Path]:
     return [single] if single.is_file() else shards
 
 
-def _quiet() -> None:
+def quiet_libraries() -> None:
+    """Silence what diffusers and transformers say while they load."""
     # Loading messages of the libraries would drown the scan's own; their errors are raised all the same.
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()

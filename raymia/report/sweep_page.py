@@ -139,8 +139,11 @@ def _budget_figure(curves: dict[str, list[tuple[int, FactorRow]]]) -> Figure:
         axes.plot(x, np.maximum.accumulate(aucs[0]), color=colour, drawstyle="steps-post", linewidth=1)
     axes.axhline(0.5, linestyle=":", color=FAINT)
     axes.set_xscale("log")
-    ticks = sorted({forwards for points in curves.values() for forwards, _ in points})
-    axes.set_xticks([tick for i, tick in enumerate(ticks) if i == 0 or tick >= 1.35 * ticks[i - 1]], minor=False)
+    ticks: list[int] = []
+    for forwards in sorted({forwards for points in curves.values() for forwards, _ in points}):
+        if not ticks or forwards >= 1.3 * ticks[-1]:  # or the numbers run into each other
+            ticks.append(forwards)
+    axes.set_xticks(ticks, minor=False)
     axes.minorticks_off()
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="UNet forwards per image, alone", ylabel="AUC (95 % interval)", title="What a budget buys")
