@@ -162,7 +162,7 @@ def test_the_report_of_a_sweep_sorts_and_is_quiet(browser: webdriver.Chrome, tmp
     write_sweep_report(Ledger(str(tmp_path)), analysis, "<b>job</b>.yaml")
     open_page(browser, tmp_path / "report" / "index.html")
     assert browser.find_element(By.CSS_SELECTOR, "header p").text == "<b>job</b>.yaml"
-    assert len(browser.find_elements(By.CSS_SELECTOR, "figure svg")) == 2 * 3 + 2
+    assert len(browser.find_elements(By.CSS_SELECTOR, "figure svg")) == 2 * 3 + 2 + 1
     table = browser.find_element(By.CSS_SELECTOR, "table.sortable")
     table.find_element(By.CSS_SELECTOR, "thead th button").click()
     assert first_column(table) == ["pia"] * 12 + ["loss"] * 12
