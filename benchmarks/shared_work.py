@@ -14,17 +14,16 @@ import statistics
 import time
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from raymia.attacks.base import Access, Attack, registry
 from raymia.attacks.cost import count
 from raymia.attacks.denoising import Denoising
 from raymia.attacks.trial import Trial
-from raymia.data.images import decode_image
-from raymia.data.tar import RawSample, read_shard
+from raymia.bench.attacks import load_samples
 from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
-from raymia.testbed import ASSETS, PIPELINE
+from raymia.scan.scorer import images_on
+from raymia.testbed import PIPELINE
 
 BATCH = 32
 
@@ -54,15 +53,9 @@ def main() -> None:
 
 def load(samples: int) -> list[tuple[torch.Tensor, list[str], list[str]]]:
     """Batches of images in [-1, 1], captions and keys."""
-    shard = sorted((ASSETS / "shards").glob("members-*.tar"))
-    found = [sample for path in shard for sample in read_shard(str(path)) if isinstance(sample, RawSample)][:samples]
-    batches = []
-    for start in range(0, len(found), BATCH):
-        part = found[start : start + BATCH]
-        pixels = np.stack([decode_image(sample.image, 64, 10**7).pixels for sample in part])
-        images = torch.tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-        batches.append((images, [sample.caption or "" for sample in part], [sample.key for sample in part]))
-    return batches
+    pixels, captions, keys, _ = load_samples(samples)
+    parts = [slice(start, start + BATCH) for start in range(0, samples, BATCH)]
+    return [(images_on(torch.device("cpu"), pixels[part]), captions[part], keys[part]) for part in parts]
 
 
 def run(

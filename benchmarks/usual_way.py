@@ -36,11 +36,10 @@ from torch.nn.functional import interpolate
 from raymia.attacks.base import Access, registry
 from raymia.attacks.denoising import PRESETS
 from raymia.attacks.trial import Trial
-from raymia.data.images import decode_image
-from raymia.data.tar import RawSample, read_shard
+from raymia.bench.attacks import load_samples
 from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
-from raymia.scan.scorer import Scorer
-from raymia.testbed import ASSETS, PIPELINE
+from raymia.scan.scorer import Scorer, images_on
+from raymia.testbed import PIPELINE
 
 SIDE_PX, BATCH, DRAWS = 64, 32, 5
 TOLERANCE = 1e-3
@@ -261,7 +260,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     torch.set_grad_enabled(False)
-    pixels, captions, keys = load(options.samples)
+    pixels, captions, keys, _ = load_samples(options.samples)
     replica = StableDiffusion(find_pipeline(str(PIPELINE), with_weights=True), resolution_px=SIDE_PX, compiled=options.compile)
     usual = usual_of(replica, pixels, captions, keys)
     grey = {name: kind() for name, kind in registry().items() if kind.access == Access.GREY}
@@ -284,19 +283,12 @@ def main() -> None:
     report(options, differences, results, {"usual": usual_s, "together": together_s, "ours": whole_s})
 
 
-def load(samples: int) -> tuple[np.ndarray, list[str], list[str]]:
-    shards = sorted((ASSETS / "shards").glob("members-*.tar"))
-    found = [sample for path in shards for sample in read_shard(str(path)) if isinstance(sample, RawSample)][:samples]
-    pixels = np.stack([decode_image(sample.image or b"", SIDE_PX, 10**7).pixels for sample in found])
-    return pixels, [sample.caption for sample in found], [sample.key for sample in found]
-
-
 def usual_of(replica: StableDiffusion, pixels: np.ndarray, captions: list[str], keys: list[str]) -> Usual:
     pipe = StableDiffusionPipeline.from_pretrained(
         PIPELINE, torch_dtype=torch.float32, use_safetensors=True, safety_checker=None
     )
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    images = torch.tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    images = images_on(torch.device("cpu"), pixels)
     # The same noise as raymia draws, made beforehand, so that both have the same scores and neither is timed making it.
     trial = Trial(replica, images, captions, keys, seed=0)
     noise = [trial.noise(draw) for draw in range(DRAWS)]

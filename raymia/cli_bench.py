@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, TypeVar
 
 import typer
 from pydantic import BaseModel
+from rich.console import Console
 
 from raymia.console import Json, out
 
 bench_app = typer.Typer(help="Speed: of the model, the input path, the attacks, the pipeline.", no_args_is_help=True)
 
+B = TypeVar("B", bound=BaseModel)
 Seconds = Annotated[float, typer.Option(min=0.1, help="To run each part for.")]
 
 
@@ -28,22 +30,12 @@ def bench_model_command(
     as_json: Json = False,
 ) -> None:
     """Forwards, encodes and decodes per second, and the share of the device's peak. No download, no Ray."""
-    import torch
-
     from raymia.bench.model import bench_model, bench_variants
     from raymia.report.terminal_bench import print_models
 
-    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    options = {"family": model, "batch": batch, "resolution_px": resolution, "device": device}
-    if variants:
-        found = list(bench_variants(seconds, **options))
-    else:
-        usual = "bfloat16, channels-last" if on_gpu else "float32, channels-last"
-        found = [bench_model(variant=variant or usual, seconds=seconds, **options)]  # type: ignore[arg-type]
-    if as_json:
-        _print_json(found)
-    else:
-        print_models(out, found)
+    options = {"family": model, "batch": batch, "resolution_px": resolution, "device": device, "seconds": seconds}
+    found = list(bench_variants(**options)) if variants else [bench_model(variant=variant, **options)]  # type: ignore[arg-type]
+    _show(found, print_models, as_json)
 
 
 @bench_app.command("input")
@@ -56,11 +48,7 @@ def bench_input_command(
     from raymia.bench.input import bench_input
     from raymia.report.terminal_bench import print_input
 
-    found = bench_input(resolution, rounds)
-    if as_json:
-        _print_json([found])
-    else:
-        print_input(out, found)
+    _show([bench_input(resolution, rounds)], print_input, as_json)
 
 
 @bench_app.command("attacks")
@@ -73,11 +61,7 @@ def bench_attacks_command(
     from raymia.bench.attacks import bench_attacks
     from raymia.report.terminal_bench import print_attack_bench
 
-    found = list(bench_attacks(attack or (), samples))
-    if as_json:
-        _print_json(found)
-    else:
-        print_attack_bench(out, found)
+    _show(list(bench_attacks(attack or (), samples)), print_attack_bench, as_json)
 
 
 @bench_app.command("pipeline")
@@ -92,11 +76,11 @@ def bench_pipeline_command(
     from raymia.report.terminal_bench import print_pipeline
 
     found = list(bench_pipeline(batch_seconds or (0.25, 0.5, 1.0), replicas or (1,), samples))
+    _show(found, print_pipeline, as_json)
+
+
+def _show(found: Sequence[B], printed: Callable[[Console, Sequence[B]], None], as_json: bool) -> None:
     if as_json:
-        _print_json(found)
+        out.print_json(json.dumps([one.model_dump() for one in found]))
     else:
-        print_pipeline(out, found)
-
-
-def _print_json(found: Iterable[BaseModel]) -> None:
-    out.print_json(json.dumps([one.model_dump() for one in found]))
+        printed(out, found)

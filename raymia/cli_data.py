@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
@@ -17,13 +16,6 @@ from raymia.errors import ConfigError, describe_validation
 if TYPE_CHECKING:
     from raymia.curation.match import Matched
     from raymia.data.manifest import Label, Manifest
-
-
-class MatchMethod(StrEnum):
-    """How samples of equal propensity are chosen."""
-
-    pairs = "pairs"
-    strata = "strata"
 
 
 data_app = typer.Typer(help="Data sets: make and check manifests.", no_args_is_help=True)
@@ -194,8 +186,8 @@ def data_match(
     out_folder: OutFolder,
     features: FeaturesFolder = None,
     method: Annotated[
-        MatchMethod, typer.Option(help="Pairs within a caliper, or strata sampled down to equal numbers.")
-    ] = MatchMethod.pairs,
+        Literal["pairs", "strata"], typer.Option(help="Pairs within a caliper, or strata sampled down to equal numbers.")
+    ] = "pairs",
     target_auc: Annotated[
         float | None,
         typer.Option(min=0.5, max=1.0, help="Stop when no blind AUC is above this; by default when none can be told from .5."),
@@ -210,7 +202,7 @@ def data_match(
     """Keep members and non-members that are alike in captions, embeddings and image statistics."""
     from raymia.curation.match import match
 
-    found = match(manifest_file, out_folder, err, features, method.value, target_auc, size, fold_captions, seed)
+    found = match(manifest_file, out_folder, err, features, method, target_auc, size, fold_captions, seed)
     _print_matched(out_folder, found, as_json)
 
 

@@ -7,20 +7,19 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from sklearn.metrics import roc_auc_score
 
-from raymia.attacks.base import Access, Attack, registry
+from raymia.attacks.base import Access, registry
+from raymia.config import Job, parse_job
 from raymia.data.images import MAX_PIXELS, decode_image
 from raymia.data.manifest import load_manifest
 from raymia.data.selection import shard_readers
 from raymia.data.tar import Fault, RawSample
-from raymia.errors import ConfigError, suggest
-from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
+from raymia.errors import ConfigError
 from raymia.scan.scorer import Scorer
-from raymia.testbed import CLIP, PIPELINE, TESTBED
+from raymia.testbed import TESTBED
 from raymia.testbed.architecture import RESOLUTION_PX
 
 BATCH = 32
@@ -50,19 +49,14 @@ def bench_attacks(names: Sequence[str] = (), samples: int = 256) -> Iterator[Att
         samples: half of them members.
 
     Raises:
-        ConfigError: an unknown attack, or more samples than there are.
+        ConfigError: an unknown attack, one whose models cannot be loaded, or more samples than there are.
     """
     known = registry()
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"attack {name!r}{suggest(name, list(known))}; known are {', '.join(known)}")
     chosen = names or [name for name, kind in known.items() if kind.access in (Access.GREY, Access.CONTROL)]
+    jobs = {name: _job(name) for name in chosen}
     pixels, captions, keys, member = load_samples(samples)
-    torch.set_num_threads(os.cpu_count() or 1)
-    replica = StableDiffusion(find_pipeline(str(PIPELINE), with_weights=True), resolution_px=RESOLUTION_PX)
-    for name in chosen:
-        attack = known[name]()
-        scorer = _scorer(replica, attack)
+    for name, job in jobs.items():
+        scorer = Scorer.from_job(job, "float32", "auto", os.cpu_count())
         scorer.score(pixels[:BATCH], captions[:BATCH], keys[:BATCH])  # the first calls are slower than the rest
         before, start = (scorer.evaluations.unet_forwards, scorer.evaluations.encodes), time.perf_counter()
         scores: list[float] = []
@@ -75,7 +69,7 @@ def bench_attacks(names: Sequence[str] = (), samples: int = 256) -> Iterator[Att
         seconds = time.perf_counter() - start
         yield AttackBench(
             attack=name,
-            access=str(attack.access),
+            access=str(known[name].access),
             samples=samples,
             auc=float(roc_auc_score(member, scores)),
             unet_forwards=(scorer.evaluations.unet_forwards - before[0]) / samples,
@@ -97,25 +91,16 @@ def load_samples(count: int) -> Samples:
     half = count // 2
     if count % 2 or half > min(map(len, found.values())):
         raise ConfigError(f"samples {count}: expected an even number up to {2 * min(map(len, found.values()))}")
-    chosen = [
-        (sample, member)
-        for pair in zip(found[True][:half], found[False][:half], strict=True)
-        for sample, member in zip(pair, (True, False), strict=True)
-    ]
-    pixels = np.stack([decode_image(sample.image or b"", RESOLUTION_PX, MAX_PIXELS).pixels for sample, _ in chosen])
-    samples = [sample for sample, _ in chosen]
-    member = np.array([label for _, label in chosen])
-    return pixels, [sample.caption for sample in samples], [sample.key for sample in samples], member
+    chosen = [found[member][i] for i in range(half) for member in (True, False)]
+    pixels = np.stack([decode_image(sample.image or b"", RESOLUTION_PX, MAX_PIXELS).pixels for sample in chosen])
+    captions, keys = [sample.caption for sample in chosen], [sample.key for sample in chosen]
+    return pixels, captions, keys, np.tile([True, False], half)
 
 
-def _scorer(replica: StableDiffusion, attack: Attack) -> Scorer:
-    clip = None
-    if "clip" in attack.needs():
-        from raymia.clip import Clip
-
-        clip = Clip(str(CLIP), replica.device)
-    if "lpips" in attack.needs():
-        raise ConfigError(
-            f"attack {attack.name}: needs the weights of LPIPS at its defaults, which do not come with the test bed"
-        )
-    return Scorer(replica, {attack.name: attack}, 0, clip)
+def _job(name: str) -> Job:
+    replica = {"model": TESTBED, "resolution_px": RESOLUTION_PX}
+    content = {"manifest": TESTBED, "replica": replica, "attacks": {name: {}}, "run": "unused"}
+    kind = registry().get(name)
+    if kind is not None and "clip" in kind().needs():
+        content["clip"] = TESTBED
+    return parse_job(content, "bench attacks")

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from raymia.bench.shapes import CHANNELS, FACTOR, FAMILIES, Family, count_flops
 from raymia.errors import ConfigError, suggest
-from raymia.replica.stable_diffusion import DTYPES, UNET_POSITIONS, VAE_PIXELS, quiet_libraries
+from raymia.replica.stable_diffusion import DTYPES, device_batches, quiet_libraries
 
 MATRICES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 """Sides of the square matrices whose products show the peak, by kind of device."""
@@ -34,7 +34,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "bfloat16, channels-last, compiled, CUDA graphs": {"dtype": "bfloat16", "channels_last": True, "cuda_graphs": True},
 }
-"""Ways to run the UNet, each changing what the one before it has."""
+"""Ways to run the UNet."""
+USUAL = {"cpu": "float32, channels-last", "cuda": "bfloat16, channels-last"}
+"""The one of a scan's defaults, by kind of device."""
 
 
 class ModelBench(BaseModel):
@@ -67,7 +69,7 @@ class ModelBench(BaseModel):
 
 def bench_model(
     family: str = "sd15",
-    variant: str = "bfloat16, channels-last",
+    variant: str | None = None,
     batch: int | None = None,
     resolution_px: int | None = None,
     device: str = "auto",
@@ -78,7 +80,7 @@ def bench_model(
 
     Args:
         family: one of `FAMILIES`.
-        variant: one of `VARIANTS`.
+        variant: one of `VARIANTS`; by default how a scan runs on the device.
         batch: images in a call of the UNet; by default what a replica would take.
         resolution_px: of the images; by default the family's own.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -88,17 +90,19 @@ def bench_model(
     Raises:
         ConfigError: an unknown name, or a resolution that the autoencoder cannot take.
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    variant = variant or USUAL[device]
     for what, name, known in (("model", family, FAMILIES), ("variant", variant, VARIANTS)):
         if name not in known:
             raise ConfigError(f"{what} {name!r}{suggest(name, list(known))}; known are {', '.join(known)}")
-    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     shape, options = FAMILIES[family], VARIANTS[variant]
     side_px = resolution_px or shape.resolution_px
     if side_px % FACTOR:
         raise ConfigError(f"resolution {side_px} px is not a multiple of {FACTOR}, as the autoencoder needs")
     dtype = DTYPES[options["dtype"]]
-    unet_batch = batch or max(1, UNET_POSITIONS[device] // (side_px // FACTOR) ** 2)
-    vae_batch = max(1, VAE_PIXELS[device] // side_px**2)
+    usual, vae_batch = device_batches(device, (side_px // FACTOR) ** 2, side_px**2)
+    unet_batch = batch or usual
     quiet_libraries()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

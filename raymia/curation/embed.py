@@ -33,7 +33,7 @@ from raymia.scan.ledger import Counts, Ledger
 from raymia.scan.lock import RunLock
 from raymia.scan.monitoring import now_text
 from raymia.scan.pipeline import Pool, Stream, on_ray, stream
-from raymia.scan.scorer import EMBEDDING
+from raymia.scan.scorer import EMBEDDING, images_on
 from raymia.scan.storage import without_secrets
 from raymia.testbed import clip_folder
 
@@ -68,10 +68,8 @@ class Embedder:
         self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]
     ) -> list[dict[str, float | list[float]] | Fault]:
         """Embeddings of each image and its caption."""
-        import torch
-
         start = time.perf_counter()
-        images = torch.tensor(pixels, device=self._device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        images = images_on(self._device, pixels)
         self.transfer_s += time.perf_counter() - start
         both = zip(self._clip.embed_images(images).tolist(), self._clip.embed_texts(captions).tolist(), strict=True)
         return [

@@ -106,16 +106,16 @@ def match(
     """
     storage = output_folder(out, manifest_file)
     known = load_features(manifest_file, features)
-    member, groups = known.member, cluster_groups(known.table)
-    before = blind_state(known.table, member, groups, seed)
+    member, clusters = known.member, cluster_groups(known.table)
+    before = blind_state(known.table, member, clusters, seed)
     table = known.table.assign(caption=known.table["caption"].map(fold)) if fold_captions else known.table
     table = table.assign(propensity=np.nan)
     kept = np.arange(len(table))
-    state = blind_state(table, member, groups, seed) if fold_captions else before
-    rounds = 0
+    state = blind_state(table, member, clusters, seed) if fold_captions else before
+    groups, rounds = clusters, 0
     while not state.meets(target_auc) and rounds < MAX_ROUNDS:
         rounds += 1
-        scores = propensity(table.iloc[kept], member[kept], None if groups is None else groups[kept], seed + rounds)
+        scores = propensity(table.iloc[kept], member[kept], _of(groups, kept), seed + rounds)
         table.loc[kept, "propensity"] = scores
         pairs = kept[
             pair_up(scores, member[kept], CALIPER * scores.std())
@@ -129,13 +129,13 @@ def match(
                 f"little in common ({_strongest(state)}); set a higher --target-auc, see whether --fold-captions helps, or "
                 "draw other samples"
             )
-        groups = _with_pairs(cluster_groups(table), pairs, len(table))
-        state = blind_state(table.iloc[kept], member[kept], groups[kept], seed)
+        groups = _with_pairs(clusters, pairs, len(table))
+        state = blind_state(table.iloc[kept], member[kept], _of(groups, kept), seed)
         console.print(f"round {rounds}: {_counted(member[kept])} left, {_strongest(state)}", markup=False, highlight=False)
-    if size is not None:
-        kept = _draw(kept, member, groups if rounds else None, size, seed)
-        state = blind_state(table.iloc[kept], member[kept], None if groups is None else groups[kept], seed)
     paired = groups if rounds else None
+    if size is not None:
+        kept = _draw(kept, member, paired, size, seed)
+        state = blind_state(table.iloc[kept], member[kept], _of(groups, kept), seed)
     return _write(known, table, kept, storage, method, target_auc, rounds, before, state, fold_captions, paired)
 
 
@@ -160,7 +160,7 @@ def sanitise(manifest_file: str, out: str, features: str | None = None, seed: in
     kept = np.flatnonzero(~member | (scores < 0))
     if not can_fold(member[kept]):
         raise ConfigError(f"manifest {known.manifest.name}: leaves {_counted(member[kept])}: captions tell nearly all members")
-    state = blind_state(known.table.iloc[kept], member[kept], None if groups is None else groups[kept], seed)
+    state = blind_state(known.table.iloc[kept], member[kept], _of(groups, kept), seed)
     table = known.table.assign(propensity=scores)
     return _write(known, table, kept, storage, "sanitise", None, 1, before, state, False, None)
 
@@ -290,6 +290,10 @@ def _write(
         fields["clusters"] = CLUSTERS_FILE
     made = derive_from(known, storage, table.loc[chosen, IDENTITY], **fields)
     return Matched(manifest=made, summary=summary)
+
+
+def _of(groups: Groups, kept: NDArray[np.int64]) -> Groups:
+    return None if groups is None else groups[kept]
 
 
 def _counted(member: NDArray[np.bool_]) -> str:

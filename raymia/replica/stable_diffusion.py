@@ -48,6 +48,8 @@ PARTS = 4
 """Calls of a compiled UNet are of two sizes: `unet_batch`, and this part of it."""
 VAE_PIXELS = {"cpu": 131_072, "cuda": 2_097_152}
 """The same of the autoencoder, in pixels; its activations are the largest of all."""
+MEMORY_BOUND = ("cuda",)
+"""Kinds of device whose memory is tried out when a model is loaded."""
 
 
 @dataclass(frozen=True)
@@ -220,15 +222,14 @@ class StableDiffusion:
         self._text_encoder = text_encoder.to(self.device).eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._empty: Tensor | None = None
-        self._forward: Callable[..., Any] = self._unet
+        self._compiled: Callable[..., Any] | None = None
         _, height, width = self.latent_shape(resolution_px, resolution_px)
-        self.unet_batch = unet_batch or max(1, UNET_POSITIONS[self.device.type] // (height * width))
-        self.vae_batch = max(1, VAE_PIXELS[self.device.type] // resolution_px**2)
-        if self.device.type == "cuda":
+        usual, self.vae_batch = device_batches(self.device.type, height * width, resolution_px**2)
+        self.unet_batch = unet_batch or usual
+        if self.device.type in MEMORY_BOUND:
             self._fit(resolution_px, fixed=unet_batch is not None)
-        self._compiled = compiled
         if compiled:
-            self._forward = torch.compile(self._unet, fullgraph=True, dynamic=False)
+            self._compiled = torch.compile(self._unet, fullgraph=True, dynamic=False)
         log.info("UNet: up to %d images a call; autoencoder: %d", self.unet_batch, self.vae_batch)
 
     def _fit(self, resolution_px: int, fixed: bool) -> None:
@@ -238,26 +239,23 @@ class StableDiffusion:
             ConfigError: not even one image fits, or not the batch that was asked for.
         """
         shape = self.latent_shape(resolution_px, resolution_px)
-        while True:
-            try:
-                z = torch.zeros(self.unet_batch, *shape, device=self.device)
-                self.predicted_noise(z, 0, self.text([""]).expand(self.unet_batch, -1, -1))
-                break
-            except torch.OutOfMemoryError as error:
-                if fixed or self.unet_batch == 1:
-                    raise ConfigError(f"the GPU lacks memory for {self.unet_batch} images in the UNet: {error}") from error
-                self.unet_batch //= 2
-                torch.cuda.empty_cache()
-        while True:
-            try:
-                self.encode(torch.zeros(self.vae_batch, 3, resolution_px, resolution_px, device=self.device))
-                self.decode(torch.zeros(self.vae_batch, *shape, device=self.device))
-                return
-            except torch.OutOfMemoryError as error:
-                if self.vae_batch == 1:
-                    raise ConfigError(f"the GPU lacks memory for one image in the autoencoder: {error}") from error
-                self.vae_batch //= 2
-                torch.cuda.empty_cache()
+
+        def unet() -> None:
+            z = torch.zeros(self.unet_batch, *shape, device=self.device)
+            self.predicted_noise(z, 0, self.text([""]).expand(self.unet_batch, -1, -1))
+
+        def vae() -> None:
+            self.encode(torch.zeros(self.vae_batch, 3, resolution_px, resolution_px, device=self.device))
+            self.decode(torch.zeros(self.vae_batch, *shape, device=self.device))
+
+        while not _fits(unet):
+            if fixed or self.unet_batch == 1:
+                raise ConfigError(f"the GPU lacks memory for {self.unet_batch} images in the UNet")
+            self.unet_batch //= 2
+        while not _fits(vae):
+            if self.vae_batch == 1:
+                raise ConfigError("the GPU lacks memory for one image in the autoencoder")
+            self.vae_batch //= 2
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Channels, height and width of the latents of an image of that size in px."""
@@ -296,13 +294,13 @@ class StableDiffusion:
     ) -> Float[Tensor, "batch c h w"]:
         """Predicted noise in float32, whatever the prediction type and the dtype of the UNet; differentiable in `z_t`."""
         latents, texts = z_t.to(self.dtype), states.to(self.dtype)
-        if self._compiled and not torch.is_grad_enabled():
-            output = self._compiled_calls(latents, t, texts)
+        if self._compiled is not None and not torch.is_grad_enabled():
+            output = self._compiled_calls(self._compiled, latents, t, texts)
         else:
             output = self._unet(latents, t, texts).sample
         return self.schedule.noise_from_output(output.float(), z_t, t)
 
-    def _compiled_calls(self, latents: Tensor, t: int | Tensor, texts: Tensor) -> Tensor:
+    def _compiled_calls(self, unet: Callable[..., Any], latents: Tensor, t: int | Tensor, texts: Tensor) -> Tensor:
         """The compiled UNet in calls of two sizes, all in one layout: `unet_batch`, and a quarter of it for what is left."""
         each = t if isinstance(t, Tensor) else torch.full((len(latents),), t, device=self.device)
         outputs, start = [], 0
@@ -311,7 +309,7 @@ class StableDiffusion:
             size = self.unet_batch if left >= self.unet_batch else max(1, self.unet_batch // PARTS)
             # Where fewer are left, the last image fills the call up: another size would be compiled anew.
             rows = torch.arange(start, start + size, device=self.device).clamp(max=len(latents) - 1)
-            output: Tensor = self._forward(latents[rows].contiguous(), each[rows], texts[rows], return_dict=False)[0]
+            output: Tensor = unet(latents[rows].contiguous(), each[rows], texts[rows], return_dict=False)[0]
             outputs.append(output[:left])
             start += size
         return torch.cat(outputs)
@@ -341,6 +339,29 @@ class StableDiffusion:
         parts = [part.contiguous(memory_format=torch.channels_last) for part in torch.split(scaled, self.vae_batch)]
         decoded = torch.cat([self._vae.decode(part).sample for part in parts])
         return decoded.clamp(-1.0, 1.0).contiguous()
+
+
+def device_batches(device: str, latent_positions: int, pixels: int) -> tuple[int, int]:
+    """Images in a call of the UNet and of the autoencoder that keep a kind of device busy.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        latent_positions, pixels: of an image.
+    """
+    return max(1, UNET_POSITIONS[device] // latent_positions), max(1, VAE_PIXELS[device] // pixels)
+
+
+def _fits(call: Callable[[], None]) -> bool:
+    try:
+        call()
+    except torch.OutOfMemoryError:
+        fits = False
+    else:
+        fits = True
+    # After the handler: while an error is handled, its traceback holds the tensors of the call.
+    if not fits:
+        torch.cuda.empty_cache()
+    return fits
 
 
 def _read_json(path: Path) -> dict[str, object]:

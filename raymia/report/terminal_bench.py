@@ -45,8 +45,9 @@ def print_models(out: Console, found: Sequence[ModelBench]) -> None:
             out.print(f"Autoencoder in float32, {one.vae_batch} images a call: {rates}", highlight=False)
 
 
-def print_input(out: Console, found: InputBench) -> None:
+def print_input(out: Console, measured: Sequence[InputBench]) -> None:
     """Both ways and their ratio."""
+    (found,) = measured
     table = _table("Images per second and core", ("",), (f"{found.resolution_px} px",))
     table.add_row("Pillow, nothing else", f"{found.pillow_images_s:.1f}")
     table.add_row("raymia: checks, pixels, digest", f"{found.decode_images_s:.1f}")

@@ -9,6 +9,7 @@ from dataclasses import fields
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -119,7 +120,7 @@ class Scorer:
 
     def _score_together(self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]) -> list[Scores | Fault]:
         start = time.perf_counter()
-        images = on_device(pixels, self._replica.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        images = images_on(self._replica.device, pixels)
         self.transfer_s += time.perf_counter() - start
         trial = Trial(self._replica, images, captions, keys, self._seed, self._clip, self._lpips)
         columns: dict[str, Tensor] = {}
@@ -137,10 +138,12 @@ class Scorer:
         return outcomes
 
 
-def on_device(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Pixels on the device; for a GPU through pinned memory, so that the copy goes on while the GPU computes."""
+def images_on(device: torch.device, pixels: NDArray[np.uint8]) -> Float[Tensor, "batch 3 H W"]:
+    """Images in [-1, 1] on a device, from (batch, H, W, 3) pixels; to a GPU go bytes, through pinned memory."""
     copied = torch.tensor(pixels)
-    return copied.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else copied
+    if device.type == "cuda":
+        copied = copied.pin_memory()
+    return copied.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def _finite(scores: Scores) -> Scores | Fault:

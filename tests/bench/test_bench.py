@@ -63,6 +63,8 @@ def test_attacks_are_measured_by_what_they_find_and_cost() -> None:
     assert (pia.unet_forwards, pia.encodes, pia.samples) == (3, 1, 64)
     assert pia.auc > 0.7
     assert load_samples(10)[3].tolist() == [True, False] * 5
+    with pytest.raises(ConfigError, match="did you mean `pia`"):
+        list(bench_attacks(["pya"], 64))
     with pytest.raises(ConfigError, match="expected an even number up to 1024"):
         load_samples(1026)
 

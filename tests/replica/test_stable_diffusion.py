@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,28 @@ def test_calls_grow_with_the_latents_that_a_device_takes_at_once(replica: Stable
     assert replica.unet_batch == 8192 // 64
     assert StableDiffusion(folder, resolution_px=512).unet_batch == 2
     assert StableDiffusion(folder, resolution_px=64, unet_batch=5).unet_batch == 5
+
+
+def test_calls_are_halved_until_they_fit_the_memory_of_the_device(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = find_pipeline(str(tiny), with_weights=True)
+    noise, encode = StableDiffusion.predicted_noise, StableDiffusion.encode
+
+    def within(limit: int, call: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def limited(self: StableDiffusion, images: torch.Tensor, *others: object) -> torch.Tensor:
+            if len(images) > limit:
+                raise torch.OutOfMemoryError("no memory")
+            return call(self, images, *others)
+
+        return limited
+
+    monkeypatch.setattr("raymia.replica.stable_diffusion.MEMORY_BOUND", ("cpu",))
+    assert StableDiffusion(folder, resolution_px=64).unet_batch == 128
+    monkeypatch.setattr(StableDiffusion, "predicted_noise", within(20, noise))
+    monkeypatch.setattr(StableDiffusion, "encode", within(9, encode))
+    fitted = StableDiffusion(folder, resolution_px=64)
+    assert (fitted.unet_batch, fitted.vae_batch) == (16, 8)
+    with pytest.raises(ConfigError, match="lacks memory for 30 images"):
+        StableDiffusion(folder, resolution_px=64, unet_batch=30)
+    monkeypatch.setattr(StableDiffusion, "predicted_noise", within(0, noise))
+    with pytest.raises(ConfigError, match="lacks memory for 1 images in the UNet"):
+        StableDiffusion(folder, resolution_px=64)
