@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch.nn.functional import interpolate
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Formats that are read, with the extension of each."""
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 MAX_PIXELS = 64_000_000
 """An image whose header announces more is not decoded, unless a job says otherwise."""
+MAX_ASPECT = 4
+"""Of an image that is longer than so many times its shorter side, the middle of that length is what is resized."""
 # Decoders report damage in many ways; each of these, raised while one image is decoded, means that image is bad.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError, MemoryError)
 
@@ -65,7 +70,7 @@ def decode_image(content: bytes, resolution_px: int, max_pixels: int) -> Decoded
     """
     upright, extension = upright_image(content, max_pixels)
     try:
-        pixels = np.array(_square(upright, resolution_px))
+        pixels = _square(upright, resolution_px)
     except DECODE_ERRORS as error:
         raise ImageError("corrupt_image", f"{type(error).__name__}: {error}") from error
     digest = hashlib.sha256(content).hexdigest()
@@ -120,12 +125,22 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
-def _square(image: Image.Image, resolution_px: int) -> Image.Image:
-    scale = resolution_px / min(image.size)
-    width, height = (max(resolution_px, round(side * scale)) for side in image.size)
-    left, top = (width - resolution_px) // 2, (height - resolution_px) // 2
-    # Lanczos over the box that ends up in the square: a very long image never exists at full length.
-    box = tuple(edge / scale for edge in (left, top, left + resolution_px, top + resolution_px))
-    limits = (image.width, image.height, image.width, image.height)
-    clipped = tuple(min(max(edge, 0.0), float(limit)) for edge, limit in zip(box, limits, strict=True))
-    return image.resize((resolution_px, resolution_px), Image.Resampling.LANCZOS, box=clipped)  # type: ignore[arg-type]
+def _square(image: Image.Image, resolution_px: int) -> NDArray[np.uint8]:
+    pixels = np.array(_middle(image))
+    height, width = pixels.shape[:2]
+    scale = resolution_px / min(height, width)
+    # A step up, lest rounding leave the shorter side a pixel short.
+    factor = math.nextafter(scale, math.inf)
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    # Pillow's Lanczos filter to within a rounding of 8-bit values, several times as fast.
+    resized = interpolate(batch, scale_factor=(factor, factor), mode="lanczos", antialias=True)[0].permute(1, 2, 0)
+    top, left = ((max(resolution_px, round(side * scale)) - resolution_px) // 2 for side in (height, width))
+    cropped: NDArray[np.uint8] = resized[top : top + resolution_px, left : left + resolution_px].contiguous().numpy()
+    return cropped
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    limit = MAX_ASPECT * min(image.size)
+    width, height = (min(side, limit) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))

@@ -14,17 +14,18 @@ def image_statistics(pixels: NDArray[np.uint8]) -> dict[str, float]:
     ``entropy`` is Shannon's, of the 256-bin histogram of luma. ``colourfulness`` is Hasler and Suesstrunk's measure
     (2003, eq. 10) on 0..255 values. ``edge_density`` is the share of pixels whose luma gradient exceeds 0.1 of the range.
     """
-    rgb = pixels.astype(np.float32)
-    luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
-    counts = np.bincount(luma.round().astype(np.int64).ravel(), minlength=256)
+    red, green, blue = (np.ascontiguousarray(pixels[..., channel]).astype(np.float32) for channel in range(3))
+    luma = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
+    counts = np.bincount(np.rint(luma).astype(np.uint8).ravel(), minlength=256)
     shares = counts[counts > 0] / counts.sum()
-    red_green = rgb[..., 0] - rgb[..., 1]
-    yellow_blue = 0.5 * (rgb[..., 0] + rgb[..., 1]) - rgb[..., 2]
+    red_green = red - green
+    yellow_blue = np.float32(0.5) * (red + green) - blue
     spread = np.hypot(red_green.std(), yellow_blue.std())
     centre = np.hypot(red_green.mean(), yellow_blue.mean())
-    down, right = np.gradient(luma / 255.0)
+    down, right = np.gradient(luma)
+    steepness = down * down + right * right
     return {
         "entropy": float(-(shares * np.log2(shares)).sum()),
         "colourfulness": float(spread + 0.3 * centre),
-        "edge_density": float((np.hypot(down, right) > EDGE_THRESHOLD).mean()),
+        "edge_density": float((steepness > (255.0 * EDGE_THRESHOLD) ** 2).mean()),
     }

@@ -1,6 +1,4 @@
-"""Batches of image files to batches of pixels, with what is known of each image. No Ray, and no torch: decoding processes
-start in a second and stay small.
-"""
+"""Batches of image files to batches of pixels, with what is known of each image. No Ray."""
 
 from __future__ import annotations
 

@@ -81,3 +81,23 @@ def test_a_bad_image_is_refused_with_its_reason(content: bytes, reason: str) -> 
     with pytest.raises(ImageError) as caught:
         decode_image(content, 64, 64_000_000)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("size", [(90, 61), (61, 90), (40, 33), (640, 479), (64, 64)])
+def test_resizing_is_pillows_lanczos_to_within_a_rounding(size: tuple[int, int]) -> None:
+    side, lanczos = 64, Image.Resampling.LANCZOS
+    image = Image.open(io.BytesIO(image_bytes(3, "PNG", size=size))).convert("RGB")
+    width, height = (side / min(size) * length for length in size)
+    left, top = (round(width) - side) // 2, (round(height) - side) // 2
+    box = (left * min(size) / side, 0, (left + side) * min(size) / side, image.height)
+    across = image.resize((side, image.height), lanczos, box=box)
+    expected = across.resize((side, side), lanczos, box=(0, top * min(size) / side, side, (top + side) * min(size) / side))
+    difference = np.abs(np.asarray(expected, int) - decode_image(encode(image), side, 10**6).pixels)
+    assert difference.max() <= 2
+    assert difference.mean() < 0.02
+
+
+def test_of_a_very_long_image_the_middle_is_kept() -> None:
+    pixels = np.zeros((4, 60_001, 3), np.uint8)
+    pixels[:, 30_000 - 6 : 30_000 + 7] = 255
+    assert decode_image(encode(Image.fromarray(pixels)), 64, 10**6).pixels.min() > 250

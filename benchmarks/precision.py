@@ -1,0 +1,97 @@
+"""What a dtype, or a compiled UNet, does to the scores: every signal of the attacks on the test bed, against float32.
+
+    python benchmarks/precision.py --samples 256 --dtype bfloat16
+
+Prints each signal's rank correlation (Spearman's) with its float32 self, its largest move in standard deviations, and the
+AUC of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from raymia.attacks.base import Access, registry
+from raymia.bench.attacks import BATCH, load_samples
+from raymia.config import Job, parse_job
+from raymia.data.tar import Fault
+from raymia.scan.scorer import EMBEDDING, Scorer
+from raymia.testbed import TESTBED
+from raymia.testbed.alexnet import build_trunk
+from raymia.testbed.architecture import RESOLUTION_PX
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--attacks", nargs="*", help="by default all that need nothing but the replica's own noise predictions")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    grey = [name for name, kind in registry().items() if kind.access == Access.GREY]
+    with tempfile.TemporaryDirectory() as folder:
+        job = job_of(options.attacks or grey, Path(folder))
+        pixels, captions, keys, member = load_samples(options.samples)
+        plain = scored(job, "float32", False, pixels, captions, keys)
+        other = scored(job, options.dtype, options.compile, pixels, captions, keys)
+    rows = {}
+    for name, scores in plain.items():
+        rows[name] = {
+            "rank_correlation": float(spearmanr(scores, other[name]).statistic),
+            "largest_move_in_deviations": float(np.abs(other[name] - scores).max() / scores.std()),
+            "auc_float32": float(roc_auc_score(member, scores)),
+            "auc": float(roc_auc_score(member, other[name])),
+        }
+    if options.json:
+        print(json.dumps({"options": vars(options), "signals": rows}, indent=2))
+        return
+    print(f"{options.samples} images, {options.dtype}, compiled: {options.compile}")
+    print(f"{'':44}{'rank':>9}{'move':>9}{'float32':>9}{'AUC':>7}")
+    for name, row in rows.items():
+        rank, move, before, after = row.values()
+        print(f"{name:44}{rank:9.5f}{move:9.4f}{before:9.3f}{after:7.3f}")
+
+
+def job_of(attacks: list[str], folder: Path) -> Job:
+    content = {
+        "manifest": TESTBED,
+        "replica": {"model": TESTBED, "resolution_px": RESOLUTION_PX},
+        "attacks": {name: {} for name in attacks},
+        "access": "white",
+        "clip": TESTBED,
+        "run": "unused",
+    }
+    job = parse_job(content, "benchmarks/precision.py")
+    needs = {need for attack in job.attacks.values() for need in attack.needs()}
+    if "lpips" in needs:
+        trunk = folder / "alexnet.safetensors"
+        build_trunk(trunk)
+        job = parse_job({**content, "lpips": {"trunk": str(trunk)}}, "benchmarks/precision.py")
+    return job if "clip" in needs else job.model_copy(update={"clip": None})
+
+
+def scored(
+    job: Job, dtype: str, compiled: bool, pixels: np.ndarray, captions: list[str], keys: list[str]
+) -> dict[str, np.ndarray]:
+    replica = job.replica.model_copy(update={"compile": compiled})
+    scorer = Scorer.from_job(job.model_copy(update={"replica": replica}), dtype, "auto", os.cpu_count())
+    rows: list[dict[str, float]] = []
+    for start in range(0, len(keys), BATCH):
+        part = slice(start, start + BATCH)
+        for outcome in scorer.score(pixels[part], captions[part], keys[part]):
+            if isinstance(outcome, Fault):
+                raise SystemExit(f"{outcome.reason}: {outcome.detail}")
+            rows.append({name: value for name, value in outcome.items() if name != EMBEDDING})  # type: ignore[misc]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+if __name__ == "__main__":
+    main()
