@@ -71,6 +71,8 @@ class Attack(BaseModel, ABC):
     access: ClassVar[Access]
     reference: ClassVar[str]
     """Paper, with its arXiv number."""
+    precise: ClassVar[bool] = False
+    """Whether some evaluations must be made in float32 whatever the replica computes in: differences of nearly equal ones."""
 
     @abstractmethod
     def signals(self) -> list[Signal]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -51,6 +52,9 @@ class _Hollow:
         self, z_t: Float[Tensor, "batch c h w"], t: int | Tensor, states: Tensor
     ) -> Float[Tensor, "batch c h w"]:
         return z_t / 2
+
+    def in_float32(self) -> Self:
+        return self
 
     def parameters(self) -> dict[str, Tensor]:
         return {"conv_in.weight": torch.ones(1)}

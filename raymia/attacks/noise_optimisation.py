@@ -19,6 +19,7 @@ class NoiseOptimisation(Attack):
     """Minus the loss that is left after a few L-BFGS steps on the noisy latents, each sample on its own.
 
     delta minimises mean (E(z_t + delta, t, c) - e)^2 from delta = 0; score = -(final loss), ``.delta`` is -||delta||_2.
+    L-BFGS takes differences of gradients, so that all is evaluated in float32 whatever the replica computes in.
 
     Source: Dubinski et al., CDI: Copyrighted Data Identification in Diffusion Models, arXiv 2411.12858, section 4.
     """
@@ -26,6 +27,7 @@ class NoiseOptimisation(Attack):
     name: ClassVar = "noise_optimisation"
     access: ClassVar = Access.WHITE
     reference: ClassVar = "Dubinski et al. 2024, arXiv 2411.12858"
+    precise: ClassVar = True
 
     timestep: Timestep = Field(100, description="t of the noisy latents.")
     steps: int = Field(5, ge=1, description="L-BFGS steps.")
@@ -42,8 +44,8 @@ class NoiseOptimisation(Attack):
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         t, start = self.timestep, trial.noisy(self.timestep, 0)
-        end = minimise(lambda z: trial.latent_gradients(z, t, 0, self.micro_batch), start, self.steps)
-        left = mean_squared(trial.noise(0) - trial.predicted_noise_at(end, t))
+        end = minimise(lambda z: trial.latent_gradients(z, t, 0, self.micro_batch, precise=True), start, self.steps)
+        left = mean_squared(trial.noise(0) - trial.predicted_noise_at(end, t, precise=True))
         return {
             "noise_optimisation": -left,
             "noise_optimisation.delta": -vector_norm((end - start).flatten(1), dim=1),

@@ -17,7 +17,8 @@ class SecMI(Attack):
     """Minus the squared error of one DDIM step up and one back, at latents reached by DDIM inversion.
 
     z~_t follows from z_0 by DDIM inversion over 0, k, .., t; z'_t by one step from z~_t up to t + k and one back.
-    score = -||z'_t - z~_t||^2. Every step is deterministic.
+    score = -||z'_t - z~_t||^2. Every step is deterministic. The last two predictions nearly cancel each other, so that they are
+    made in float32 whatever the replica computes in.
 
     Source: Duan et al., Are Diffusion Models Vulnerable to Membership Inference Attacks?, arXiv 2302.01316, eq. 9.
     """
@@ -25,6 +26,7 @@ class SecMI(Attack):
     name: ClassVar = "secmi"
     access: ClassVar = Access.GREY
     reference: ClassVar = "Duan et al. 2023, arXiv 2302.01316"
+    precise: ClassVar = True
 
     timestep: Timestep = Field(100, description="t: where the error is measured; a positive multiple of `step`.")
     step: int = Field(10, ge=1, description="k: stride of the DDIM moves in timesteps.")
@@ -48,10 +50,10 @@ class SecMI(Attack):
         z = trial.latents
         for t in range(0, self.timestep, self.step):
             z = self._move(trial, z, t, t + self.step)
-        up = self._move(trial, z, self.timestep, self.timestep + self.step)
-        back = self._move(trial, up, self.timestep + self.step, self.timestep)
+        up = self._move(trial, z, self.timestep, self.timestep + self.step, precise=True)
+        back = self._move(trial, up, self.timestep + self.step, self.timestep, precise=True)
         return {"secmi": -(back - z).square().flatten(1).sum(1)}
 
     @staticmethod
-    def _move(trial: Trial, z: Tensor, t: int, u: int) -> Tensor:
-        return trial.schedule.ddim_move(z, trial.predicted_noise_at(z, t), t, u)
+    def _move(trial: Trial, z: Tensor, t: int, u: int, precise: bool = False) -> Tensor:
+        return trial.schedule.ddim_move(z, trial.predicted_noise_at(z, t, precise=precise), t, u)

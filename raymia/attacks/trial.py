@@ -143,10 +143,14 @@ class Trial:
         return self.predicted_noise_at(self.noisy(t, draw), t, condition)
 
     def predicted_noise_at(
-        self, z: Float[Tensor, "batch c h w"], t: int, condition: Condition = CAPTION
+        self, z: Float[Tensor, "batch c h w"], t: int, condition: Condition = CAPTION, precise: bool = False
     ) -> Float[Tensor, "batch c h w"]:
-        """E(z, t, condition); the same tensor object at the same `t` and condition is evaluated once."""
-        return self.model.predicted_noise(z, t, self.text(condition))
+        """E(z, t, condition); the same tensor object at the same `t` and condition is evaluated once.
+
+        Args:
+            precise: evaluate in float32, whatever the replica computes in; for an attack that says so of itself.
+        """
+        return self.model.predicted_noise(z, t, self.text(condition), precise)
 
     def loss(self, t: int, draw: int, condition: Condition = CAPTION) -> Float[Tensor, " batch"]:
         """L(t, draw, condition): mean squared difference of true and predicted noise."""
@@ -160,15 +164,19 @@ class Trial:
         self.model.predicted_noises([(self.noisy(t, draw), t, self.text(condition)) for t, draw, condition in places])
 
     def latent_gradients(
-        self, z: Float[Tensor, "batch c h w"], t: int, draw: int, micro_batch: int
+        self, z: Float[Tensor, "batch c h w"], t: int, draw: int, micro_batch: int, precise: bool = False
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch c h w"]]:
         """Mean squared error of the predicted noise at `z` against the draw-th noise, and its gradient by `z`.
 
         Args:
             micro_batch: samples in one backward pass.
+            precise: see `predicted_noise_at`.
         """
         states, noise = self.text(), self.noise(draw)
-        parts = [self.model.latent_gradients(z[part], t, states[part], noise[part]) for part in self.micro_batches(micro_batch)]
+        parts = [
+            self.model.latent_gradients(z[part], t, states[part], noise[part], precise)
+            for part in self.micro_batches(micro_batch)
+        ]
         losses, gradients = zip(*parts, strict=True)
         return torch.cat(losses), torch.cat(gradients)
 

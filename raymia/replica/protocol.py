@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +36,10 @@ class Replica(Protocol):
         self, z_t: Float[Tensor, "batch c h w"], t: int | Int[Tensor, " batch"], states: Float[Tensor, "batch tokens width"]
     ) -> Float[Tensor, "batch c h w"]:
         """Noise that the model sees in `z_t` at `t`, or each image's own, without guidance; differentiable in `z_t`."""
+        ...
+
+    def in_float32(self) -> Self:
+        """The same model, with a UNet that computes in float32; itself, where it does already."""
         ...
 
     def parameters(self) -> dict[str, Tensor]:

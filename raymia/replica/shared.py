@@ -89,18 +89,24 @@ class SharedReplica:
         return self.once(z0, ("noisy", seeds, t), lambda: self.schedule.add_noise(z0, self.noise(z0, seeds), t))
 
     def predicted_noise(
-        self, z_t: Float[Tensor, "batch c h w"], t: int, states: Float[Tensor, "batch tokens width"]
+        self,
+        z_t: Float[Tensor, "batch c h w"],
+        t: int,
+        states: Float[Tensor, "batch tokens width"],
+        precise: bool = False,
     ) -> Float[Tensor, "batch c h w"]:
         """E(z_t, t, states)."""
-        return self.predicted_noises([(z_t, t, states)])[0]
+        return self.predicted_noises([(z_t, t, states)], precise)[0]
 
-    def predicted_noises(self, asked: Sequence[Question]) -> list[Float[Tensor, "batch c h w"]]:
+    def predicted_noises(self, asked: Sequence[Question], precise: bool = False) -> list[Float[Tensor, "batch c h w"]]:
         """E(z_t, t, states) of several questions that do not depend on each other, in as few calls as the replica takes well.
 
         Args:
             asked: noisy latents, timestep and text states of each, all of the same shapes.
+            precise: evaluate in float32, whatever the replica computes in.
         """
-        places = [(self._kept_of(z_t), ("predicted_noise", t, id(states))) for z_t, t, states in asked]
+        replica = self._replica.in_float32() if precise else self._replica
+        places = [(self._kept_of(z_t), ("predicted_noise", t, id(states), id(replica))) for z_t, t, states in asked]
         new: dict[tuple[int, Hashable], Question] = {}
         for (kept, key), question in zip(places, asked, strict=True):
             if key not in kept:
@@ -109,25 +115,25 @@ class SharedReplica:
         questions = list(new.values())
         for start in range(0, len(questions), together):
             part = questions[start : start + together]
-            for (z_t, t, states), noise in zip(part, self._evaluated(part), strict=True):
+            for (z_t, t, states), noise in zip(part, self._evaluated(replica, part), strict=True):
                 # With the states, so that no other states take their identity while the result is kept.
-                self._kept_of(z_t)["predicted_noise", t, id(states)] = noise, states
+                self._kept_of(z_t)["predicted_noise", t, id(states), id(replica)] = noise, states
         return [kept[key][0] for kept, key in places]
 
     @torch.no_grad()
-    def _evaluated(self, questions: Sequence[Question]) -> Sequence[Tensor]:
+    def _evaluated(self, replica: Replica, questions: Sequence[Question]) -> Sequence[Tensor]:
         """One call of the UNet, or several parts of a single question that is too large for one."""
         (z_t, t, states), count = questions[0], len(questions)
         self.evaluations.unet_forwards += count * len(z_t)
         if count > 1:
             latents, timesteps, texts = zip(*questions, strict=True)
             each = torch.tensor(timesteps, device=self.device).repeat_interleave(len(z_t))
-            return self._replica.predicted_noise(torch.cat(latents), each, torch.cat(texts)).chunk(count)
-        size = self._replica.unet_batch
+            return replica.predicted_noise(torch.cat(latents), each, torch.cat(texts)).chunk(count)
+        size = replica.unet_batch
         if len(z_t) <= size:
-            return [self._replica.predicted_noise(z_t, t, states)]
+            return [replica.predicted_noise(z_t, t, states)]
         parts = zip(torch.split(z_t, size), torch.split(states, size), strict=True)
-        return [torch.cat([self._replica.predicted_noise(z, t, state) for z, state in parts])]
+        return [torch.cat([replica.predicted_noise(z, t, state) for z, state in parts])]
 
     def guided_noise(
         self,
@@ -160,11 +166,12 @@ class SharedReplica:
         return parameter_gradients(self._replica, z_t, t, states, noise)
 
     def latent_gradients(
-        self, z_t: Tensor, t: int, states: Tensor, noise: Tensor
+        self, z_t: Tensor, t: int, states: Tensor, noise: Tensor, precise: bool = False
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch c h w"]]:
-        """Per-sample mean squared errors and their gradients by `z_t`; never kept."""
+        """Per-sample mean squared errors and their gradients by `z_t`; never kept. For `precise` see `predicted_noises`."""
         self._count_backward(z_t)
-        return latent_gradients(self._replica, z_t, t, states, noise)
+        replica = self._replica.in_float32() if precise else self._replica
+        return latent_gradients(replica, z_t, t, states, noise)
 
     def _count_backward(self, z_t: Tensor) -> None:
         self.evaluations.unet_forwards += len(z_t)

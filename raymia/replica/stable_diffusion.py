@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -18,6 +19,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.backends import cudnn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -183,6 +185,7 @@ class StableDiffusion:
         resolution_px: int = 512,
         unet_batch: int | None = None,
         compiled: bool = False,
+        also_float32: bool = False,
     ) -> None:
         """Load onto `device` (``auto``: CUDA where there is one).
 
@@ -191,6 +194,7 @@ class StableDiffusion:
         Args:
             unet_batch: images in one call of the UNet; by default as many as keep the device busy and fit its memory.
             compiled: compile the UNet, for calls of two sizes: what is left is padded, not compiled anew.
+            also_float32: evaluations `in_float32` will be asked for, so that memory must hold that UNet, too.
 
         Raises:
             ConfigError: weights that do not fit their config, an unknown dtype, or a resolution the model cannot take.
@@ -223,16 +227,17 @@ class StableDiffusion:
         self._tokenizer = tokenizer
         self._empty: Tensor | None = None
         self._compiled: Callable[..., Any] | None = None
+        self._in_float32: StableDiffusion | None = None
         _, height, width = self.latent_shape(resolution_px, resolution_px)
         usual, self.vae_batch = device_batches(self.device.type, height * width, resolution_px**2)
         self.unet_batch = unet_batch or usual
         if self.device.type in MEMORY_BOUND:
-            self._fit(resolution_px, fixed=unet_batch is not None)
+            self._fit(resolution_px, unet_batch is not None, also_float32)
         if compiled:
             self._compiled = torch.compile(self._unet, fullgraph=True, dynamic=False)
         log.info("UNet: up to %d images a call; autoencoder: %d", self.unet_batch, self.vae_batch)
 
-    def _fit(self, resolution_px: int, fixed: bool) -> None:
+    def _fit(self, resolution_px: int, fixed: bool, also_float32: bool) -> None:
         """Halve the batches until a call of each fits into the memory that is free.
 
         Raises:
@@ -242,7 +247,8 @@ class StableDiffusion:
 
         def unet() -> None:
             z = torch.zeros(self.unet_batch, *shape, device=self.device)
-            self.predicted_noise(z, 0, self.text([""]).expand(self.unet_batch, -1, -1))
+            for model in (self, self.in_float32()) if also_float32 else (self,):
+                model.predicted_noise(z, 0, self.text([""]).expand(self.unet_batch, -1, -1))
 
         def vae() -> None:
             self.encode(torch.zeros(self.vae_batch, 3, resolution_px, resolution_px, device=self.device))
@@ -294,10 +300,12 @@ class StableDiffusion:
     ) -> Float[Tensor, "batch c h w"]:
         """Predicted noise in float32, whatever the prediction type and the dtype of the UNet; differentiable in `z_t`."""
         latents, texts = z_t.to(self.dtype), states.to(self.dtype)
-        if self._compiled is not None and not torch.is_grad_enabled():
-            output = self._compiled_calls(self._compiled, latents, t, texts)
-        else:
-            output = self._unet(latents, t, texts).sample
+        # cuDNN's convolutions would round float32 to ten bits of mantissa.
+        with cudnn.flags(enabled=True, allow_tf32=False):
+            if self._compiled is not None and not torch.is_grad_enabled():
+                output = self._compiled_calls(self._compiled, latents, t, texts)
+            else:
+                output = self._unet(latents, t, texts).sample
         return self.schedule.noise_from_output(output.float(), z_t, t)
 
     def _compiled_calls(self, unet: Callable[..., Any], latents: Tensor, t: int | Tensor, texts: Tensor) -> Tensor:
@@ -313,6 +321,17 @@ class StableDiffusion:
             outputs.append(output[:left])
             start += size
         return torch.cat(outputs)
+
+    def in_float32(self) -> StableDiffusion:
+        """This pipeline with a copy of its UNet in float32, made once; itself, where it computes in float32 already."""
+        if self.dtype == torch.float32:
+            return self
+        if self._in_float32 is None:
+            twin = copy.copy(self)
+            twin.dtype, twin._compiled = torch.float32, None
+            twin._unet = copy.deepcopy(self._unet).float()
+            self._in_float32 = twin
+        return self._in_float32
 
     def parameters(self) -> dict[str, Tensor]:
         """The UNet's parameters by name."""

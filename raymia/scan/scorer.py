@@ -72,7 +72,8 @@ class Scorer:
             torch.set_num_threads(threads)
         folder = find_pipeline(model_folder(job.replica.model), with_weights=True, revision=job.replica.revision)
         told = job.replica
-        replica = StableDiffusion(folder, dtype, device, told.resolution_px, told.unet_batch, told.compile)
+        precise = any(attack.precise for attack in job.attacks.values())
+        replica = StableDiffusion(folder, dtype, device, told.resolution_px, told.unet_batch, told.compile, precise)
         needs = {need for attack in job.attacks.values() for need in attack.needs()}
         clip, lpips = None, None
         # open_clip and lpips take seconds to import, which most replicas need not spend.

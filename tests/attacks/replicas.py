@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -44,6 +45,9 @@ class GaussianReplica:
 
     def text(self, prompts: Sequence[str]) -> Tensor:
         return torch.tensor([self.per_word * len(prompt.split()) for prompt in prompts], dtype=torch.double)[:, None, None]
+
+    def in_float32(self) -> Self:
+        return self
 
     def parameters(self) -> dict[str, Tensor]:
         return {"mid_block.resnets.0.gain": torch.ones(1, dtype=torch.double)}

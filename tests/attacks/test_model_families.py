@@ -107,11 +107,10 @@ def test_a_real_unet_as_v_prediction_ranks_as_it_does_as_epsilon(
         ranks_agree(attack.score(subject), expected, 0.99)
 
 
-@pytest.mark.parametrize(("dtype", "at_least"), [("bfloat16", 0.9), ("float16", 0.95)])
-def test_half_precision_stays_finite_and_ranks_as_float32_does(
-    dtype: str, at_least: float, reference: dict[str, dict[str, Tensor]]
-) -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_stays_finite_and_ranks_as_float32_does(dtype: str, reference: dict[str, dict[str, Tensor]]) -> None:
     subject = real_trial(StableDiffusion(find_pipeline(str(PIPELINE), True), dtype=dtype, resolution_px=64))
     for attack in ATTACKS:
-        expected = {name: score for name, score in reference[attack.name].items() if "." not in name}
-        ranks_agree(attack.score(subject), expected, at_least)
+        scores = attack.score(subject)
+        ranks_agree(scores, {attack.name: reference[attack.name][attack.name]}, 0.99)
+        ranks_agree(scores, reference[attack.name], 0.98)

@@ -78,6 +78,19 @@ def test_bfloat16_returns_float32_noise(tiny: Path) -> None:
     assert torch.isfinite(noise).all()
 
 
+def test_a_bfloat16_replica_evaluates_in_float32_where_that_is_asked_for(tiny: Path, replica: StableDiffusion) -> None:
+    half = StableDiffusion(find_pipeline(str(tiny), with_weights=True), "bfloat16", "cpu", 64, also_float32=True)
+    z, states = torch.randn(2, 4, 8, 8), half.text(["a", "b"])
+    near = z + 1e-3 * torch.randn_like(z)
+    precise = half.in_float32()
+    of_half, of_precise, expected = (
+        model.predicted_noise(near, 100, states) - model.predicted_noise(z, 100, states) for model in (half, precise, replica)
+    )
+    assert (of_precise - expected).norm() < 0.02 * expected.norm() < 0.02 * (of_half - expected).norm()
+    assert half.in_float32() is precise
+    assert replica.in_float32() is replica
+
+
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
