@@ -125,6 +125,11 @@ class Job(_Section):
     clip: str | None = Field(
         None, description="CLIP for attacks that compare embeddings: a folder, ARCHITECTURE/TAG of open_clip, or `testbed`."
     )
+    latent_cache: str | None = Field(
+        None,
+        description="Folder or fsspec URL where latents are kept: a later scan of the same images with another checkpoint, but "
+        "the same autoencoder, resolution and batch_size, takes them from there instead of decoding and encoding.",
+    )
     lpips: LpipsConfig = Field(LpipsConfig(), description="LPIPS for attacks that compare by it.")
     access: Literal["black", "grey", "white"] = Field(
         "white", description="What the attacker can do; attacks that need more are refused."
@@ -162,7 +167,7 @@ class Job(_Section):
 
 CONTROL = "control"
 """Name of the control model's run directory within that of the run that it controls."""
-FREE_TO_CHANGE = ("run", "pool", "max_quarantined_fraction", "control_model", "labels_do_not_hold")
+FREE_TO_CHANGE = ("run", "pool", "max_quarantined_fraction", "control_model", "labels_do_not_hold", "latent_cache")
 """Fields that change no score, so that a run may be resumed with other values."""
 
 

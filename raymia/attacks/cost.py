@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raymia.attacks.base import Attack
-from raymia.attacks.trial import Trial
+from raymia.attacks.trial import NoImagesError, Trial
 from raymia.replica.schedule import Schedule
 from raymia.replica.shared import Evaluations
 
@@ -22,12 +22,24 @@ def count(attacks: Iterable[Attack], schedule: Schedule) -> Evaluations:
 
     The attacks run, on one image, in front of a model that computes next to nothing: what is counted is what a scan does.
     """
-    hollow = _Hollow(schedule)
-    image = torch.zeros(1, 3, SIDE_PX, SIDE_PX)
-    trial = Trial(hollow, image, ["a caption of six different words"], ["key"], seed=0, clip=hollow, lpips=hollow)
+    trial = _hollow_trial(schedule, images=torch.zeros(1, 3, SIDE_PX, SIDE_PX))
     for attack in attacks:
         attack.score(trial)
     return trial.evaluations
+
+
+def works_on_images(attack: Attack, schedule: Schedule) -> bool:
+    """Whether an attack needs more than the latents of an image, found by running it on latents alone."""
+    try:
+        attack.score(_hollow_trial(schedule, latents=torch.ones(1, 1, 2, 2)))
+    except NoImagesError:
+        return True
+    return False
+
+
+def _hollow_trial(schedule: Schedule, images: Tensor | None = None, latents: Tensor | None = None) -> Trial:
+    hollow, captions = _Hollow(schedule), ["a caption of six different words"]
+    return Trial(hollow, images, captions, ["key"], seed=0, clip=hollow, lpips=hollow, latents=latents)
 
 
 class _Hollow:

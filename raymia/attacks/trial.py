@@ -56,36 +56,42 @@ CAPTION = Condition()
 EMPTY = Condition(words=0.0)
 
 
+class NoImagesError(RuntimeError):
+    """An attack works on images where there are latents alone."""
+
+
 class Trial:
     """Lazy, memoised evaluations of one batch.
 
     Attributes:
         model: the replica, which keeps and counts what it computes; for evaluations at other images or latents.
-        images: (batch, 3, H, W) in [-1, 1] on the replica's device.
         captions, keys: one per image.
     """
 
     def __init__(
         self,
         replica: Replica,
-        images: Float[Tensor, "batch 3 H W"],
+        images: Float[Tensor, "batch 3 H W"] | None,
         captions: Sequence[str],
         keys: Sequence[str],
         seed: int,
         clip: ImageEmbedder | None = None,
         lpips: PerceptualDistance | None = None,
         black_box: BlackBox | None = None,
+        latents: Float[Tensor, "batch c h w"] | None = None,
     ) -> None:
         """Args:
-        images: in [-1, 1].
+        images: in [-1, 1]; none where latents are given and no attack works on images.
         captions: one per image; the empty string where there is none.
         keys: sample keys; with `seed` they determine all noise.
         clip: needed by attacks that compare embeddings.
         lpips: needed by attacks that compare by LPIPS.
         black_box: what black-box attacks query; by default a pipeline over the replica.
+        latents: of the images, where they are known; by default the images are encoded.
         """
         self.model = SharedReplica(replica)
-        self.images = images.to(replica.device)
+        self._images = None if images is None else images.to(replica.device)
+        self._latents = latents
         self.captions = list(captions)
         self.keys = list(keys)
         self._seed = seed
@@ -105,9 +111,20 @@ class Trial:
         return self.model.evaluations
 
     @property
+    def images(self) -> Float[Tensor, "batch 3 H W"]:
+        """In [-1, 1] on the replica's device.
+
+        Raises:
+            NoImagesError: the trial was made from latents alone.
+        """
+        if self._images is None:
+            raise NoImagesError("this trial was made from latents and has no images")
+        return self._images
+
+    @property
     def latents(self) -> Float[Tensor, "batch c h w"]:
         """z_0: scaled posterior mean of the images."""
-        return self.model.encode(self.images)
+        return self.model.encode(self.images) if self._latents is None else self._latents
 
     def seeds(self, draw: int, purpose: str = "noise") -> tuple[int, ...]:
         """A 63-bit seed for each sample, a function of (seed, key, draw, purpose) alone."""
@@ -182,7 +199,7 @@ class Trial:
 
     def micro_batches(self, size: int) -> list[slice]:
         """The batch in parts of at most `size` samples."""
-        return [slice(start, start + size) for start in range(0, len(self.images), size)]
+        return [slice(start, start + size) for start in range(0, len(self.keys), size)]
 
     def decode(self, z: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
         """Images in [-1, 1] for clean latents."""

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
 import ray
 import torch
 import yaml
@@ -75,8 +74,8 @@ def scorer_of(job: Job, *_: Any) -> Scorer:
 class SleepingActor(pipeline.ScoringActor):
     """The scan's actor around it."""
 
-    def __init__(self, load: Any, row_type: pa.StructType, resolution_px: int) -> None:
-        super().__init__(partial(scorer_of, load.args[0]), row_type, resolution_px)
+    def __init__(self, load: Any, *others: Any) -> None:
+        super().__init__(partial(scorer_of, load.args[0]), *others)
 
 
 class PipelineBench(BaseModel):
@@ -103,7 +102,7 @@ def bench_pipeline(
         samples: for each replica.
     """
     before = pipeline.ScoringActor
-    pipeline.ScoringActor = SleepingActor  # type: ignore[misc]
+    pipeline.ScoringActor = SleepingActor  # type: ignore[misc,assignment]
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     cpus = (os.cpu_count() or 2) + max(replicas)
     ray.init("local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)

@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float, Int
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.backends import cudnn
 from torch.func import functional_call
@@ -48,7 +49,7 @@ UNET_POSITIONS = {"cpu": 8_192, "cuda": 65_536}
 """Latent positions in a call of the UNet from which larger calls bring next to nothing, by kind of device."""
 PARTS = 4
 """Calls of a compiled UNet are of two sizes: `unet_batch`, and this part of it."""
-VAE_PIXELS = {"cpu": 131_072, "cuda": 2_097_152}
+VAE_PIXELS = {"cpu": 32_768, "cuda": 2_097_152}
 """The same of the autoencoder, in pixels; its activations are the largest of all."""
 MEMORY_BOUND = ("cuda",)
 """Kinds of device whose memory is tried out when a model is loaded."""
@@ -86,6 +87,25 @@ class PipelineFolder:
             f"{self.path}: no safetensors weights in {', '.join(lacking)}; pickled weights (.bin, .ckpt, .pt) are never "
             "loaded. Save the pipeline again with save_pretrained(..., safe_serialization=True)"
         )
+
+    def latent_shape(self, resolution_px: int) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of a square image."""
+        config = _read_json(self.path / "vae" / "config.json")
+        side = resolution_px // 2 ** (len(config["block_out_channels"]) - 1)  # type: ignore[arg-type]
+        return int(config.get("latent_channels", 4)), side, side  # type: ignore[call-overload]
+
+    def autoencoder_digest(self) -> str:
+        """sha256 over the autoencoder's tensors and what its config says of them, whoever saved it and however often."""
+        config = _read_json(self.path / "vae" / "config.json")
+        told = {key: value for key, value in config.items() if not key.startswith("_")}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        tensors: dict[str, Tensor] = {}
+        for file in _weight_files(self.path, "vae", self.weights()[0]):
+            tensors |= load_file(file)
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def fingerprint(self) -> str:
         """What identifies the model: the hub's revision, or sha256 over configs and weights of a local folder."""

@@ -2,81 +2,127 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from raymia.data.images import DecodedImage, ImageError, decode_image
 from raymia.data.statistics import image_statistics
 
+if TYPE_CHECKING:
+    from raymia.scan.latents import Kept, LatentCache
+
 STATISTICS = ("entropy", "colourfulness", "edge_density")
 STAGES = ("read_s", "decode_s", "transfer_s", "model_s")
 """Seconds that a batch spent in each stage; the driver adds its own for commits."""
 PLACE = ("split", "shard", "member", "unit", "batch", "last_in_unit")
 
-FACTS: list[tuple[str, pa.DataType]] = [
+SAMPLE_FACTS: list[tuple[str, pa.DataType]] = [
     ("key", pa.string()),
     ("index", pa.int64()),
     ("caption", pa.string()),
     ("prompt", pa.string()),
     ("flags", pa.string()),
+]
+IMAGE_FACTS: list[tuple[str, pa.DataType]] = [
     ("image_sha256", pa.string()),
     ("width", pa.int64()),
     ("height", pa.int64()),
     ("jpeg_bytes", pa.int64()),
     *((name, pa.float64()) for name in STATISTICS),
 ]
-DECODED = pa.struct([*FACTS, ("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+FACTS = [*SAMPLE_FACTS, *IMAGE_FACTS]
+FAULT: list[tuple[str, pa.DataType]] = [("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+DECODED = pa.struct([*FACTS, *FAULT])
 QUARANTINE: list[tuple[str, pa.DataType]] = [
     ("key", pa.string()),
     ("index", pa.int64()),
-    ("stage", pa.string()),
-    ("reason", pa.string()),
-    ("detail", pa.string()),
+    *FAULT,
 ]
 
 
-def decode_rows(table: pa.Table, resolution_px: int, max_pixels: int) -> pa.Table:
+def decode_rows(table: pa.Table, resolution_px: int, max_pixels: int, cache: LatentCache | None = None) -> pa.Table:
     """Decode the images of batch rows. Never raises for bad data: an error becomes the sample's stage, reason and detail.
 
     Args:
         table: rows as the shard reader makes them.
         resolution_px, max_pixels: see `raymia.data.images.decode_image`.
+        cache: of latents; a batch that it knows is not decoded, unless attacks work on images.
 
     Returns:
-        The same rows with `pixels` (bytes of a (n, side, side, 3) array of the decoded samples in order) and facts.
+        The same rows with `pixels` (bytes of a (n, side, side, 3) array of the decoded samples in order) and facts; where
+        the cache knows them, `latents` (bytes of a (n, c, h, w) array of float32).
     """
     pixels: list[bytes | None] = []
+    latents: list[bytes | None] = []
     samples: list[list[dict[str, Any]] | None] = []
     spent: list[float] = []
     for batch in table.column("samples").to_pylist():
         if batch is None:
             pixels.append(None)
+            latents.append(None)
             samples.append(None)
             spent.append(0.0)
             continue
         start = time.perf_counter()
-        decoded = [_decode(sample, resolution_px, max_pixels) for sample in batch]
-        pixels.append(b"".join(image.pixels.tobytes() for _, image in decoded if image is not None))
-        samples.append([facts for facts, _ in decoded])
+        images, known, facts = _decode_batch(batch, resolution_px, max_pixels, cache)
+        pixels.append(images)
+        latents.append(known)
+        samples.append(facts)
         spent.append(time.perf_counter() - start)
     return (
         table.select([*PLACE, "end", "read_s"])
         .append_column("decode_s", pa.array(spent, pa.float64()))
         .append_column("pixels", pa.array(pixels, pa.large_binary()))
+        .append_column("latents", pa.array(latents, pa.large_binary()))
         .append_column("samples", pa.array(samples, pa.list_(DECODED)))
     )
 
 
+def _decode_batch(
+    batch: Sequence[dict[str, Any]], resolution_px: int, max_pixels: int, cache: LatentCache | None
+) -> tuple[bytes | None, bytes | None, list[dict[str, Any]]]:
+    """Pixels of the decoded samples, or none; their latents, or none; facts of all samples."""
+    hashes = [_sha256(sample) for sample in batch if sample["reason"] is None] if cache is not None else []
+    kept = cache.load(hashes) if cache is not None and hashes else None
+    if cache is not None and kept is not None and not cache.images_too:
+        return None, kept.latents.tobytes(), _recalled(batch, kept)
+    decoded = [_decode(sample, resolution_px, max_pixels) for sample in batch]
+    images = [image for _, image in decoded if image is not None]
+    known = kept is not None and kept.images() == [image.sha256 for image in images]
+    latents = kept.latents.tobytes() if kept is not None and known else None
+    return b"".join(image.pixels.tobytes() for image in images), latents, [facts for facts, _ in decoded]
+
+
 def _decode(sample: dict[str, Any], resolution_px: int, max_pixels: int) -> tuple[dict[str, Any], DecodedImage | None]:
-    facts = {name: sample[name] for name in ("key", "index", "caption", "prompt", "flags")}
+    facts = _sample_facts(sample)
     if sample["reason"] is not None:
-        return {**facts, "stage": "read", "reason": sample["reason"], "detail": sample["detail"]}, None
+        return facts, None
     content = sample["image"]
     try:
         image = decode_image(content, resolution_px, max_pixels)
     except ImageError as error:
-        return {**facts, "stage": "decode", "reason": error.reason, "detail": error.detail}, None
+        fault = {"stage": "decode", "reason": error.reason, "detail": error.detail}
+        return {**facts, **fault, "image_sha256": _sha256(sample)}, None
     facts |= {"image_sha256": image.sha256, "width": image.width, "height": image.height, "jpeg_bytes": len(content)}
     return facts | image_statistics(image.pixels), image
+
+
+def _recalled(batch: Sequence[dict[str, Any]], kept: Kept) -> list[dict[str, Any]]:
+    """What `_decode` would say of a batch, from what is kept of its images."""
+    facts = iter(kept.facts)
+    return [_sample_facts(sample) | (next(facts) if sample["reason"] is None else {}) for sample in batch]
+
+
+def _sample_facts(sample: dict[str, Any]) -> dict[str, Any]:
+    facts = {name: sample[name] for name, _ in SAMPLE_FACTS}
+    if sample["reason"] is None:
+        return facts
+    return facts | {"stage": "read", "reason": sample["reason"], "detail": sample["detail"]}
+
+
+def _sha256(sample: dict[str, Any]) -> str:
+    return hashlib.sha256(sample["image"]).hexdigest()

@@ -29,6 +29,7 @@ from raymia.data.selection import ShardReader
 from raymia.data.shards import ShardDatasource, ShardWork
 from raymia.errors import ConfigError, RaymiaError
 from raymia.scan.decoding import decode_rows
+from raymia.scan.latents import LatentCache
 from raymia.scan.ledger import RETRIED_FAULTS, Counts, Ledger
 from raymia.scan.lock import RunLock
 from raymia.scan.monitoring import PROGRESS_FILE, Monitor, bottleneck, now_text
@@ -179,6 +180,7 @@ class Stream:
         expected: samples in all, where known.
         row_type: of the committed rows.
         load: loads the scorer, within the process that is to use it.
+        cache: of latents; then the scorer is a `Scorer`.
     """
 
     what: str
@@ -191,18 +193,22 @@ class Stream:
     prompts: Prompts
     row_type: pa.StructType
     load: Callable[[], RowScorer]
+    cache: LatentCache | None = None
 
 
 class ScoringActor:
     """A scorer behind Ray Data: one batch row in, one scored row out."""
 
-    def __init__(self, load: Callable[[], RowScorer], row_type: pa.StructType, resolution_px: int) -> None:
+    def __init__(
+        self, load: Callable[[], RowScorer], row_type: pa.StructType, resolution_px: int, cache: LatentCache | None
+    ) -> None:
         self._scorer = load()
         self._row_type = row_type
         self._resolution_px = resolution_px
+        self._cache = cache
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return score_rows(table, self._scorer, self._row_type, self._resolution_px)
+        return score_rows(table, self._scorer, self._row_type, self._resolution_px, self._cache)
 
 
 def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console: Console) -> Counts:
@@ -249,6 +255,7 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
         prompts=Prompts(job.caption_source, job.seed),
         row_type=score_type(plan.signal_names),
         load=partial(Scorer.from_job, job, dtype, pool.device, pool.threads),
+        cache=plan.latent_cache,
     )
     monitor, streamed_s = stream(rows, ledger, pool, console)
     counts = ledger.counts(plan.expected)
@@ -288,7 +295,7 @@ def stream(rows: Stream, ledger: Ledger, pool: Pool, console: Console) -> tuple[
             ray.data.read_datasource(source, override_num_blocks=len(work))
             .map_batches(
                 decode_rows,
-                fn_args=(rows.resolution_px, rows.max_pixels),
+                fn_args=(rows.resolution_px, rows.max_pixels, rows.cache),
                 batch_format="pyarrow",
                 batch_size=1,
                 num_cpus=DECODING_CPUS,
@@ -297,7 +304,7 @@ def stream(rows: Stream, ledger: Ledger, pool: Pool, console: Console) -> tuple[
             .repartition(target_num_rows_per_block=1)
             .map_batches(
                 ScoringActor,
-                fn_constructor_args=(rows.load, rows.row_type, rows.resolution_px),
+                fn_constructor_args=(rows.load, rows.row_type, rows.resolution_px, rows.cache),
                 batch_format="pyarrow",
                 batch_size=1,
                 compute=pool.strategy,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,15 +12,19 @@ from typing import Any
 import pyarrow as pa
 
 from raymia.attacks.base import Attack, Signal, signal_key
+from raymia.attacks.cost import works_on_images
 from raymia.config import FREE_TO_CHANGE, Job, differences
 from raymia.data.clusters import load_clusters
 from raymia.data.manifest import Manifest, labels_hold, load_manifest
 from raymia.data.selection import ShardReader, selection_digest, shard_readers
-from raymia.errors import ConfigError
+from raymia.errors import ConfigError, first_line
 from raymia.replica.stable_diffusion import PipelineFolder, find_pipeline
+from raymia.scan.latents import TRANSFORM, LatentCache
 from raymia.scan.ledger import RUN_FILE, Ledger
-from raymia.scan.storage import without_secrets
+from raymia.scan.storage import Storage, public, without_secrets
 from raymia.testbed import clip_folder, model_folder
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class ScanPlan:
     """Near-duplicates, where the manifest names them; see `raymia.data.clusters`."""
     signals: list[dict[str, Any]]
     """`name`, `attack`, `access` and `primary` of every score column."""
+    latent_cache: LatentCache | None
+    """Where latents are kept, where the job says so."""
 
     @property
     def expected(self) -> int | None:
@@ -68,7 +77,9 @@ def make_plan(job: Job) -> ScanPlan:
     """
     manifest, folder = load_manifest(job.manifest)
     readers = shard_readers(manifest, folder)
-    pipeline = find_pipeline(model_folder(job.replica.model), with_weights=False, revision=job.replica.revision)
+    # The cache of latents is found by the autoencoder's weights, which of a hub id must be here.
+    with_weights = job.latent_cache is not None
+    pipeline = find_pipeline(model_folder(job.replica.model), with_weights, job.replica.revision)
     if not (job.labels_do_not_hold or labels_hold(manifest, job.replica.model)):
         raise ConfigError(
             f"manifest {job.manifest}: its labels hold for {', '.join(manifest.valid_for_models)}, not for replica.model "
@@ -92,7 +103,7 @@ def make_plan(job: Job) -> ScanPlan:
         from raymia.perceptual import load_trunk
 
         load_trunk(job.lpips.net, job.lpips.trunk)
-    return ScanPlan(job, manifest, readers, pipeline, load_clusters(manifest, folder), signals)
+    return ScanPlan(job, manifest, readers, pipeline, load_clusters(manifest, folder), signals, _latent_cache(job, pipeline))
 
 
 def require_same(ledger: Ledger, plan: ScanPlan) -> dict[str, Any] | None:
@@ -111,6 +122,29 @@ def require_same(ledger: Ledger, plan: ScanPlan) -> dict[str, Any] | None:
             f"restore these fields or choose another run directory: {'; '.join(changed)}"
         )
     return before
+
+
+def _latent_cache(job: Job, pipeline: PipelineFolder) -> LatentCache | None:
+    """The cache that a job names, checked for use.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    if job.latent_cache is None:
+        return None
+    side = job.replica.resolution_px
+    parts = [TRANSFORM, side, job.max_pixels, pipeline.autoencoder_digest()]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    on_images = [name for name, attack in job.attacks.items() if works_on_images(attack, pipeline.schedule)]
+    on_images += ["clip"] if job.clip is not None else []
+    if on_images:
+        log.info("latent_cache: images are decoded all the same, for %s", ", ".join(on_images))
+    try:
+        Storage(job.latent_cache).make()
+    except (OSError, ValueError, ImportError) as error:
+        where = public(job.latent_cache)
+        raise ConfigError(f"latent_cache {where}: {first_line(error)}; give a folder or an fsspec URL") from error
+    return LatentCache(job.latent_cache, key, pipeline.latent_shape(side), bool(on_images))
 
 
 def _describe(signal: Signal, key: str, attack: Attack) -> dict[str, Any]:

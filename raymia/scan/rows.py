@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from raymia.data.tar import Fault
 from raymia.replica.shared import Evaluations
 from raymia.scan.decoding import FACTS, PLACE, QUARANTINE
-from raymia.scan.scorer import EMBEDDING, Scores
+from raymia.scan.latents import LatentCache
+from raymia.scan.scorer import EMBEDDING, SCORING_ERRORS, Scorer, Scores
 
 EVALUATIONS = pa.struct([(field.name, pa.int64()) for field in fields(Evaluations)])
 
@@ -34,13 +35,19 @@ class RowScorer(Protocol):
         """Columns of each sample by name, or why it has none; see `raymia.scan.scorer.Scorer.score`."""
 
 
-def score_rows(table: pa.Table, scorer: RowScorer, row_type: pa.StructType, resolution_px: int) -> pa.Table:
-    """Score decoded rows; one row out for each row in, with `scores` of `row_type`, `quarantine` and `evaluations`."""
+def score_rows(
+    table: pa.Table, scorer: RowScorer, row_type: pa.StructType, resolution_px: int, cache: LatentCache | None = None
+) -> pa.Table:
+    """Score decoded rows; one row out for each row in, with `scores` of `row_type`, `quarantine` and `evaluations`.
+
+    With a cache `scorer` is a `Scorer`; the latents of batches that came without are put there.
+    """
     scores: list[list[dict[str, Any]] | None] = []
     quarantine: list[list[dict[str, Any]] | None] = []
     evaluations: list[dict[str, int] | None] = []
     spent: list[tuple[float, float]] = []
-    for pixels, samples in zip(table.column("pixels"), table.column("samples").to_pylist(), strict=True):
+    columns = (table.column("pixels"), table.column("latents"), table.column("samples").to_pylist())
+    for pixels, latents, samples in zip(*columns, strict=True):
         if samples is None:
             scores.append(None)
             quarantine.append(None)
@@ -50,7 +57,10 @@ def score_rows(table: pa.Table, scorer: RowScorer, row_type: pa.StructType, reso
         before, start, transfer_before = asdict(scorer.evaluations), time.perf_counter(), scorer.transfer_s
         good = [sample for sample in samples if sample["reason"] is None]
         shape = (len(good), resolution_px, resolution_px, 3)
-        outcomes = _score(scorer, np.frombuffer(pixels.as_buffer(), np.uint8).reshape(shape), good)
+        if cache is None:
+            outcomes = scorer.score(_array(pixels, np.uint8, shape), *_texts(good)) if good else []
+        else:
+            outcomes = _score_latents(cast(Scorer, scorer), cache, samples, pixels, latents, shape)
         bad = [sample for sample in samples if sample["reason"] is not None]
         bad += [
             {**sample, "stage": "score", "reason": outcome.reason, "detail": outcome.detail}
@@ -72,8 +82,34 @@ def score_rows(table: pa.Table, scorer: RowScorer, row_type: pa.StructType, reso
     )
 
 
-def _score(scorer: RowScorer, pixels: NDArray[np.uint8], samples: list[dict[str, Any]]) -> Sequence[Scores | Fault]:
-    if not samples:
+def _score_latents(
+    scorer: Scorer,
+    cache: LatentCache,
+    samples: list[dict[str, Any]],
+    pixels: pa.Scalar,
+    latents: pa.Scalar,
+    shape: tuple[int, ...],
+) -> Sequence[Scores | Fault]:
+    good = [sample for sample in samples if sample["reason"] is None]
+    if not good:
         return []
+    if latents.is_valid:
+        z = _array(latents, np.float32, (len(good), *cache.shape))
+    else:
+        images = _array(pixels, np.uint8, shape)
+        try:
+            z = scorer.encode(images)
+        except SCORING_ERRORS:
+            return scorer.score(images, *_texts(good))  # which finds out whose fault it is
+        cache.store([sample for sample in samples if sample["stage"] != "read"], z)
+    return scorer.score(_array(pixels, np.uint8, shape) if cache.images_too else None, *_texts(good), latents=z)
+
+
+def _array(content: pa.Scalar, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
+    return np.frombuffer(content.as_buffer(), dtype).reshape(shape)
+
+
+def _texts(samples: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """What the model is told of each sample, and its key."""
     prompts = [sample["caption"] if sample["prompt"] is None else sample["prompt"] for sample in samples]
-    return scorer.score(pixels, prompts, [sample["key"] for sample in samples])
+    return prompts, [sample["key"] for sample in samples]

@@ -87,43 +87,66 @@ class Scorer:
             lpips = Lpips(job.lpips.net, job.lpips.trunk, replica.device)
         return cls(replica, job.attacks, job.seed, clip, lpips)
 
-    def score(self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]) -> list[Scores | Fault]:
+    def encode(self, pixels: NDArray[np.uint8]) -> Float[np.ndarray, "batch c h w"]:
+        """Latents of (batch, side, side, 3) upright RGB, for `score` to take instead of encoding."""
+        latents: NDArray[np.float32] = self._replica.encode(images_on(self._replica.device, pixels)).float().cpu().numpy()
+        self.evaluations.encodes += len(pixels)
+        return latents
+
+    def score(
+        self,
+        pixels: NDArray[np.uint8] | None,
+        captions: Sequence[str],
+        keys: Sequence[str],
+        latents: Float[np.ndarray, "batch c h w"] | None = None,
+    ) -> list[Scores | Fault]:
         """Scores of each sample by signal name, or why it could not be scored.
 
         A batch that runs out of memory is halved. A batch that fails otherwise is scored sample by sample, so that only
         the samples at fault are lost.
 
         Args:
-            pixels: (batch, side, side, 3) upright RGB.
+            pixels: (batch, side, side, 3) upright RGB; none where there are latents and no attack works on images.
             captions, keys: one per sample.
+            latents: what `encode` gave for the images.
 
         Raises:
             RuntimeError and the like: every sample of a larger batch failed, so it is not the samples' fault.
         """
+
+        def part(which: slice) -> list[Scores | Fault]:
+            images, known = (None if array is None else array[which] for array in (pixels, latents))
+            return self.score(images, captions[which], keys[which], known)
+
         try:
-            return self._score_together(pixels, captions, keys)
+            return self._score_together(pixels, captions, keys, latents)
         except torch.OutOfMemoryError as error:
             if len(keys) == 1:
                 return [Fault("out_of_memory", str(error).splitlines()[0])]
             torch.cuda.empty_cache()
             half = len(keys) // 2
             log.warning("out of memory at batch %d; going on at %d", len(keys), half)
-            return self.score(pixels[:half], captions[:half], keys[:half]) + self.score(
-                pixels[half:], captions[half:], keys[half:]
-            )
+            return part(slice(None, half)) + part(slice(half, None))
         except SCORING_ERRORS as error:
             if len(keys) == 1:
                 return [Fault("scoring_failed", f"{type(error).__name__}: {error}")]
-            alone = [self.score(pixels[i : i + 1], captions[i : i + 1], keys[i : i + 1])[0] for i in range(len(keys))]
+            alone = [part(slice(i, i + 1))[0] for i in range(len(keys))]
             if all(isinstance(outcome, Fault) and outcome.reason == "scoring_failed" for outcome in alone):
                 raise
             return alone
 
-    def _score_together(self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]) -> list[Scores | Fault]:
+    def _score_together(
+        self,
+        pixels: NDArray[np.uint8] | None,
+        captions: Sequence[str],
+        keys: Sequence[str],
+        latents: Float[np.ndarray, "batch c h w"] | None,
+    ) -> list[Scores | Fault]:
         start = time.perf_counter()
-        images = images_on(self._replica.device, pixels)
+        images = None if pixels is None else images_on(self._replica.device, pixels)
+        z = None if latents is None else torch.tensor(latents, device=self._replica.device)
         self.transfer_s += time.perf_counter() - start
-        trial = Trial(self._replica, images, captions, keys, self._seed, self._clip, self._lpips)
+        trial = Trial(self._replica, images, captions, keys, self._seed, self._clip, self._lpips, latents=z)
         columns: dict[str, Tensor] = {}
         for key, attack in self._attacks.items():
             columns |= {signal_key(signal, attack, key): scores for signal, scores in attack.score(trial).items()}

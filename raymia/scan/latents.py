@@ -1,0 +1,102 @@
+"""Latents kept from scan to scan, so that another checkpoint with the same autoencoder need not decode and encode again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float
+
+from raymia.errors import RaymiaError
+from raymia.scan.decoding import FAULT, IMAGE_FACTS
+from raymia.scan.storage import Storage
+
+TRANSFORM = "Lanczos, centre square, 1"
+"""From image files to pixels; another name whenever `raymia.data.images.decode_image` comes to give other pixels."""
+ROW = pa.schema([*IMAGE_FACTS, *FAULT, ("latents", pa.binary())])
+"""One image: what decoding found out about it, or why it failed, and its latents as bytes."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is known of the images of a batch."""
+
+    facts: list[dict[str, Any]]
+    """Of each image what decoding found out about it, or why it failed."""
+    latents: Float[np.ndarray, "batch c h w"]
+    """Of the images that can be decoded, in order; float32."""
+
+    def images(self) -> list[str]:
+        """sha256 of the images that can be decoded."""
+        return [row["image_sha256"] for row in self.facts if row["reason"] is None]
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """A folder with a table for each batch of images, found by the images' hashes.
+
+    Attributes:
+        url: of the folder.
+        key: of all that latents follow from besides the image: autoencoder, transform, size.
+        shape: (c, h, w) of an image's latents.
+        images_too: some attack works on images, so that they are decoded even where latents are known.
+    """
+
+    url: str
+    key: str
+    shape: tuple[int, int, int]
+    images_too: bool
+
+    def load(self, hashes: Sequence[str]) -> Kept | None:
+        """What is kept of a batch of images; none where nothing is.
+
+        Args:
+            hashes: sha256 of each image file.
+
+        Raises:
+            RaymiaError: the table is damaged, or storage failed every time.
+        """
+        storage, name = Storage(self.url), self._name(hashes)
+        content = storage.read(name)
+        if content is None:
+            return None
+        try:
+            facts = pq.read_table(io.BytesIO(content), schema=ROW).to_pylist()
+            latents = [row.pop("latents") for row in facts]
+            arrays = [np.frombuffer(one, np.float32).reshape(self.shape) for one in latents if one is not None]
+            if [row["image_sha256"] for row in facts] != list(hashes):
+                raise ValueError("it is of other images")
+            if [one is None for one in latents] != [row["reason"] is not None for row in facts]:
+                raise ValueError("it lacks latents")
+        except (pa.ArrowException, ValueError) as error:
+            raise RaymiaError(f"{storage.url}/{name}: damaged ({error}); delete it and run the same command again") from error
+        return Kept(facts, np.stack(arrays) if arrays else np.empty((0, *self.shape), np.float32))
+
+    def store(self, samples: Sequence[dict[str, Any]], latents: Float[np.ndarray, "batch c h w"]) -> None:
+        """Keep a batch.
+
+        Args:
+            samples: of each image that could be read, in order, what decoding found out about it or why it failed.
+            latents: of the images that can be decoded, in order.
+
+        Raises:
+            StorageError: storage is full, refuses, or failed every time.
+        """
+        following = iter(latents)
+        rows = [
+            {name: sample[name] for name in ROW.names[:-1]}
+            | {"latents": next(following).tobytes() if sample["reason"] is None else None}
+            for sample in samples
+        ]
+        name = self._name([row["image_sha256"] for row in rows])
+        Storage(self.url).write_table(name, pa.Table.from_pylist(rows, schema=ROW))
+
+    def _name(self, hashes: Sequence[str]) -> str:
+        digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+        return f"{self.key}/{digest[:2]}/{digest}.parquet"
