@@ -64,6 +64,26 @@ def bench_attacks_command(
     _show(list(bench_attacks(attack or (), samples)), print_attack_bench, as_json)
 
 
+@bench_app.command("scorer")
+def bench_scorer_command(
+    attack: Annotated[list[str] | None, typer.Argument(help="By default loss, pia and secmi.")] = None,
+    model: Annotated[str, typer.Option(help="Shapes: sd15 or sd21; the weights are random.")] = "sd15",
+    batch: Annotated[int, typer.Option(min=1, help="Images in front of the replica at once.")] = 16,
+    dtype: Annotated[str, typer.Option(help="Of the UNet; auto, float32, bfloat16 or float16.")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the UNet.")] = False,
+    resolution: Annotated[int | None, typer.Option(min=8, help="In pixels; by default the model's own.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seconds: Seconds = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Images per second of attacks over a model of full size, against a bare loop. No download, no Ray."""
+    from raymia.bench.scorer import ATTACKS, bench_scorer
+    from raymia.report.terminal_bench import print_scorer
+
+    found = bench_scorer(attack or ATTACKS, model, batch, dtype, compiled, resolution, device, seconds)
+    _show([found], print_scorer, as_json)
+
+
 @bench_app.command("pipeline")
 def bench_pipeline_command(
     batch_seconds: Annotated[list[float] | None, typer.Option(help="Duration of a batch; several may be given.")] = None,

@@ -25,7 +25,11 @@ class ReplicaConfig(_Section):
 
     model: str = Field(description="A folder in diffusers' layout or its fsspec URL, a hub id, `testbed`, or `testbed-tiny`.")
     revision: str | None = Field(None, description="Revision of a hub id; none for the newest.")
-    dtype: Dtype = Field("auto", description="Of UNet and text encoder; `auto` is bfloat16 on a GPU and float32 on a CPU.")
+    dtype: Dtype = Field(
+        "auto",
+        description="Of UNet and text encoder; `auto` is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is faster "
+        "on processors that have it.",
+    )
     resolution_px: int = Field(512, ge=8, le=4096, description="Side of the square that images are resized and cropped to.")
     unet_batch: int | None = Field(
         None, ge=1, description="Images in one call of the UNet; by default as many as keep the device busy and fit its memory."

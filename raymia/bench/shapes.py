@@ -31,6 +31,7 @@ class Family:
     Attributes:
         unet: arguments of diffusers' UNet2DConditionModel.
         text_width: of the text states.
+        text_layers: of the text encoder; none where a replica cannot be of the family.
         resolution_px: that it was trained at last.
         added: further conditions of the UNet by name, as widths.
     """
@@ -38,6 +39,7 @@ class Family:
     unet: dict[str, Any]
     text_width: int
     resolution_px: int
+    text_layers: int = 0
     added: dict[str, int] = field(default_factory=dict)
 
     def new_unet(self) -> UNet2DConditionModel:
@@ -62,7 +64,7 @@ class Family:
 
 
 FAMILIES = {
-    "sd15": Family({"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}, 768, 512),
+    "sd15": Family({"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}, 768, 512, 12),
     "sd21": Family(
         {
             "cross_attention_dim": 1024,
@@ -72,6 +74,7 @@ FAMILIES = {
         },
         1024,
         768,
+        23,
     ),
     "sdxl": Family(
         {
@@ -89,7 +92,7 @@ FAMILIES = {
         },
         2048,
         1024,
-        {"text_embeds": 1280, "time_ids": 6},
+        added={"text_embeds": 1280, "time_ids": 6},
     ),
 }
 

@@ -380,6 +380,14 @@ class StableDiffusion:
         return decoded.clamp(-1.0, 1.0).contiguous()
 
 
+def native_on_cpu(dtype: str) -> bool:
+    """Whether this machine's processor computes in a dtype itself; otherwise it is emulated, slower than float32."""
+    endings = {"bfloat16": "bf16", "float16": "fp16"}
+    return dtype not in endings or any(
+        has and name.endswith(endings[dtype]) for name, has in torch.cpu.get_capabilities().items()
+    )
+
+
 def device_batches(device: str, latent_positions: int, pixels: int) -> tuple[int, int]:
     """Images in a call of the UNet and of the autoencoder that keep a kind of device busy.
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from raymia.bench.input import InputBench
     from raymia.bench.model import ModelBench
     from raymia.bench.pipeline import PipelineBench
+    from raymia.bench.scorer import ScorerBench
 
 
 def print_models(out: Console, found: Sequence[ModelBench]) -> None:
@@ -68,6 +69,28 @@ def print_attack_bench(out: Console, found: Sequence[AttackBench]) -> None:
         numbers = (f"{one.auc:.3f}", f"{one.unet_forwards:g}", f"{one.encodes:g}", f"{one.images_s:.1f}")
         table.add_row(one.attack, one.access, *numbers)
     out.print(table)
+
+
+def print_scorer(out: Console, measured: Sequence[ScorerBench]) -> None:
+    """The scorer against the bare loop, and what the replica chose."""
+    (found,) = measured
+    out.print(
+        f"{found.family} at {found.resolution_px} px in {found.dtype}{', compiled' if found.compiled else ''} "
+        f"on {found.device}, torch {found.torch_version}, {found.threads} threads",
+        markup=False,
+        highlight=False,
+    )
+    table = _table(f"{', '.join(found.attacks)}, batches of {found.batch_size}", ("",), ("images/s", "forwards/s"))
+    table.add_row("scorer", f"{found.images_s:.3g}", f"{found.unet_forwards_s:.3g}")
+    table.add_row("bare loop", f"{found.bare_images_s:.3g}", f"{found.unet_forwards * found.bare_images_s:.3g}")
+    out.print(table)
+    memory = "" if found.peak_memory_gib is None else f", {found.peak_memory_gib:.1f} GiB at the peak"
+    out.print(
+        f"ratio {found.ratio:.3f}; {found.unet_forwards:g} forwards and {found.encodes:g} encodes an image; calls of "
+        f"{found.unet_batch} images in the UNet, {found.vae_batch} in the autoencoder; {found.load_s:.0f} s to load, "
+        f"{found.first_batch_s:.0f} s for the first batch{memory}",
+        highlight=False,
+    )
 
 
 def print_pipeline(out: Console, found: Sequence[PipelineBench]) -> None:

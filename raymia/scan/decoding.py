@@ -7,7 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from raymia.data.images import DecodedImage, ImageError, decode_image
 from raymia.data.statistics import image_statistics
@@ -56,8 +58,8 @@ def decode_rows(table: pa.Table, resolution_px: int, max_pixels: int, cache: Lat
         The same rows with `pixels` (bytes of a (n, side, side, 3) array of the decoded samples in order) and facts; where
         the cache knows them, `latents` (bytes of a (n, c, h, w) array of float32).
     """
-    pixels: list[bytes | None] = []
-    latents: list[bytes | None] = []
+    pixels: list[NDArray[Any] | None] = []
+    latents: list[NDArray[Any] | None] = []
     samples: list[list[dict[str, Any]] | None] = []
     spent: list[float] = []
     for batch in table.column("samples").to_pylist():
@@ -76,25 +78,37 @@ def decode_rows(table: pa.Table, resolution_px: int, max_pixels: int, cache: Lat
     return (
         table.select([*PLACE, "end", "read_s"])
         .append_column("decode_s", pa.array(spent, pa.float64()))
-        .append_column("pixels", pa.array(pixels, pa.large_binary()))
-        .append_column("latents", pa.array(latents, pa.large_binary()))
+        .append_column("pixels", _binaries(pixels))
+        .append_column("latents", _binaries(latents))
         .append_column("samples", pa.array(samples, pa.list_(DECODED)))
     )
 
 
 def _decode_batch(
     batch: Sequence[dict[str, Any]], resolution_px: int, max_pixels: int, cache: LatentCache | None
-) -> tuple[bytes | None, bytes | None, list[dict[str, Any]]]:
+) -> tuple[NDArray[np.uint8] | None, NDArray[np.float32] | None, list[dict[str, Any]]]:
     """Pixels of the decoded samples, or none; their latents, or none; facts of all samples."""
     hashes = [_sha256(sample) for sample in batch if sample["reason"] is None] if cache is not None else []
     kept = cache.load(hashes) if cache is not None and hashes else None
     if cache is not None and kept is not None and not cache.images_too:
-        return None, kept.latents.tobytes(), _recalled(batch, kept)
+        return None, kept.latents, _recalled(batch, kept)
     decoded = [_decode(sample, resolution_px, max_pixels) for sample in batch]
     images = [image for _, image in decoded if image is not None]
     known = kept is not None and kept.images() == [image.sha256 for image in images]
-    latents = kept.latents.tobytes() if kept is not None and known else None
-    return b"".join(image.pixels.tobytes() for image in images), latents, [facts for facts, _ in decoded]
+    pixels = np.empty((len(images), resolution_px, resolution_px, 3), np.uint8)
+    for place, image in zip(pixels, images, strict=True):
+        place[:] = image.pixels
+    return pixels, kept.latents if kept is not None and known else None, [facts for facts, _ in decoded]
+
+
+def _binaries(arrays: Sequence[NDArray[Any] | None]) -> pa.Array:
+    """A column of the bytes of each array, which of a single one are not copied."""
+    flat = [array.reshape(-1).view(np.uint8) for array in arrays if array is not None]
+    offsets = np.cumsum([0, *(0 if array is None else array.nbytes for array in arrays)], dtype=np.int64)
+    content = flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, np.uint8), *flat])
+    valid = pa.array([array is not None for array in arrays]).buffers()[1]
+    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(content)]
+    return pa.Array.from_buffers(pa.large_binary(), len(arrays), buffers)
 
 
 def _decode(sample: dict[str, Any], resolution_px: int, max_pixels: int) -> tuple[dict[str, Any], DecodedImage | None]:

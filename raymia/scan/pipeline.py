@@ -28,6 +28,7 @@ from raymia.data.prompts import Prompts
 from raymia.data.selection import ShardReader
 from raymia.data.shards import ShardDatasource, ShardWork
 from raymia.errors import ConfigError, RaymiaError
+from raymia.replica.stable_diffusion import native_on_cpu
 from raymia.scan.decoding import decode_rows
 from raymia.scan.latents import LatentCache
 from raymia.scan.ledger import RETRIED_FAULTS, Counts, Ledger
@@ -222,6 +223,8 @@ def _scan(plan: ScanPlan, ledger: Ledger, before: dict[str, Any] | None, console
             f"replica.dtype: this run was made in {before['dtype']} and would go on in {dtype}; "
             f"set replica.dtype: {before['dtype']} or choose another run directory"
         )
+    if pool.device == "cpu" and not native_on_cpu(dtype):
+        log.warning("replica.dtype: this processor has no %s and emulates it; float32 is faster", dtype)
     record: dict[str, Any] = {
         **plan.identity,
         "dtype": dtype,

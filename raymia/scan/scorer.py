@@ -36,6 +36,7 @@ class Scorer:
     """One replica with its attacks.
 
     Attributes:
+        replica: the model in front of which the attacks run.
         evaluations: model evaluations made so far, in images.
         transfer_s: seconds spent so far on bringing images to the device.
     """
@@ -48,7 +49,7 @@ class Scorer:
         clip: ImageEmbedder | None = None,
         lpips: PerceptualDistance | None = None,
     ) -> None:
-        self._replica = replica
+        self.replica = replica
         self._attacks = attacks
         self._seed = seed
         self._clip = clip
@@ -89,7 +90,7 @@ class Scorer:
 
     def encode(self, pixels: NDArray[np.uint8]) -> Float[np.ndarray, "batch c h w"]:
         """Latents of (batch, side, side, 3) upright RGB, for `score` to take instead of encoding."""
-        latents: NDArray[np.float32] = self._replica.encode(images_on(self._replica.device, pixels)).float().cpu().numpy()
+        latents: NDArray[np.float32] = self.replica.encode(images_on(self.replica.device, pixels)).float().cpu().numpy()
         self.evaluations.encodes += len(pixels)
         return latents
 
@@ -143,10 +144,10 @@ class Scorer:
         latents: Float[np.ndarray, "batch c h w"] | None,
     ) -> list[Scores | Fault]:
         start = time.perf_counter()
-        images = None if pixels is None else images_on(self._replica.device, pixels)
-        z = None if latents is None else torch.tensor(latents, device=self._replica.device)
+        images = None if pixels is None else images_on(self.replica.device, pixels)
+        z = None if latents is None else torch.tensor(latents, device=self.replica.device)
         self.transfer_s += time.perf_counter() - start
-        trial = Trial(self._replica, images, captions, keys, self._seed, self._clip, self._lpips, latents=z)
+        trial = Trial(self.replica, images, captions, keys, self._seed, self._clip, self._lpips, latents=z)
         columns: dict[str, Tensor] = {}
         for key, attack in self._attacks.items():
             columns |= {signal_key(signal, attack, key): scores for signal, scores in attack.score(trial).items()}

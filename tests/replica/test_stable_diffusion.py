@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from raymia.errors import ConfigError
 from raymia.replica.schedule import Schedule
-from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
+from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline, native_on_cpu
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,11 @@ def test_bfloat16_returns_float32_noise(tiny: Path) -> None:
     noise = replica.predicted_noise(torch.randn(1, 4, 8, 8), 100, replica.text([""]))
     assert noise.dtype == torch.float32
     assert torch.isfinite(noise).all()
+
+
+def test_a_processor_is_asked_for_the_dtypes_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "avx512_fp16": False, "l2_cache_size": 9})
+    assert [native_on_cpu(dtype) for dtype in ("float32", "bfloat16", "float16")] == [True, True, False]
 
 
 def test_a_bfloat16_replica_evaluates_in_float32_where_that_is_asked_for(tiny: Path, replica: StableDiffusion) -> None:
