@@ -1,6 +1,6 @@
 """How many times faster than the usual way: a script of its own for each attack, as public ones are, against raymia.
 
-    python benchmarks/usual_way.py [--samples 32] [--rounds 3] [--compile]
+    python benchmarks/usual_way.py [--samples 32] [--rounds 3] [--compile] [--dtype bfloat16]
 
 The usual way is written here from nothing but diffusers' pipeline. One attack per pass over the images, each with its own
 encode and text encode, batches as the published scripts load them, UNet calls as they make them:
@@ -11,7 +11,8 @@ encode and text encode, batches as the published scripts load them, UNet calls a
 - denoising: image by image and draw by draw, prompt and empty prompt in one call, as diffusers' pipelines guide. The scripts of
   that study are not known to us; with the five draws in one call, too, it is `denoising, draws together`.
 
-First both ways score the same images from the same noise: no score may differ by more than a thousandth of its deviation. Then
+First both ways score the same images from the same noise: no score may differ by more than a thousandth of its deviation, and
+where raymia computes in another dtype, ranks must correlate by .99. Then
 they take turns, image after image the same work in one process with the same threads. Ratios are of medians.
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,7 +17,9 @@ from raymia.replica.schedule import Schedule
 class Loss(Attack):
     """Minus the mean squared error of the predicted noise, averaged over timesteps and draws.
 
-    score = -mean over t, k of L(t, k, c), with L(t, k, c) = mean over elements of (e_k - E(z_t, t, c))^2.
+    score = -mean over t, k of L(t, k, c), with L(t, k, c) = mean over elements of (e_k - E(z_t, t, c))^2. With ``noise: own``
+    the i-th of n timesteps takes draws i, i + n, i + 2n, .. and shares none with another: the mean then varies less from draw
+    to draw, for as many evaluations.
 
     Source: Carlini et al., Extracting Training Data from Diffusion Models, arXiv 2301.13188, section 5.
     """
@@ -28,6 +30,11 @@ class Loss(Attack):
 
     timesteps: Timesteps = Field((100, 200, 300, 400, 500), description="Timesteps at which the loss is taken.")
     draws: int = Field(5, ge=1, description="Noise draws per timestep.")
+    noise: Literal["shared", "own"] = Field(
+        "shared",
+        description="`shared`: the k-th draw is the same at all timesteps, so that other attacks find evaluations made; `own`: "
+        "every timestep has draws of its own, which is worth more per forward where `loss` runs alone.",
+    )
 
     def check(self, schedule: Schedule) -> None:
         schedule.check(*self.timesteps)
@@ -39,7 +46,14 @@ class Loss(Attack):
         return Cost(unet_forwards=len(self.timesteps) * self.draws, encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
-        trial.evaluate((t, k, CAPTION) for t in self.timesteps for k in range(self.draws))
-        per_t = {t: -torch.stack([trial.loss(t, k) for k in range(self.draws)]).mean(0) for t in self.timesteps}
+        places = {t: self._draws(i) for i, t in enumerate(self.timesteps)}
+        trial.evaluate((t, k, CAPTION) for t, draws in places.items() for k in draws)
+        per_t = {t: -torch.stack([trial.loss(t, k) for k in draws]).mean(0) for t, draws in places.items()}
         scores = {"loss": torch.stack(list(per_t.values())).mean(0)}
         return scores | {f"loss.t={t}": score for t, score in per_t.items()}
+
+    def _draws(self, place: int) -> range:
+        """Numbers of the draws at the timestep in that place."""
+        if self.noise == "shared":
+            return range(self.draws)
+        return range(place, len(self.timesteps) * self.draws, len(self.timesteps))

@@ -47,6 +47,14 @@ def test_loss_is_the_closed_form() -> None:
     assert close(scores["loss"], torch.stack(list(per_t.values())).mean(0))
 
 
+def test_timesteps_of_the_loss_may_have_draws_of_their_own() -> None:
+    subject = trial()
+    scores = Loss(timesteps=(100, 400), draws=2, noise="own").score(subject)
+    for t, draws in ((100, (0, 2)), (400, (1, 3))):
+        assert close(scores[f"loss.t={t}"], -torch.stack([expected_loss(subject, t, k) for k in draws]).mean(0))
+    assert subject.evaluations.unet_forwards == 4 * len(subject.images)
+
+
 def test_secmi_is_the_closed_form() -> None:
     subject = trial()
     schedule = subject.schedule

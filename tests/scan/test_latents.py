@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from raymia.attacks.base import registry
 from raymia.attacks.cost import works_on_images
 from raymia.errors import ConfigError, RaymiaError
 from raymia.replica.stable_diffusion import find_pipeline
-from raymia.scan.latents import LatentCache
+from raymia.scan.decoding import _decode_batch
+from raymia.scan.latents import ROW, LatentCache
 from raymia.scan.ledger import Ledger
 from raymia.scan.plan import make_plan
 from tests.conftest import good_members, image_bytes
@@ -55,22 +57,38 @@ def test_another_checkpoint_neither_encodes_nor_decodes_and_scores_the_same(
     broken = [("00000020.jpg", image_bytes(1)[:400]), ("00000020.txt", b"cut"), ("00000021.txt", b"no image")]
     write_tar("m0.tar", [*good_members(20), *broken])
     write_tar("n0.tar", good_members(9, start=100))
-    kept = {"attacks": ON_LATENTS, "latent_cache": str(tmp_path / "latents")}
-    scan(make_job(tmp_path, tiny, "first", **kept))
+    cache = str(tmp_path / "latents")
+    # The first scan has attacks that work on images, and keeps latents all the same.
+    scan(make_job(tmp_path, tiny, "first", attacks={**ON_LATENTS, "random": {}}, latent_cache=cache))
     assert evaluations(str(tmp_path / "first"))["encodes"] == 29
-    second = make_job(tmp_path, other_unet, "second", **kept)
+    second = make_job(tmp_path, other_unet, "second", attacks=ON_LATENTS, latent_cache=cache)
     plain = make_job(tmp_path, other_unet, "plain", attacks=ON_LATENTS)
     counts, _ = scan(second)
     scan(plain)
     assert (counts.read, counts.scored, counts.by_reason) == (31, 29, {"corrupt_image": 1, "no_image": 1})
     assert "encodes" not in evaluations(second.run)
     assert files(second.run) == files(plain.run)
-    assert files(second.run) != files(str(tmp_path / "first"))
 
-    with_images = {**ON_LATENTS, "autoencoder": {}, "random": {}}
-    _, cached = scan(make_job(tmp_path, other_unet, "third", **{**kept, "attacks": with_images}))
-    assert "encodes" not in evaluations(str(tmp_path / "third"))
-    assert cached["autoencoder"].std() > 0
+
+def test_where_attacks_work_on_images_they_are_decoded_and_latents_taken_all_the_same(tmp_path: Path) -> None:
+    cache = LatentCache(str(tmp_path), "key", (4, 2, 2), images_too=True)
+    texts = {"index": 0, "caption": "", "prompt": None, "flags": None, "reason": None, "detail": None}
+    batch = [{"key": str(seed), "image": image_bytes(seed), **texts} for seed in range(2)]
+    batch.append({"key": "cut", **texts, "image": image_bytes(1)[:400]})
+    pixels, latents, samples = _decode_batch(batch, 16, 10**6, cache)
+    assert latents is None
+    known = np.random.default_rng(0).normal(size=(2, 4, 2, 2)).astype(np.float32)
+    cache.store([{**dict.fromkeys(ROW.names), **sample} for sample in samples], known)
+    again = _decode_batch(batch, 16, 10**6, cache)
+    assert np.array_equal(again[0], pixels)  # type: ignore[arg-type]
+    assert np.array_equal(again[1], known)  # type: ignore[arg-type]
+    assert again[2] == samples
+    without = _decode_batch(batch, 16, 10**6, replace(cache, images_too=False))
+    assert without[0] is None
+    assert np.array_equal(without[1], known)  # type: ignore[arg-type]
+    assert [{**dict.fromkeys(ROW.names[:-1]), **sample} for sample in samples] == [
+        {**dict.fromkeys(ROW.names[:-1]), **sample} for sample in without[2]
+    ]
 
 
 def test_the_cache_is_of_one_autoencoder_and_size_whatever_the_unet(tmp_path: Path, write_tar: Write, tiny: Path) -> None:
