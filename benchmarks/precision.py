@@ -19,13 +19,10 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from raymia.attacks.base import Access, registry
-from raymia.bench.attacks import BATCH, load_samples
-from raymia.config import Job, parse_job
-from raymia.data.tar import Fault
-from raymia.scan.scorer import EMBEDDING, Scorer
-from raymia.testbed import TESTBED
+from raymia.bench.attacks import load_samples, score_all, testbed_job
+from raymia.config import Job, LpipsConfig
+from raymia.scan.scorer import Scorer
 from raymia.testbed.alexnet import build_trunk
-from raymia.testbed.architecture import RESOLUTION_PX
 
 
 def main() -> None:
@@ -61,21 +58,12 @@ def main() -> None:
 
 
 def job_of(attacks: list[str], folder: Path) -> Job:
-    content = {
-        "manifest": TESTBED,
-        "replica": {"model": TESTBED, "resolution_px": RESOLUTION_PX},
-        "attacks": {name: {} for name in attacks},
-        "access": "white",
-        "clip": TESTBED,
-        "run": "unused",
-    }
-    job = parse_job(content, "benchmarks/precision.py")
-    needs = {need for attack in job.attacks.values() for need in attack.needs()}
-    if "lpips" in needs:
-        trunk = folder / "alexnet.safetensors"
-        build_trunk(trunk)
-        job = parse_job({**content, "lpips": {"trunk": str(trunk)}}, "benchmarks/precision.py")
-    return job if "clip" in needs else job.model_copy(update={"clip": None})
+    job = testbed_job(attacks)
+    if "lpips" not in job.needs():
+        return job
+    trunk = folder / "alexnet.safetensors"
+    build_trunk(trunk)
+    return job.model_copy(update={"lpips": LpipsConfig(trunk=str(trunk))})
 
 
 def scored(
@@ -83,14 +71,7 @@ def scored(
 ) -> dict[str, np.ndarray]:
     replica = job.replica.model_copy(update={"compile": compiled})
     scorer = Scorer.from_job(job.model_copy(update={"replica": replica}), dtype, "auto", os.cpu_count())
-    rows: list[dict[str, float]] = []
-    for start in range(0, len(keys), BATCH):
-        part = slice(start, start + BATCH)
-        for outcome in scorer.score(pixels[part], captions[part], keys[part]):
-            if isinstance(outcome, Fault):
-                raise SystemExit(f"{outcome.reason}: {outcome.detail}")
-            rows.append({name: value for name, value in outcome.items() if name != EMBEDDING})  # type: ignore[misc]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return score_all(scorer, pixels, captions, keys)
 
 
 if __name__ == "__main__":

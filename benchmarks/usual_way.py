@@ -38,7 +38,7 @@ from torch.nn.functional import interpolate
 from raymia.attacks.base import Access, registry
 from raymia.attacks.denoising import PRESETS
 from raymia.attacks.trial import Trial
-from raymia.bench.attacks import load_samples
+from raymia.bench.attacks import load_samples, score_all
 from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
 from raymia.scan.scorer import Scorer, images_on
 from raymia.testbed import PIPELINE
@@ -271,11 +271,7 @@ def main() -> None:
 
     def ours(names: Sequence[str]) -> dict[str, np.ndarray]:
         scorer = Scorer(replica, {name: grey[name] for name in names}, seed=0)
-        rows = []
-        for start in range(0, len(keys), BATCH):
-            part = slice(start, start + BATCH)
-            rows += scorer.score(pixels[part], captions[part], keys[part])
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}  # type: ignore[index,union-attr]
+        return score_all(scorer, pixels, captions, keys)
 
     differences = verify(usual, ours(list(grey)), exact=options.dtype == "float32")
     results = {}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
-from raymia.attacks.base import Access, Attack, registry
+from raymia.attacks.base import Access, Attack, Need, registry
 from raymia.data.images import MAX_PIXELS
 from raymia.errors import ConfigError, describe_validation, suggest
 
@@ -159,6 +159,10 @@ class Job(_Section):
             if "clip" in attack.needs() and self.clip is None:
                 raise ConfigError(f"attacks.{name}: compares by CLIP, but the job has no `clip`; set one, or another metric")
         return self
+
+    def needs(self) -> frozenset[Need]:
+        """Models beside the attacked one that the attacks compare with."""
+        return frozenset(need for attack in self.attacks.values() for need in attack.needs())
 
     def control(self) -> Job | None:
         """The scan of the control model, into a run directory within this one's; none without a control model."""

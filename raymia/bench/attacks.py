@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from raymia.data.manifest import load_manifest
 from raymia.data.selection import shard_readers
 from raymia.data.tar import Fault, RawSample
 from raymia.errors import ConfigError
-from raymia.scan.scorer import Scorer
+from raymia.scan.scorer import EMBEDDING, Scorer
 from raymia.testbed import TESTBED
 from raymia.testbed.architecture import RESOLUTION_PX
 
@@ -53,19 +54,13 @@ def bench_attacks(names: Sequence[str] = (), samples: int = 256) -> Iterator[Att
     """
     known = registry()
     chosen = names or [name for name, kind in known.items() if kind.access in (Access.GREY, Access.CONTROL)]
-    jobs = {name: _job(name) for name in chosen}
+    jobs = {name: testbed_job([name]) for name in chosen}
     pixels, captions, keys, member = load_samples(samples)
     for name, job in jobs.items():
         scorer = Scorer.from_job(job, "float32", "auto", os.cpu_count())
         scorer.score(pixels[:BATCH], captions[:BATCH], keys[:BATCH])  # the first calls are slower than the rest
         before, start = (scorer.evaluations.unet_forwards, scorer.evaluations.encodes), time.perf_counter()
-        scores: list[float] = []
-        for first in range(0, samples, BATCH):
-            part = slice(first, first + BATCH)
-            for outcome in scorer.score(pixels[part], captions[part], keys[part]):
-                if isinstance(outcome, Fault):
-                    raise ConfigError(f"attack {name}: {outcome.reason}: {outcome.detail}")
-                scores.append(float(outcome[name]))  # type: ignore[arg-type]
+        scores = score_all(scorer, pixels, captions, keys)[name]
         seconds = time.perf_counter() - start
         yield AttackBench(
             attack=name,
@@ -97,10 +92,33 @@ def load_samples(count: int) -> Samples:
     return pixels, captions, keys, np.tile([True, False], half)
 
 
-def _job(name: str) -> Job:
+def testbed_job(names: Sequence[str]) -> Job:
+    """A scan of the test bed by some attacks at their defaults, with a CLIP where they compare by it.
+
+    Raises:
+        ConfigError: an unknown attack.
+    """
     replica = {"model": TESTBED, "resolution_px": RESOLUTION_PX}
-    content = {"manifest": TESTBED, "replica": replica, "attacks": {name: {}}, "run": "unused"}
-    kind = registry().get(name)
-    if kind is not None and "clip" in kind().needs():
-        content["clip"] = TESTBED
-    return parse_job(content, "bench attacks")
+    attacks: dict[str, Any] = {name: {} for name in names}
+    content = {"manifest": TESTBED, "replica": replica, "attacks": attacks, "clip": TESTBED, "run": "unused"}
+    job = parse_job(content, "bench attacks")
+    # A scorer with a CLIP embeds all images, whether an attack asks for it or not.
+    return job if "clip" in job.needs() else job.model_copy(update={"clip": None})
+
+
+def score_all(
+    scorer: Scorer, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """(samples,) scores by signal, made in batches.
+
+    Raises:
+        ConfigError: a sample could not be scored.
+    """
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(keys), BATCH):
+        part = slice(start, start + BATCH)
+        for key, outcome in zip(keys[part], scorer.score(pixels[part], captions[part], keys[part]), strict=True):
+            if isinstance(outcome, Fault):
+                raise ConfigError(f"sample {key}: {outcome.reason}: {outcome.detail}")
+            rows.append(outcome)
+    return {name: np.array([row[name] for row in rows]) for name in rows[0] if name != EMBEDDING}

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from raymia.bench.shapes import CHANNELS, FACTOR, FAMILIES, Family, count_flops
 from raymia.errors import ConfigError, suggest
-from raymia.replica.stable_diffusion import DTYPES, device_batches, quiet_libraries
+from raymia.replica.stable_diffusion import DTYPES, available, device_batches, quiet_libraries
 
 MATRICES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 """Sides of the square matrices whose products show the peak, by kind of device."""
@@ -90,8 +90,7 @@ def bench_model(
     Raises:
         ConfigError: an unknown name, or a resolution that the autoencoder cannot take.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = available(device)
     variant = variant or USUAL[device]
     for what, name, known in (("model", family, FAMILIES), ("variant", variant, VARIANTS)):
         if name not in known:
@@ -152,7 +151,7 @@ def _time_unet(shape: Family, options: dict[str, Any], inputs: dict[str, Any], s
     forward(**inputs, return_dict=False)
     _wait(device)
     first_s = time.perf_counter() - start
-    return first_s if compiled else None, _rate(lambda: forward(**inputs, return_dict=False), device, seconds)
+    return first_s if compiled else None, rate(lambda: forward(**inputs, return_dict=False), device, seconds)
 
 
 def _time_vae(shape: Family, batch: int, side_px: int, device: str, seconds: float) -> tuple[float, float]:
@@ -160,8 +159,8 @@ def _time_vae(shape: Family, batch: int, side_px: int, device: str, seconds: flo
     vae = shape.new_vae().eval().requires_grad_(False).to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, side_px, side_px)
     latents = torch.randn(batch, CHANNELS, side_px // FACTOR, side_px // FACTOR)
-    encodes = batch * _rate(lambda: vae.encode(images), device, seconds)
-    return encodes, batch * _rate(lambda: vae.decode(latents), device, seconds)
+    encodes = batch * rate(lambda: vae.encode(images), device, seconds)
+    return encodes, batch * rate(lambda: vae.decode(latents), device, seconds)
 
 
 def bench_variants(seconds: float = 5.0, **options: Any) -> Iterator[ModelBench]:
@@ -176,7 +175,7 @@ def peak_tflops(device: str, dtype: torch.dtype) -> float:
     found = []
     for side in MATRICES[device]:
         one, other = torch.randn(2, side, side, device=device, dtype=dtype)
-        found.append(2 * side**3 * _rate(partial(torch.matmul, one, other), device, 1.0) / 1e12)
+        found.append(2 * side**3 * rate(partial(torch.matmul, one, other), device, 1.0) / 1e12)
     return max(found)
 
 
@@ -192,9 +191,9 @@ def device_name(device: str) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _rate(call: Callable[[], object], device: str, seconds: float) -> float:
-    """Calls per second."""
-    for _ in range(WARM_UP):
+def rate(call: Callable[[], object], device: str, seconds: float, warm_up: int = WARM_UP) -> float:
+    """Calls per second, after as many that do not count."""
+    for _ in range(warm_up):
         call()
     _wait(device)
     start, calls = time.perf_counter(), 0

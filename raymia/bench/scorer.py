@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import torch
 from pydantic import BaseModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from raymia.bench.model import device_name
+from raymia.bench.model import device_name, rate
 from raymia.bench.shapes import FAMILIES, TOKENS, Family
 from raymia.config import parse_job
 from raymia.errors import ConfigError, suggest
-from raymia.replica.stable_diffusion import quiet_libraries
+from raymia.replica.stable_diffusion import available, quiet_libraries
 from raymia.scan.scorer import Scorer
 from raymia.testbed.architecture import new_tokenizer, save_pipeline
 
@@ -86,8 +86,7 @@ def bench_scorer(
     Raises:
         ConfigError: an unknown name, or a model that a replica cannot be of.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = available(device)
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
     known = [name for name, shape in FAMILIES.items() if shape.text_layers]
@@ -109,9 +108,11 @@ def bench_scorer(
     def score() -> None:
         scorer.score(pixels, [CAPTION] * batch_size, keys)
 
-    first_batch_s = _seconds(score, device, 0.0)
+    first_batch_s = time.perf_counter()
+    score()  # which ends with the scores on the CPU
+    first_batch_s = time.perf_counter() - first_batch_s
     unet_forwards, encodes = (getattr(scorer.evaluations, name) / batch_size for name in ("unet_forwards", "encodes"))
-    images_s = batch_size / _seconds(score, device, seconds)
+    images_s = batch_size * rate(score, device, seconds, warm_up=0)
     forward_s, encode_s, batches = _bare(scorer, side_px, device, seconds)
     bare_images_s = 1.0 / (unet_forwards * forward_s + encodes * encode_s)
     return ScorerBench(
@@ -166,19 +167,6 @@ def _bare(scorer: Scorer, side_px: int, device: str, seconds: float) -> tuple[fl
     states = replica.text([CAPTION]).expand(len(z), -1, -1)
     images = torch.randn(replica.vae_batch, 3, side_px, side_px, device=device)
     with torch.no_grad():
-        forward_s = _seconds(lambda: replica.predicted_noise(z, t, states), device, seconds) / len(z)
-        encode_s = _seconds(lambda: replica.encode(images), device, seconds) / len(images)
-    return forward_s, encode_s, (len(z), len(images))
-
-
-def _seconds(call: Callable[[], object], device: str, at_least: float) -> float:
-    """Mean duration of a call, of as many as fill the time."""
-    spent, calls = 0.0, 0
-    while not calls or spent < at_least:
-        start = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        spent += time.perf_counter() - start
-        calls += 1
-    return spent / calls
+        forwards_s = len(z) * rate(lambda: replica.predicted_noise(z, t, states), device, seconds, warm_up=1)
+        encodes_s = len(images) * rate(lambda: replica.encode(images), device, seconds, warm_up=1)
+    return 1.0 / forwards_s, 1.0 / encodes_s, (len(z), len(images))

@@ -105,7 +105,7 @@ class SharedReplica:
             asked: noisy latents, timestep and text states of each, all of the same shapes.
             precise: evaluate in float32, whatever the replica computes in.
         """
-        replica = self._replica.in_float32() if precise else self._replica
+        replica = self._computing(precise)
         places = [(self._kept_of(z_t), ("predicted_noise", t, id(states), id(replica))) for z_t, t, states in asked]
         new: dict[tuple[int, Hashable], Question] = {}
         for (kept, key), question in zip(places, asked, strict=True):
@@ -170,8 +170,10 @@ class SharedReplica:
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch c h w"]]:
         """Per-sample mean squared errors and their gradients by `z_t`; never kept. For `precise` see `predicted_noises`."""
         self._count_backward(z_t)
-        replica = self._replica.in_float32() if precise else self._replica
-        return latent_gradients(replica, z_t, t, states, noise)
+        return latent_gradients(self._computing(precise), z_t, t, states, noise)
+
+    def _computing(self, precise: bool) -> Replica:
+        return self._replica.in_float32() if precise else self._replica
 
     def _count_backward(self, z_t: Tensor) -> None:
         self.evaluations.unet_forwards += len(z_t)

@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.backends import cudnn
@@ -91,17 +92,24 @@ class PipelineFolder:
     def latent_shape(self, resolution_px: int) -> tuple[int, int, int]:
         """Channels, height and width of the latents of a square image."""
         config = _read_json(self.path / "vae" / "config.json")
-        side = resolution_px // 2 ** (len(config["block_out_channels"]) - 1)  # type: ignore[arg-type]
-        return int(config.get("latent_channels", 4)), side, side  # type: ignore[call-overload]
+        side = resolution_px // _factor(config)
+        return int(config.get("latent_channels", 4)), side, side
 
     def autoencoder_digest(self) -> str:
-        """sha256 over the autoencoder's tensors and what its config says of them, whoever saved it and however often."""
+        """sha256 over the autoencoder's tensors and what its config says of them, whoever saved it and however often.
+
+        Raises:
+            ConfigError: a weight file cannot be read.
+        """
         config = _read_json(self.path / "vae" / "config.json")
         told = {key: value for key, value in config.items() if not key.startswith("_")}
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
         tensors: dict[str, Tensor] = {}
         for file in _weight_files(self.path, "vae", self.weights()[0]):
-            tensors |= load_file(file)
+            try:
+                tensors |= load_file(file)
+            except (SafetensorError, OSError) as error:
+                raise ConfigError(f"{file}: not readable as safetensors ({error})") from error
         for name, tensor in sorted(tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -219,9 +227,7 @@ class StableDiffusion:
         Raises:
             ConfigError: weights that do not fit their config, an unknown dtype, or a resolution the model cannot take.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = torch.device(available(device))
         self.dtype = DTYPES[dtype]
         self.schedule = folder.schedule
         quiet_libraries()
@@ -234,7 +240,7 @@ class StableDiffusion:
             tokenizer = CLIPTokenizer.from_pretrained(folder.path / "tokenizer", local_files_only=True)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ConfigError(f"{folder.path}: cannot load the pipeline: {error}") from error
-        self._factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self._factor = _factor(vae.config)
         if resolution_px % self._factor:
             raise ConfigError(
                 f"replica.resolution_px {resolution_px} is not a multiple of {self._factor}, as the autoencoder needs"
@@ -380,6 +386,13 @@ class StableDiffusion:
         return decoded.clamp(-1.0, 1.0).contiguous()
 
 
+def available(device: str) -> str:
+    """A kind of device; for ``auto`` CUDA where there is one."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def native_on_cpu(dtype: str) -> bool:
     """Whether this machine's processor computes in a dtype itself; otherwise it is emulated, slower than float32."""
     endings = {"bfloat16": "bf16", "float16": "fp16"}
@@ -398,6 +411,12 @@ def device_batches(device: str, latent_positions: int, pixels: int) -> tuple[int
     return max(1, UNET_POSITIONS[device] // latent_positions), max(1, VAE_PIXELS[device] // pixels)
 
 
+def _factor(vae: Mapping[str, Any]) -> int:
+    """Pixels by side of a latent, from an autoencoder's config."""
+    blocks: Sequence[int] = vae.get("block_out_channels", (64,))
+    return int(2 ** (len(blocks) - 1))
+
+
 def _fits(call: Callable[[], None]) -> bool:
     try:
         call()
@@ -411,7 +430,7 @@ def _fits(call: Callable[[], None]) -> bool:
     return fits
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except OSError as error:

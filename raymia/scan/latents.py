@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from raymia.errors import RaymiaError
+from raymia.errors import ConfigError, RaymiaError
 from raymia.scan.decoding import FAULT, IMAGE_FACTS
-from raymia.scan.storage import Storage
+from raymia.scan.storage import Storage, StorageError, public
 
 TRANSFORM = "Lanczos, centre square, 1"
 """From image files to pixels; another name whenever `raymia.data.images.decode_image` comes to give other pixels."""
@@ -52,6 +52,18 @@ class LatentCache:
     key: str
     shape: tuple[int, int, int]
     images_too: bool
+
+    def require_writable(self) -> None:
+        """Make the folder and try a write.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        try:
+            Storage(self.url).try_write()
+        except (OSError, ValueError, ImportError, StorageError) as error:
+            where = public(self.url)
+            raise ConfigError(f"latent_cache {where}: cannot be written ({error}); give a folder or an fsspec URL") from error
 
     def load(self, hashes: Sequence[str]) -> Kept | None:
         """What is kept of a batch of images; none where nothing is.

@@ -132,9 +132,7 @@ class Ledger:
             ConfigError: it cannot be written.
         """
         try:
-            self.storage.make()
-            self.storage.write(".writable", b"")
-            self.storage.remove([".writable"])
+            self.storage.try_write()
         except (OSError, ValueError, ImportError, StorageError) as error:
             raise ConfigError(
                 f"run {self.run}: cannot be written ({error}); choose another run directory with --run"

@@ -87,6 +87,8 @@ def _prepare(job: Job) -> Prepared:
     plan = make_plan(job)
     ledger = Ledger(job.run)
     ledger.require_writable()
+    if plan.latent_cache is not None:
+        plan.latent_cache.require_writable()
     return plan, ledger, require_same(ledger, plan)
 
 

@@ -17,11 +17,11 @@ from raymia.config import FREE_TO_CHANGE, Job, differences
 from raymia.data.clusters import load_clusters
 from raymia.data.manifest import Manifest, labels_hold, load_manifest
 from raymia.data.selection import ShardReader, selection_digest, shard_readers
-from raymia.errors import ConfigError, first_line
+from raymia.errors import ConfigError
 from raymia.replica.stable_diffusion import PipelineFolder, find_pipeline
 from raymia.scan.latents import TRANSFORM, LatentCache
 from raymia.scan.ledger import RUN_FILE, Ledger
-from raymia.scan.storage import Storage, public, without_secrets
+from raymia.scan.storage import without_secrets
 from raymia.testbed import clip_folder, model_folder
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def make_plan(job: Job) -> ScanPlan:
         from raymia.clip import check_clip
 
         check_clip(clip_folder(job.clip))
-    if any("lpips" in attack.needs() for attack in job.attacks.values()):
+    if "lpips" in job.needs():
         from raymia.perceptual import load_trunk
 
         load_trunk(job.lpips.net, job.lpips.trunk)
@@ -125,11 +125,7 @@ def require_same(ledger: Ledger, plan: ScanPlan) -> dict[str, Any] | None:
 
 
 def _latent_cache(job: Job, pipeline: PipelineFolder) -> LatentCache | None:
-    """The cache that a job names, checked for use.
-
-    Raises:
-        ConfigError: nothing can be written there.
-    """
+    """The cache that a job names, for its model."""
     if job.latent_cache is None:
         return None
     side = job.replica.resolution_px
@@ -139,11 +135,6 @@ def _latent_cache(job: Job, pipeline: PipelineFolder) -> LatentCache | None:
     on_images += ["clip"] if job.clip is not None else []
     if on_images:
         log.info("latent_cache: images are decoded all the same, for %s", ", ".join(on_images))
-    try:
-        Storage(job.latent_cache).make()
-    except (OSError, ValueError, ImportError) as error:
-        where = public(job.latent_cache)
-        raise ConfigError(f"latent_cache {where}: {first_line(error)}; give a folder or an fsspec URL") from error
     return LatentCache(job.latent_cache, key, pipeline.latent_shape(side), bool(on_images))
 
 

@@ -75,14 +75,13 @@ class Scorer:
         told = job.replica
         precise = any(attack.precise for attack in job.attacks.values())
         replica = StableDiffusion(folder, dtype, device, told.resolution_px, told.unet_batch, told.compile, precise)
-        needs = {need for attack in job.attacks.values() for need in attack.needs()}
         clip, lpips = None, None
         # open_clip and lpips take seconds to import, which most replicas need not spend.
         if job.clip:
             from raymia.clip import Clip
 
             clip = Clip(clip_folder(job.clip), replica.device)
-        if "lpips" in needs:
+        if "lpips" in job.needs():
             from raymia.perceptual import Lpips
 
             lpips = Lpips(job.lpips.net, job.lpips.trunk, replica.device)

@@ -79,6 +79,16 @@ class Storage:
         """
         self._fs.makedirs(self._root, exist_ok=True)
 
+    def try_write(self) -> None:
+        """Make the folder and try a write.
+
+        Raises:
+            OSError, ValueError, StorageError: it cannot be written.
+        """
+        self.make()
+        self.write(".writable", b"")
+        self.remove([".writable"])
+
     def write(self, name: str, content: bytes) -> None:
         """Write a file whole or not at all, trying again where storage fails for the moment.
 

@@ -145,4 +145,4 @@ def test_a_cache_that_cannot_be_written_is_refused_before_anything_starts(tmp_pa
     write_tar("n0.tar", good_members(1, start=9))
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"latent_cache .*file/latents"):
-        make_plan(make_job(tmp_path, tiny, "run", attacks=ON_LATENTS, latent_cache=str(tmp_path / "file" / "latents")))
+        scan(make_job(tmp_path, tiny, "run", attacks=ON_LATENTS, latent_cache=str(tmp_path / "file" / "latents")))
