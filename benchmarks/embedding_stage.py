@@ -19,16 +19,15 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy
 
-from raymia.clip import Clip
 from raymia.config import Job, parse_job
 from raymia.data.manifest import load_manifest
 from raymia.data.prompts import Prompts
 from raymia.data.selection import shard_readers
-from raymia.data.shards import ShardDatasource, ShardWork
+from raymia.features.clip import Clip
+from raymia.scan.batches import ShardDatasource, ShardWork
 from raymia.scan.decoding import decode_rows
 from raymia.scan.pipeline import DECODING_CPUS, configure
 from raymia.scan.rows import score_rows, score_type
-from raymia.scan.scorer import Scorer
 from raymia.testbed import CLIP
 
 BATCH, SIDE_PX = 32, 64
@@ -44,7 +43,7 @@ class Scoring:
     """A replica, with or without a CLIP."""
 
     def __init__(self, job: Job, threads: int) -> None:
-        self._scorer = Scorer.from_job(job, "float32", "cpu", threads)
+        self._scorer = load_scorer(job, "float32", "cpu", threads)
         self._signals = [signal.name for attack in job.attacks.values() for signal in attack.signals()]
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -25,7 +25,7 @@ from PIL import Image
 from rich.console import Console
 
 from raymia.config import Job, parse_job
-from raymia.scan.ledger import Ledger, ShardRecord
+from raymia.run.ledger import Ledger, ShardRecord
 from raymia.scan.pipeline import run_scan
 
 PER_SHARD = 5000

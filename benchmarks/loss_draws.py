@@ -20,7 +20,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from raymia.bench.attacks import BATCH, load_samples
-from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
+from raymia.replica.families import LoadOptions
+from raymia.replica.folder import load_replica
+from raymia.replica.protocol import Replica
 from raymia.scan.scorer import images_on
 from raymia.testbed import PIPELINE
 from raymia.testbed.architecture import RESOLUTION_PX
@@ -72,7 +74,7 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     torch.set_grad_enabled(False)
     pixels, captions, _, member = load_samples(options.samples)
-    replica = StableDiffusion(find_pipeline(str(PIPELINE), with_weights=True), resolution_px=RESOLUTION_PX)
+    replica = load_replica(str(PIPELINE), LoadOptions(resolution_px=RESOLUTION_PX))
     z0, states = replica.encode(images_on(replica.device, pixels)), replica.text(captions)
     generator, rows = torch.Generator().manual_seed(0), []
     for budget in BUDGETS:
@@ -96,7 +98,7 @@ def main() -> None:
 
 
 def score(
-    replica: StableDiffusion, z0: Tensor, states: Tensor, timesteps: Tensor, which: list[int], generator: torch.Generator
+    replica: Replica, z0: Tensor, states: Tensor, timesteps: Tensor, which: list[int], generator: torch.Generator
 ) -> np.ndarray:
     noises = {k: torch.randn(z0.shape, generator=generator) for k in {abs(number) for number in which}}
     total = torch.zeros(len(z0))

@@ -18,7 +18,7 @@ import psutil
 from rich.console import Console
 
 from raymia.curation.neighbours import PROBES, Vectors, pairs_within
-from raymia.scan.storage import Storage
+from raymia.run.storage import Storage
 
 
 def main() -> None:

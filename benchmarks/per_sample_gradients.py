@@ -17,9 +17,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from raymia.replica.gradients import parameter_gradients
-from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
+from raymia.replica.families import LoadOptions
+from raymia.replica.folder import load_replica
 from raymia.testbed import PIPELINE
+from raymia.trial.gradients import parameter_gradients
 
 T = 300
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    replica = StableDiffusion(find_pipeline(str(PIPELINE), with_weights=True), resolution_px=64)
+    replica = load_replica(str(PIPELINE), LoadOptions(resolution_px=64))
     torch.manual_seed(0)
     z, noise = torch.randn(options.batch, 4, 8, 8), torch.randn(options.batch, 4, 8, 8)
     states = replica.text(["a picture"] * options.batch)
@@ -39,7 +40,7 @@ def main() -> None:
         return torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients.values()]).sum(0).sqrt()
 
     def loop() -> Tensor:
-        unet = replica._unet.requires_grad_(True)
+        unet = replica._denoiser.requires_grad_(True)
         norms = []
         for i in range(len(z)):
             error = (noise[i : i + 1] - replica.predicted_noise(z[i : i + 1], T, states[i : i + 1])).square().sum()
@@ -54,7 +55,7 @@ def main() -> None:
 
         # A copy of its own, as its hooks stay in the module's way; it captures in training mode only (no layer differs).
         # Its convolution rule is wrong for channels-last weights, hence the plain layout.
-        unet = copy.deepcopy(replica._unet).to(memory_format=torch.contiguous_format).requires_grad_(True).train()
+        unet = copy.deepcopy(replica._denoiser).to(memory_format=torch.contiguous_format).requires_grad_(True).train()
         wrapped = GradSampleModule(unet, loss_reduction="sum", strict=False)
 
         def opacus() -> Tensor:

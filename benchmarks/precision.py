@@ -18,10 +18,9 @@ import numpy as np
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from raymia.attacks.base import Access, registry
+from raymia.attacks.base import ATTACKS, Access
 from raymia.bench.attacks import load_samples, score_all, testbed_job
 from raymia.config import Job, LpipsConfig
-from raymia.scan.scorer import Scorer
 from raymia.testbed.alexnet import build_trunk
 
 
@@ -33,7 +32,7 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="*", help="by default all that need nothing but the replica's own noise predictions")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    grey = [name for name, kind in registry().items() if kind.access == Access.GREY]
+    grey = [name for name, kind in ATTACKS.all().items() if kind.access == Access.GREY]
     with tempfile.TemporaryDirectory() as folder:
         job = job_of(options.attacks or grey, Path(folder))
         pixels, captions, keys, member = load_samples(options.samples)
@@ -70,7 +69,7 @@ def scored(
     job: Job, dtype: str, compiled: bool, pixels: np.ndarray, captions: list[str], keys: list[str]
 ) -> dict[str, np.ndarray]:
     replica = job.replica.model_copy(update={"compile": compiled})
-    scorer = Scorer.from_job(job.model_copy(update={"replica": replica}), dtype, "auto", os.cpu_count())
+    scorer = load_scorer(job.model_copy(update={"replica": replica}), dtype, "auto", os.cpu_count())
     return score_all(scorer, pixels, captions, keys)
 
 

@@ -16,14 +16,16 @@ from collections.abc import Sequence
 
 import torch
 
-from raymia.attacks.base import Access, Attack, registry
-from raymia.attacks.cost import count
+from raymia.attacks.base import ATTACKS, Access, Attack
 from raymia.attacks.denoising import Denoising
-from raymia.attacks.trial import Trial
 from raymia.bench.attacks import load_samples
-from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
+from raymia.replica.families import LoadOptions
+from raymia.replica.folder import load_replica
+from raymia.replica.protocol import Replica
+from raymia.scan.cost import count
 from raymia.scan.scorer import images_on
 from raymia.testbed import PIPELINE
+from raymia.trial.trial import Trial
 
 BATCH = 32
 
@@ -33,14 +35,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    replica = StableDiffusion(find_pipeline(str(PIPELINE), with_weights=True), resolution_px=64)
+    replica = load_replica(str(PIPELINE), LoadOptions(resolution_px=64))
     batches = load(options.samples)
-    grey = [kind() for kind in registry().values() if kind.access == Access.GREY]
+    grey = [kind() for kind in ATTACKS.all().values() if kind.access == Access.GREY]
     published = [attack for attack in grey if not isinstance(attack, Denoising)]
     published += [Denoising(presets=[name], errors=(error,)) for name in Denoising().presets for error in Denoising().errors]
     for title, alone in (("attacks as raymia names them", grey), ("each preset and error a run of its own", published)):
-        apart = sum(count([attack], replica.schedule).unet_forwards for attack in alone)
-        together = count(grey, replica.schedule).unet_forwards
+        apart = sum(count([attack], replica.schedule).forwards for attack in alone)
+        together = count(grey, replica.schedule).forwards
         ratios = []
         for _ in range(options.rounds):
             seconds_together = run(replica, batches, [grey])
@@ -59,7 +61,7 @@ def load(samples: int) -> list[tuple[torch.Tensor, list[str], list[str]]]:
 
 
 def run(
-    replica: StableDiffusion,
+    replica: Replica,
     batches: Sequence[tuple[torch.Tensor, list[str], list[str]]],
     trials: Sequence[Sequence[Attack]],
 ) -> float:

@@ -35,13 +35,15 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from raymia.attacks.base import Access, registry
+from raymia.attacks.base import ATTACKS, Access
 from raymia.attacks.denoising import PRESETS
-from raymia.attacks.trial import Trial
 from raymia.bench.attacks import load_samples, score_all
-from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
+from raymia.replica.families import LoadOptions
+from raymia.replica.folder import find_pipeline
+from raymia.replica.protocol import Replica
 from raymia.scan.scorer import Scorer, images_on
 from raymia.testbed import PIPELINE
+from raymia.trial.trial import Trial
 
 SIDE_PX, BATCH, DRAWS = 64, 32, 5
 TOLERANCE, LEAST_RANK = 1e-3, 0.99
@@ -265,9 +267,9 @@ def main() -> None:
     torch.set_grad_enabled(False)
     pixels, captions, keys, _ = load_samples(options.samples)
     folder = find_pipeline(str(PIPELINE), with_weights=True)
-    replica = StableDiffusion(folder, options.dtype, resolution_px=SIDE_PX, compiled=options.compile)
+    replica = folder.load(LoadOptions(options.dtype, resolution_px=SIDE_PX, compiled=options.compile))
     usual = usual_of(replica, pixels, captions, keys)
-    grey = {name: kind() for name, kind in registry().items() if kind.access == Access.GREY}
+    grey = {name: kind() for name, kind in ATTACKS.all().items() if kind.access == Access.GREY}
 
     def ours(names: Sequence[str]) -> dict[str, np.ndarray]:
         scorer = Scorer(replica, {name: grey[name] for name in names}, seed=0)
@@ -283,7 +285,7 @@ def main() -> None:
     report(options, differences, results, {"usual": usual_s, "together": together_s, "ours": whole_s})
 
 
-def usual_of(replica: StableDiffusion, pixels: np.ndarray, captions: list[str], keys: list[str]) -> Usual:
+def usual_of(replica: Replica, pixels: np.ndarray, captions: list[str], keys: list[str]) -> Usual:
     pipe = StableDiffusionPipeline.from_pretrained(
         PIPELINE, torch_dtype=torch.float32, use_safetensors=True, safety_checker=None
     )

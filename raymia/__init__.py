@@ -27,6 +27,6 @@ def evaluate(table: pd.DataFrame | str, **options: Any) -> Evaluation:
         ConfigError: names the column or row that cannot be used.
     """
     from raymia.evaluation.metrics import evaluate_run, evaluate_table
-    from raymia.scan.ledger import Ledger
+    from raymia.run.ledger import Ledger
 
     return evaluate_run(Ledger(table), **options) if isinstance(table, str) else evaluate_table(table, **options)

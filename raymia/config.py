@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
-from raymia.attacks.base import Access, Attack, Need, registry
+from raymia.attacks.base import ATTACKS, Access, Attack, Evaluations, Need
 from raymia.data.images import MAX_PIXELS
-from raymia.errors import ConfigError, describe_validation, suggest
+from raymia.errors import ConfigError, describe_validation
+from raymia.run.record import CONTROL
+from raymia.services.protocol import SERVICES, Service
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 CaptionSource = Literal["own", "shuffled", "empty"]
@@ -27,17 +29,24 @@ class ReplicaConfig(_Section):
     revision: str | None = Field(None, description="Revision of a hub id; none for the newest.")
     dtype: Dtype = Field(
         "auto",
-        description="Of UNet and text encoder; `auto` is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is faster "
+        description="Of denoiser and text encoders; `auto` is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is faster "
         "on processors that have it.",
     )
     resolution_px: int = Field(512, ge=8, le=4096, description="Side of the square that images are resized and cropped to.")
-    unet_batch: int | None = Field(
-        None, ge=1, description="Images in one call of the UNet; by default as many as keep the device busy and fit its memory."
+    denoiser_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Images in one call of the denoiser; by default as many as keep the device busy and fit its memory.",
+    )
+    timesteps: Literal["levels", "own"] = Field(
+        "levels",
+        description="What a timestep of an attack means: `levels`, the noise level that Stable Diffusion 1.x has at that step, "
+        "so that it is the same noise in every family; or `own`, the model's own step.",
     )
     compile: bool = Field(
         False,
-        description="Compile the UNet with torch.compile: faster calls after a start of half a minute to minutes per replica; "
-        "on a CPU it needs a C++ compiler.",
+        description="Compile the denoiser with torch.compile: faster calls after a start of half a minute to minutes per "
+        "replica; on a CPU it needs a C++ compiler.",
     )
 
 
@@ -87,31 +96,51 @@ class LpipsConfig(_Section):
 
 
 def _attacks(value: object) -> dict[str, Attack]:
-    known = registry()
     if not isinstance(value, dict) or not value:
-        raise ConfigError(f"`attacks`: expected a map from attack to its parameters; known are {', '.join(known)}")
+        known = ", ".join(ATTACKS.names())
+        raise ConfigError(f"`attacks`: expected a map from attack to its parameters; known are {known}")
     attacks = {}
     for key, parameters in value.items():
         name, colon, variant = str(key).partition(":")
-        if name not in known:
-            raise ConfigError(f"`attacks.{name}`: no such attack{suggest(name, list(known))}; `raymia attacks` lists them")
-        if colon and not variant:
-            raise ConfigError(f"`attacks.{key}`: expected a name behind the colon, such as {name}:few_draws")
         if isinstance(parameters, Attack):
             attacks[key] = parameters
             continue
         try:
-            attacks[key] = known[name].model_validate(parameters or {})
+            kind = ATTACKS.get(name)
+        except ConfigError as error:
+            raise ConfigError(f"`attacks.{key}`: {error}; `raymia attacks` lists them") from error
+        if colon and not variant:
+            raise ConfigError(f"`attacks.{key}`: expected a name behind the colon, such as {name}:few_draws")
+        try:
+            attacks[key] = kind.model_validate(parameters or {})
         except ValidationError as error:
-            raise ConfigError(f"attacks.{key}: {describe_validation(error, known[name])}") from error
+            raise ConfigError(f"attacks.{key}: {describe_validation(error, kind)}") from error
     return attacks
+
+
+def _replica(value: object) -> object:
+    """A service where the section names one, else a model and how it is run."""
+    if not isinstance(value, dict):
+        return value
+    kind: type[BaseModel] = ReplicaConfig
+    if "service" in value:
+        try:
+            kind = SERVICES.get(str(value["service"]))
+        except ConfigError as error:
+            raise ConfigError(f"`replica.service`: {error}; `raymia services` lists them") from error
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError(describe_validation(error, kind, "replica")) from error
 
 
 class Job(_Section):
     """One scan: manifest x replica x attacks to a run directory."""
 
     manifest: str = Field(description="Path or fsspec URL of a manifest, or `testbed`.")
-    replica: ReplicaConfig
+    replica: Annotated[ReplicaConfig | SerializeAsAny[Service], BeforeValidator(_replica)] = Field(
+        description="The attacked model; or `service` with the service's own options, to attack one that offers images alone."
+    )
     attacks: Annotated[dict[str, SerializeAsAny[Attack]], BeforeValidator(_attacks)] = Field(
         description="Parameters by attack; `{}` for the defaults. `ATTACK:NAME` is a further variant of an attack: all "
         "variants share what they can, and their signals begin with `ATTACK:NAME`."
@@ -140,7 +169,7 @@ class Job(_Section):
     )
     pool: PoolConfig = PoolConfig()
     unit_size: int = Field(256, ge=1, description="Samples per unit: the grain of commit and resume.")
-    seed: int = Field(0, ge=0, description="Of all noise.")
+    seed: int = Field(0, ge=0, description="From which all noise follows, with a sample's key.")
     run: str = Field(description="Run directory; by default runs/ and the job file's name.")
     max_pixels: int = Field(MAX_PIXELS, ge=1, description="Images whose header announces more are quarantined undecoded.")
     labels_do_not_hold: bool = Field(
@@ -156,9 +185,35 @@ class Job(_Section):
                     f"attacks.{name}: needs {attack.access} access, but `access` is {self.access}; leave the attack out, or "
                     f"set access: {attack.access} if the attacker has it"
                 )
+            if self.hosted is not None:
+                _require_possible(name, attack, self.hosted)
             if "clip" in attack.needs() and self.clip is None:
                 raise ConfigError(f"attacks.{name}: compares by CLIP, but the job has no `clip`; set one, or another metric")
+        if self.hosted is not None and (self.control_model or self.latent_cache):
+            field = "control_model" if self.control_model else "latent_cache"
+            raise ConfigError(f"`{field}` goes with replica.model: a service offers images alone")
         return self
+
+    @property
+    def hosted(self) -> Service | None:
+        """The attacked service; none where a model is attacked."""
+        return self.replica if isinstance(self.replica, Service) else None
+
+    @property
+    def model(self) -> ReplicaConfig:
+        """The attacked model and how it is run.
+
+        Raises:
+            ValueError: a service is attacked.
+        """
+        if isinstance(self.replica, Service):
+            raise ValueError(f"the service {self.replica.service} is attacked, and no model of ours")
+        return self.replica
+
+    @property
+    def subject(self) -> str:
+        """What is attacked, in a word."""
+        return f"service {self.replica.service}" if isinstance(self.replica, Service) else self.replica.model
 
     def needs(self) -> frozenset[Need]:
         """Models beside the attacked one that the attacks compare with."""
@@ -168,13 +223,26 @@ class Job(_Section):
         """The scan of the control model, into a run directory within this one's; none without a control model."""
         if self.control_model is None:
             return None
-        replica = self.replica.model_copy(update={"model": self.control_model, "revision": None})
+        replica = self.model.model_copy(update={"model": self.control_model, "revision": None})
         update = {"replica": replica, "run": f"{self.run}/{CONTROL}", "control_model": None, "labels_do_not_hold": True}
         return self.model_copy(update=update)
 
 
-CONTROL = "control"
-"""Name of the control model's run directory within that of the run that it controls."""
+def _require_possible(name: str, attack: Attack, service: Service) -> None:
+    """Refuse an attack that needs more than a service offers.
+
+    Raises:
+        ConfigError: names the attack and what it needs.
+    """
+    lacking = sorted(attack.asks - service.capabilities)
+    if lacking:
+        raise ConfigError(f"attacks.{name}: asks for {', '.join(lacking)}, which service {service.service} does not offer")
+    if attack.access not in (Access.BLACK, Access.CONTROL) or (
+        attack.access == Access.CONTROL and attack.cost() != Evaluations()
+    ):
+        raise ConfigError(f"attacks.{name}: evaluates the model itself; service {service.service} offers images alone")
+
+
 FREE_TO_CHANGE = ("run", "pool", "max_quarantined_fraction", "control_model", "labels_do_not_hold", "latent_cache")
 """Fields that change no score, so that a run may be resumed with other values."""
 

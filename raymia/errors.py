@@ -16,10 +16,16 @@ class ConfigError(RaymiaError):
     """Bad usage or configuration (exit code 2); raised before a model is loaded."""
 
 
-def describe_validation(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first fault that pydantic found, as field, problem and, for an unknown key, the nearest known one."""
+def describe_validation(error: ValidationError, model: type[BaseModel], within: str = "") -> str:
+    """The first fault that pydantic found, as field, problem and, for an unknown key, the nearest known one.
+
+    Args:
+        error: that validating raised.
+        model: that was validated.
+        within: the field that it stands in.
+    """
     fault = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in fault["loc"])
+    place = ".".join(str(part) for part in ((within,) if within else ()) + fault["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if fault["type"] == "extra_forbidden":
         known = _fields_at(model, fault["loc"][:-1])

@@ -12,7 +12,7 @@ import yaml
 
 from raymia.config import load_job
 from raymia.errors import ConfigError
-from raymia.scan.ledger import Ledger
+from raymia.run.ledger import Ledger
 from raymia.scan.plan import make_plan
 
 GOOD: dict[str, Any] = {"manifest": "testbed", "replica": {"model": "testbed", "resolution_px": 64}, "attacks": {"loss": {}}}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from raymia.attacks.base import Attack, registry
+from raymia.attacks.base import ATTACKS, Attack
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -27,16 +27,16 @@ def test_the_worked_example_of_an_attack_is_found_and_passes_its_own_test(tmp_pa
     listing = "from raymia.cli import main; sys.argv[1:] = ['attacks', '--json']; main()"
     done = subprocess.run([sys.executable, "-c", beside + listing], capture_output=True, text=True, check=False)
     listed = {entry["attack"]: entry for entry in json.loads(done.stdout)}
-    assert listed["agreement"]["cost"]["unet_forwards"] == 4
-    assert set(listed) == {*registry(), "agreement"}
+    assert listed["agreement"]["cost"]["forwards"] == 4
+    assert set(listed) == {*ATTACKS.all(), "agreement"}
 
 
 def test_every_attack_is_described_with_its_access_and_cost() -> None:
     text = (DOCS / "attacks.md").read_text()
     found = re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     sections = {name: " ".join(section.split()) for name, section in found}
-    assert set(sections) == set(registry())
-    for name, kind in registry().items():
+    assert set(sections) == set(ATTACKS.all())
+    for name, kind in ATTACKS.all().items():
         assert f"Access: {kind.access}. Cost: {describe_cost(kind())}." in sections[name], name
         number = re.search(r"arXiv (\d{4}\.\d{5})", kind.reference)
         assert number is None or number[1] in sections[name], name
@@ -47,8 +47,8 @@ def test_every_attack_is_described_with_its_access_and_cost() -> None:
 def describe_cost(attack: Attack) -> str:
     cost = attack.cost()
     words = {
-        "UNet forward": cost.unet_forwards,
-        "UNet backward": cost.unet_backwards,
+        "UNet forward": cost.forwards,
+        "UNet backward": cost.backwards,
         "encode": cost.encodes,
         "decode": cost.decodes,
         "query": cost.queries,

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.trial import Trial
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
+from raymia.trial.trial import Trial
 
 
 class Autoencoder(Attack):
@@ -23,8 +23,8 @@ class Autoencoder(Attack):
     def signals(self) -> list[Signal]:
         return [Signal("autoencoder", primary=True)]
 
-    def cost(self) -> Cost:
-        return Cost(encodes=1, decodes=1)
+    def cost(self) -> Evaluations:
+        return Evaluations(encodes=1, decodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         return {"autoencoder": -(trial.decode(trial.latents) - trial.images).square().flatten(1).mean(1)}

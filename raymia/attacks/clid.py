@@ -9,10 +9,10 @@ from annotated_types import Gt, Lt
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.parameters import Timesteps, distinct
-from raymia.attacks.trial import CAPTION, EMPTY, Condition, Trial
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.schedule import Schedule
+from raymia.trial.parameters import Timesteps, distinct
+from raymia.trial.trial import CAPTION, EMPTY, Condition, Trial
 
 Share = Annotated[float, Gt(0.0), Lt(1.0)]
 
@@ -44,8 +44,8 @@ class CLiD(Attack):
         cut = [Signal(_name(share)) for share in self.words]
         return [Signal("clid", primary=True), *cut, Signal("clid.loss")]
 
-    def cost(self) -> Cost:
-        return Cost(unet_forwards=len(self.timesteps) * self.draws * (2 + len(self.words)), encodes=1)
+    def cost(self) -> Evaluations:
+        return Evaluations(forwards=len(self.timesteps) * self.draws * (2 + len(self.words)), encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         conditions = [CAPTION, EMPTY, *(Condition(words=share) for share in self.words)]

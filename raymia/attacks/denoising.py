@@ -11,11 +11,11 @@ from annotated_types import Len
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.parameters import Guidance, Timestep, Timesteps, distinct, evaluations_per_step
-from raymia.attacks.trial import Condition, Trial, mean_squared
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.errors import suggest
-from raymia.replica.schedule import Schedule
+from raymia.replica.schedule import Schedule, clean_from_noise, ddim_move
+from raymia.trial.parameters import Guidance, Timestep, Timesteps, distinct, evaluations_per_step
+from raymia.trial.trial import Condition, Trial, mean_squared
 
 Error = Literal["latent", "model", "pixel"]
 
@@ -124,11 +124,11 @@ class Denoising(Attack):
                 names += [prefix, *(f"{prefix}.t={t}" for t in spec.timesteps)]
         return [Signal(name, primary=name == "denoising") for name in names]
 
-    def cost(self) -> Cost:
+    def cost(self) -> Evaluations:
         evaluated = {place for name, preset in self.presets.items() for place in self._evaluated(name, preset)}
         visits = sum(len(preset.timesteps) for preset in self.presets.values())
         decodes = visits * self.draws if "pixel" in self.errors else 0
-        return Cost(unet_forwards=len(evaluated) * self.draws, encodes=1, decodes=decodes)
+        return Evaluations(forwards=len(evaluated) * self.draws, encodes=1, decodes=decodes)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         scores: dict[str, Tensor] = {}
@@ -180,9 +180,9 @@ class Denoising(Attack):
                     predicted = trial.model.guided_noise(z, t, caption, empty, preset.guidance)
                     below = t - preset.step
                     if below < 0:
-                        chains[draw] = trial.schedule.clean_from_noise(z, predicted, t)
+                        chains[draw] = clean_from_noise(trial.schedule, z, predicted, t)
                     else:
-                        chains[draw] = trial.schedule.ddim_move(z, predicted, t, below)
+                        chains[draw] = ddim_move(trial.schedule, z, predicted, t, below)
                     errors["latent"].append(mean_squared(chains[draw] - trial.latents))
                 if "pixel" in self.errors:
                     errors["pixel"].append((trial.decode(chains[draw]) - trial.images).abs().flatten(1).mean(1) * 127.5)

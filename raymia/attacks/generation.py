@@ -8,12 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymia.attacks.base import Access, Attack, Cost, Need, Signal
-from raymia.attacks.parameters import Guidance, evaluations_per_step
-from raymia.attacks.similarity import Metric, needs_of, similarity
-from raymia.attacks.trial import Trial
+from raymia.attacks.base import Access, Attack, Evaluations, Need, Signal
 from raymia.errors import ConfigError
 from raymia.replica.schedule import Schedule
+from raymia.trial.parameters import Guidance, evaluations_per_step
+from raymia.trial.similarity import Metric, needs_of, similarity
+from raymia.trial.trial import Trial
 
 
 class Generation(Attack):
@@ -29,6 +29,7 @@ class Generation(Attack):
     name: ClassVar = "generation"
     access: ClassVar = Access.BLACK
     reference: ClassVar = "Wu et al. 2022, arXiv 2210.00968"
+    asks: ClassVar = frozenset(("text_to_image", "steps", "guidance", "seed"))
 
     images: int = Field(3, ge=1, description="n: images generated per caption.")
     steps: int = Field(30, ge=1, description="Denoising steps of each.")
@@ -45,9 +46,9 @@ class Generation(Attack):
     def signals(self) -> list[Signal]:
         return [Signal("generation", primary=True), Signal("generation.max")]
 
-    def cost(self) -> Cost:
+    def cost(self) -> Evaluations:
         forwards = self.images * self.steps * evaluations_per_step(self.guidance)
-        return Cost(unet_forwards=forwards, decodes=self.images, queries=self.images)
+        return Evaluations(forwards=forwards, decodes=self.images, queries=self.images)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         generated = [trial.text_to_image(draw, self.steps, self.guidance) for draw in range(self.images)]

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.parameter_groups import GROUPS, group_of
-from raymia.attacks.parameters import MicroBatch, Timestep, Timesteps
-from raymia.attacks.sketch import add_to_sketch
-from raymia.attacks.trial import Trial
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
+from raymia.replica.parameter_groups import GROUPS
 from raymia.replica.schedule import Schedule
+from raymia.trial.parameters import MicroBatch, Timestep, Timesteps
+from raymia.trial.sketch import add_to_sketch
+from raymia.trial.trial import Trial
 
 
 class Gradient(Attack):
@@ -50,9 +50,9 @@ class Gradient(Attack):
         further = ["direction", "input", *GROUPS]
         return [Signal("gradient", primary=True), *(Signal(f"gradient.{name}") for name in further)]
 
-    def cost(self) -> Cost:
+    def cost(self) -> Evaluations:
         passes = len(self._passes())
-        return Cost(unet_forwards=passes, unet_backwards=passes, encodes=1)
+        return Evaluations(forwards=passes, backwards=passes, encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         parts = [self._score_part(trial, part) for part in trial.micro_batches(self.micro_batch)]
@@ -68,8 +68,8 @@ class Gradient(Attack):
         by_input = torch.zeros_like(trial.latents[part])
         sketches: list[Tensor] = []
         for t, draw in self._passes():
-            z, states, noise = trial.noisy(t, draw)[part], trial.text()[part], trial.noise(draw)[part]
-            by_parameter, by_latent = trial.model.parameter_gradients(z, t, states, noise)
+            z, conditioning, noise = trial.noisy(t, draw)[part], trial.text()[part], trial.noise(draw)[part]
+            by_parameter, by_latent = trial.model.parameter_gradients(z, t, conditioning, noise)
             if t in self.timesteps and draw < self.draws:
                 for name, gradient in by_parameter.items():
                     total = mean.setdefault(name, torch.zeros_like(gradient, dtype=torch.float32))
@@ -84,7 +84,7 @@ class Gradient(Attack):
             "gradient.input": vector_norm(by_input.flatten(1), dim=1),
         }
         for group in GROUPS:
-            of_group = (square for name, square in squares.items() if group_of(name) == group)
+            of_group = (square for name, square in squares.items() if trial.model.parameter_group(name) == group)
             scores[f"gradient.{group}"] = sum(of_group, zero).sqrt()
         cosines = [cosine_similarity(one, other, dim=1) for one, other in combinations(sketches, 2)]
         return {name: -score for name, score in scores.items()} | {"gradient.direction": -torch.stack(cosines).mean(0)}

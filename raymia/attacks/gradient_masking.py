@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.parameters import MicroBatch, Timesteps
-from raymia.attacks.trial import Trial
-from raymia.replica.schedule import Schedule
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
+from raymia.replica.schedule import Schedule, mix
+from raymia.trial.parameters import MicroBatch, Timesteps
+from raymia.trial.trial import Trial
 
 
 class GradientMasking(Attack):
@@ -38,9 +38,9 @@ class GradientMasking(Attack):
     def signals(self) -> list[Signal]:
         return [Signal("gradient_masking", primary=True), *(Signal(f"gradient_masking.t={t}") for t in self.timesteps)]
 
-    def cost(self) -> Cost:
+    def cost(self) -> Evaluations:
         count = len(self.timesteps)
-        return Cost(unet_forwards=2 * count, unet_backwards=count, encodes=1)
+        return Evaluations(forwards=2 * count, backwards=count, encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         noise, latents = trial.noise(0), trial.latents
@@ -48,7 +48,7 @@ class GradientMasking(Attack):
         for t in self.timesteps:
             _, gradients = trial.latent_gradients(trial.noisy(t, 0), t, 0, self.micro_batch)
             mask = largest(gradients, self.share)
-            masked = trial.schedule.add_noise(torch.where(mask, noise, latents), noise, t)
+            masked = mix(trial.schedule, torch.where(mask, noise, latents), noise, t)
             difference = (noise - latents) - trial.predicted_noise_at(masked, t)
             errors[t] = vector_norm(torch.where(mask, difference, 0.0).flatten(1), dim=1)
         mean = torch.stack(list(errors.values())).mean(0)

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.parameters import Timesteps
-from raymia.attacks.trial import CAPTION, Trial
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.schedule import Schedule
+from raymia.trial.parameters import Timesteps
+from raymia.trial.trial import CAPTION, Trial
 
 
 class Loss(Attack):
@@ -42,8 +42,8 @@ class Loss(Attack):
     def signals(self) -> list[Signal]:
         return [Signal("loss", primary=True), *(Signal(f"loss.t={t}") for t in self.timesteps)]
 
-    def cost(self) -> Cost:
-        return Cost(unet_forwards=len(self.timesteps) * self.draws, encodes=1)
+    def cost(self) -> Evaluations:
+        return Evaluations(forwards=len(self.timesteps) * self.draws, encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         places = {t: self._draws(i) for i, t in enumerate(self.timesteps)}

@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.lbfgs import minimise
-from raymia.attacks.parameters import MicroBatch, Timestep
-from raymia.attacks.trial import Trial, mean_squared
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.schedule import Schedule
+from raymia.trial.lbfgs import minimise
+from raymia.trial.parameters import MicroBatch, Timestep
+from raymia.trial.trial import Trial, mean_squared
 
 
 class NoiseOptimisation(Attack):
@@ -39,8 +39,8 @@ class NoiseOptimisation(Attack):
     def signals(self) -> list[Signal]:
         return [Signal("noise_optimisation", primary=True), Signal("noise_optimisation.delta")]
 
-    def cost(self) -> Cost:
-        return Cost(unet_forwards=self.steps + 1, unet_backwards=self.steps, encodes=1)
+    def cost(self) -> Evaluations:
+        return Evaluations(forwards=self.steps + 1, backwards=self.steps, encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         t, start = self.timestep, trial.noisy(self.timestep, 0)

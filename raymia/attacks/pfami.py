@@ -10,10 +10,10 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.parameters import Timesteps, distinct
-from raymia.attacks.trial import CAPTION, Trial, mean_squared
-from raymia.replica.schedule import Schedule
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
+from raymia.replica.schedule import Schedule, mix
+from raymia.trial.parameters import Timesteps, distinct
+from raymia.trial.trial import CAPTION, Trial, mean_squared
 
 Share = Annotated[float, Gt(0.0), Lt(1.0)]
 
@@ -43,9 +43,9 @@ class PFAMI(Attack):
     def signals(self) -> list[Signal]:
         return [Signal("pfami", primary=True)]
 
-    def cost(self) -> Cost:
+    def cost(self) -> Evaluations:
         variants = 1 + len(self.crops)
-        return Cost(unet_forwards=len(self.timesteps) * variants, encodes=variants)
+        return Evaluations(forwards=len(self.timesteps) * variants, encodes=variants)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         noise = trial.noise(0)
@@ -53,7 +53,7 @@ class PFAMI(Attack):
         fluctuations = []
         for crop in self.crops:
             latents = trial.model.encode(centre_crop(trial.images, crop))
-            noisy = [(trial.schedule.add_noise(latents, noise, t), t, trial.text()) for t in self.timesteps]
+            noisy = [(mix(trial.schedule, latents, noise, t), t, trial.text()) for t in self.timesteps]
             for t, predicted in zip(self.timesteps, trial.model.predicted_noises(noisy), strict=True):
                 loss, varied = trial.loss(t, 0), mean_squared(noise - predicted)
                 fluctuations.append((loss - varied) / loss)

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.parameters import Timestep
-from raymia.attacks.trial import Trial
-from raymia.replica.schedule import Schedule
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
+from raymia.replica.schedule import Schedule, mix
+from raymia.trial.parameters import Timestep
+from raymia.trial.trial import Trial
 
 
 class PIA(Attack):
@@ -38,14 +38,14 @@ class PIA(Attack):
     def signals(self) -> list[Signal]:
         return [Signal("pia", primary=True), Signal("pia.normalised")]
 
-    def cost(self) -> Cost:
-        return Cost(unet_forwards=3, encodes=1)
+    def cost(self) -> Evaluations:
+        return Evaluations(forwards=3, encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         e0 = trial.predicted_noise_at(trial.latents, 0)
         mean_abs = e0.abs().mean(dim=(1, 2, 3), keepdim=True)
         normalised = e0 * (math.sqrt(2.0 / math.pi) / mean_abs)
-        z_t = [trial.schedule.add_noise(trial.latents, noise, self.timestep) for noise in (e0, normalised)]
+        z_t = [mix(trial.schedule, trial.latents, noise, self.timestep) for noise in (e0, normalised)]
         again = trial.model.predicted_noises([(z, self.timestep, trial.text()) for z in z_t])
         return {"pia": self._error(e0, again[0]), "pia.normalised": self._error(normalised, again[1])}
 

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from raymia.attacks.base import Access, Attack, Cost, Need, Signal
-from raymia.attacks.parameters import Guidance, Timesteps, evaluations_per_step
-from raymia.attacks.similarity import Metric, Metrics, needs_of, similarity
-from raymia.attacks.trial import Trial
+from raymia.attacks.base import Access, Attack, Evaluations, Need, Signal
 from raymia.replica.schedule import Schedule
+from raymia.trial.parameters import Guidance, Timesteps, evaluations_per_step
+from raymia.trial.similarity import Metric, Metrics, needs_of, similarity
+from raymia.trial.trial import Trial
 
 
 class Pokemon(Attack):
@@ -32,6 +32,7 @@ class Pokemon(Attack):
     name: ClassVar = "pokemon"
     access: ClassVar = Access.BLACK
     reference: ClassVar = "after Dubinski et al. 2023, arXiv 2306.12983"
+    asks: ClassVar = frozenset(("image_to_image", "strength", "steps", "guidance", "seed"))
 
     timesteps: Timesteps = Field((200, 300, 400), description="Noise levels t from which the image is reconstructed.")
     steps: int = Field(10, ge=1, description="DDIM steps of each reconstruction.")
@@ -57,10 +58,10 @@ class Pokemon(Attack):
             names += [f"pokemon.{metric}", f"pokemon.{metric}.raw", *(f"pokemon.{metric}.t={t}" for t in self.timesteps)]
         return [Signal(name, primary=name == "pokemon") for name in names]
 
-    def cost(self) -> Cost:
+    def cost(self) -> Evaluations:
         variations = len(self.timesteps) * self.draws
         forwards = variations * self.steps * evaluations_per_step(self.guidance)
-        return Cost(unet_forwards=forwards, encodes=1, decodes=variations + 1, queries=variations + 1)
+        return Evaluations(forwards=forwards, encodes=1, decodes=variations + 1, queries=variations + 1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         scores: dict[str, Tensor] = {}

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.trial import Trial
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
+from raymia.trial.trial import Trial
 
 
 class Random(Attack):
@@ -26,8 +26,8 @@ class Random(Attack):
     def signals(self) -> list[Signal]:
         return [Signal("random", primary=True)]
 
-    def cost(self) -> Cost:
-        return Cost()
+    def cost(self) -> Evaluations:
+        return Evaluations()
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         digests = [hashlib.sha256(image.cpu().numpy().tobytes()).hexdigest() for image in trial.images]

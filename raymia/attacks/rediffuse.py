@@ -8,11 +8,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from raymia.attacks.base import Access, Attack, Cost, Need, Signal
-from raymia.attacks.parameters import Guidance, Timestep, evaluations_per_step
-from raymia.attacks.similarity import Metric, needs_of, similarity
-from raymia.attacks.trial import Trial
+from raymia.attacks.base import Access, Attack, Evaluations, Need, Signal
 from raymia.replica.schedule import Schedule
+from raymia.trial.parameters import Guidance, Timestep, evaluations_per_step
+from raymia.trial.similarity import Metric, needs_of, similarity
+from raymia.trial.trial import Trial
 
 
 class ReDiffuse(Attack):
@@ -26,6 +26,7 @@ class ReDiffuse(Attack):
     name: ClassVar = "rediffuse"
     access: ClassVar = Access.BLACK
     reference: ClassVar = "Li et al. 2024, arXiv 2405.20771"
+    asks: ClassVar = frozenset(("image_to_image", "strength", "steps", "guidance", "seed"))
 
     timestep: Timestep = Field(50, ge=1, description="Noise level t of the variations.")
     steps: int = Field(1, ge=1, description="DDIM steps of each variation.")
@@ -48,9 +49,9 @@ class ReDiffuse(Attack):
     def signals(self) -> list[Signal]:
         return [Signal("rediffuse", primary=True)]
 
-    def cost(self) -> Cost:
+    def cost(self) -> Evaluations:
         forwards = self.variations * self.steps * evaluations_per_step(self.guidance)
-        return Cost(unet_forwards=forwards, encodes=1, decodes=self.variations, queries=self.variations)
+        return Evaluations(forwards=forwards, encodes=1, decodes=self.variations, queries=self.variations)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         variations = [trial.image_to_image(self.timestep, k, self.steps, self.guidance) for k in range(self.variations)]

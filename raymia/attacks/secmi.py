@@ -7,10 +7,10 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.parameters import Timestep
-from raymia.attacks.trial import Trial
-from raymia.replica.schedule import Schedule
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
+from raymia.replica.schedule import Schedule, ddim_move
+from raymia.trial.parameters import Timestep
+from raymia.trial.trial import Trial
 
 
 class SecMI(Attack):
@@ -43,8 +43,8 @@ class SecMI(Attack):
     def signals(self) -> list[Signal]:
         return [Signal("secmi", primary=True)]
 
-    def cost(self) -> Cost:
-        return Cost(unet_forwards=self.timestep // self.step + 2, encodes=1)
+    def cost(self) -> Evaluations:
+        return Evaluations(forwards=self.timestep // self.step + 2, encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         z = trial.latents
@@ -56,4 +56,4 @@ class SecMI(Attack):
 
     @staticmethod
     def _move(trial: Trial, z: Tensor, t: int, u: int, precise: bool = False) -> Tensor:
-        return trial.schedule.ddim_move(z, trial.predicted_noise_at(z, t, precise=precise), t, u)
+        return ddim_move(trial.schedule, z, trial.predicted_noise_at(z, t, precise=precise), t, u)

@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.parameters import Timestep, Timesteps
-from raymia.attacks.trial import Trial
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.schedule import Schedule
+from raymia.trial.parameters import Timestep, Timesteps
+from raymia.trial.trial import Trial
 
 
 class SimA(Attack):
@@ -42,8 +42,8 @@ class SimA(Attack):
     def signals(self) -> list[Signal]:
         return [Signal("sima", primary=True), *(Signal(f"sima.t={t}") for t in self.timesteps)]
 
-    def cost(self) -> Cost:
-        return Cost(unet_forwards=len(self.timesteps), encodes=1)
+    def cost(self) -> Evaluations:
+        return Evaluations(forwards=len(self.timesteps), encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         predicted = trial.model.predicted_noises([(trial.latents, t, trial.text()) for t in self.timesteps])

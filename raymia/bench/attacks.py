@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from sklearn.metrics import roc_auc_score
 
-from raymia.attacks.base import Access, registry
+from raymia.attacks.base import ATTACKS, Access
 from raymia.config import Job, parse_job
 from raymia.data.images import MAX_PIXELS, decode_image
 from raymia.data.manifest import load_manifest
 from raymia.data.selection import shard_readers
 from raymia.data.tar import Fault, RawSample
 from raymia.errors import ConfigError
-from raymia.scan.scorer import EMBEDDING, Scorer
+from raymia.run.columns import EMBEDDING
+from raymia.scan.scorer import Scorer, load_scorer
 from raymia.testbed import TESTBED
 from raymia.testbed.architecture import RESOLUTION_PX
 
@@ -36,7 +37,7 @@ class AttackBench(BaseModel):
     samples: int
     auc: float
     """Of its primary signal; DeLong's standard error at 512 + 512 is about 0.01."""
-    unet_forwards: float
+    forwards: float
     """Per image."""
     encodes: float
     images_s: float
@@ -52,14 +53,14 @@ def bench_attacks(names: Sequence[str] = (), samples: int = 256) -> Iterator[Att
     Raises:
         ConfigError: an unknown attack, one whose models cannot be loaded, or more samples than there are.
     """
-    known = registry()
+    known = ATTACKS.all()
     chosen = names or [name for name, kind in known.items() if kind.access in (Access.GREY, Access.CONTROL)]
     jobs = {name: testbed_job([name]) for name in chosen}
     pixels, captions, keys, member = load_samples(samples)
     for name, job in jobs.items():
-        scorer = Scorer.from_job(job, "float32", "auto", os.cpu_count())
+        scorer = load_scorer(job, "float32", "auto", os.cpu_count())
         scorer.score(pixels[:BATCH], captions[:BATCH], keys[:BATCH])  # the first calls are slower than the rest
-        before, start = (scorer.evaluations.unet_forwards, scorer.evaluations.encodes), time.perf_counter()
+        before, start = (scorer.evaluations.forwards, scorer.evaluations.encodes), time.perf_counter()
         scores = score_all(scorer, pixels, captions, keys)[name]
         seconds = time.perf_counter() - start
         yield AttackBench(
@@ -67,7 +68,7 @@ def bench_attacks(names: Sequence[str] = (), samples: int = 256) -> Iterator[Att
             access=str(known[name].access),
             samples=samples,
             auc=float(roc_auc_score(member, scores)),
-            unet_forwards=(scorer.evaluations.unet_forwards - before[0]) / samples,
+            forwards=(scorer.evaluations.forwards - before[0]) / samples,
             encodes=(scorer.evaluations.encodes - before[1]) / samples,
             images_s=samples / seconds,
         )

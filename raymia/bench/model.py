@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from raymia.bench.shapes import CHANNELS, FACTOR, FAMILIES, Family, count_flops
 from raymia.errors import ConfigError, suggest
-from raymia.replica.stable_diffusion import DTYPES, available, device_batches, quiet_libraries
+from raymia.replica.device import DTYPES, available, device_batches, quiet_libraries
 
 MATRICES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 """Sides of the square matrices whose products show the peak, by kind of device."""
@@ -49,13 +49,13 @@ class ModelBench(BaseModel):
     variant: str
     dtype: str
     resolution_px: int
-    unet_batch: int
+    denoiser_batch: int
     vae_batch: int
     compile_s: float | None
     """Seconds of the first call, where the UNet is compiled."""
     peak_memory_gib: float | None
     """On a GPU."""
-    unet_forwards_s: float
+    forwards_s: float
     encodes_s: float | None
     decodes_s: float | None
     unet_gflop: float
@@ -101,17 +101,17 @@ def bench_model(
         raise ConfigError(f"resolution {side_px} px is not a multiple of {FACTOR}, as the autoencoder needs")
     dtype = DTYPES[options["dtype"]]
     usual, vae_batch = device_batches(device, (side_px // FACTOR) ** 2, side_px**2)
-    unet_batch = batch or usual
+    denoiser_batch = batch or usual
     quiet_libraries()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with torch.no_grad(), torch.device(device):
-        compile_s, forwards_s = _time_unet(shape, options, shape.inputs(unet_batch, side_px, device, dtype), seconds)
+        compile_s, forwards_s = _time_unet(shape, options, shape.inputs(denoiser_batch, side_px, device, dtype), seconds)
         memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None
         encodes_s, decodes_s = _time_vae(shape, vae_batch, side_px, device, seconds) if with_vae else (None, None)
         peak = peak_tflops(device, dtype)
     flops = count_flops(shape, side_px)
-    reached = unet_batch * forwards_s * flops.unet / 1e12
+    reached = denoiser_batch * forwards_s * flops.unet / 1e12
     return ModelBench(
         device=device_name(device),
         torch_version=torch.__version__,
@@ -120,11 +120,11 @@ def bench_model(
         variant=variant,
         dtype=options["dtype"],
         resolution_px=side_px,
-        unet_batch=unet_batch,
+        denoiser_batch=denoiser_batch,
         vae_batch=vae_batch,
         compile_s=compile_s,
         peak_memory_gib=memory,
-        unet_forwards_s=unet_batch * forwards_s,
+        forwards_s=denoiser_batch * forwards_s,
         encodes_s=encodes_s,
         decodes_s=decodes_s,
         unet_gflop=flops.unet / 1e9,

@@ -7,18 +7,14 @@ rows, committing. Rates are from a quarter of the batches to the last, by the ti
 from __future__ import annotations
 
 import io
-import logging
-import os
 import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import ray
 import torch
 import yaml
 from PIL import Image
@@ -26,15 +22,15 @@ from pydantic import BaseModel, Field
 from rich.console import Console
 from torch import Tensor
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.trial import Trial
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.config import Job, parse_job
 from raymia.data.images import decode_image
 from raymia.data.tar import RawSample, read_shard
-from raymia.replica.shared import Evaluations
-from raymia.scan import pipeline
-from raymia.scan.ledger import Ledger
+from raymia.engine.start import on_ray
+from raymia.run.ledger import Ledger
+from raymia.scan.pipeline import run_scan
 from raymia.scan.scorer import Scorer
+from raymia.trial.trial import Trial
 
 BATCH, SIDE_PX, SHARDS = 8, 512, 8
 
@@ -51,8 +47,8 @@ class Sleeping(Attack):
     def signals(self) -> list[Signal]:
         return [Signal("sleeping", primary=True)]
 
-    def cost(self) -> Cost:
-        return Cost()
+    def cost(self) -> Evaluations:
+        return Evaluations()
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         time.sleep(self.seconds * len(trial.keys) / BATCH)
@@ -66,16 +62,9 @@ class NoModel:
     evaluations = Evaluations()
 
 
-def scorer_of(job: Job, *_: Any) -> Scorer:
-    """A scorer without a model to load."""
+def scorer_without_model(job: Job, dtype: str = "", device: str = "", threads: int | None = None) -> Scorer:
+    """A scorer with a model's place left empty; see `raymia.scan.pipeline.LoadScorer`."""
     return Scorer(NoModel(), job.attacks, job.seed)  # type: ignore[arg-type]
-
-
-class SleepingActor(pipeline.ScoringActor):
-    """The scan's actor around it."""
-
-    def __init__(self, load: Any, *others: Any) -> None:
-        super().__init__(partial(scorer_of, load.args[0]), *others)
 
 
 class PipelineBench(BaseModel):
@@ -101,29 +90,19 @@ def bench_pipeline(
         replicas: of the scans, each in turn; they sleep, so that there may be more than cores.
         samples: for each replica.
     """
-    before = pipeline.ScoringActor
-    pipeline.ScoringActor = SleepingActor  # type: ignore[misc,assignment]
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    cpus = (os.cpu_count() or 2) + max(replicas)
-    ray.init("local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            for seconds in durations_s:
-                for count in replicas:
-                    shards = write_shards(Path(folder) / f"{seconds}-{count}", samples * count)
-                    bare, scan = bare_loop(shards, seconds), scan_rate(shards, seconds, count)
-                    yield PipelineBench(
-                        batch_s=seconds,
-                        replicas=count,
-                        images=samples * count,
-                        bare_images_s=bare,
-                        scan_images_s=scan,
-                        ratio=scan / (bare * count),
-                    )
-    finally:
-        pipeline.ScoringActor = before  # type: ignore[misc]
-        ray.shutdown()
+    with on_ray("benchmark", max(replicas)), tempfile.TemporaryDirectory() as folder:
+        for seconds in durations_s:
+            for count in replicas:
+                shards = write_shards(Path(folder) / f"{seconds}-{count}", samples * count)
+                bare, scan = bare_loop(shards, seconds), scan_rate(shards, seconds, count)
+                yield PipelineBench(
+                    batch_s=seconds,
+                    replicas=count,
+                    images=samples * count,
+                    bare_images_s=bare,
+                    scan_images_s=scan,
+                    ratio=scan / (bare * count),
+                )
 
 
 def write_shards(folder: Path, samples: int) -> Path:
@@ -163,7 +142,7 @@ def bare_loop(folder: Path, seconds: float) -> float:
     job = job_of(folder, seconds, 1)
     found = [s for path in sorted(folder.glob("m*.tar")) for s in read_shard(str(path)) if isinstance(s, RawSample)]
     pixels = np.stack([decode_image(sample.image or b"", SIDE_PX, 10**8).pixels for sample in found[:BATCH]])
-    scorer, rounds = scorer_of(job), len(found) // BATCH
+    scorer, rounds = scorer_without_model(job), len(found) // BATCH
     start = time.perf_counter()
     for i in range(rounds):
         part = found[i * BATCH : (i + 1) * BATCH]
@@ -174,7 +153,7 @@ def bare_loop(folder: Path, seconds: float) -> float:
 def scan_rate(folder: Path, seconds: float, replicas: int) -> float:
     """Images per second of a whole scan, by the times at which its batches were done."""
     job = job_of(folder, seconds, replicas)
-    pipeline.run_scan(job, Console(quiet=True))
+    run_scan(job, Console(quiet=True), scorer_without_model)
     times = sorted(set(Ledger(job.run).scores(["sleeping"]).column("sleeping").to_pylist()))
     steady = times[len(times) // 4 :]
     return float((len(steady) - 1) * BATCH / (steady[-1] - steady[0]))

@@ -18,8 +18,8 @@ from raymia.bench.model import device_name, rate
 from raymia.bench.shapes import FAMILIES, TOKENS, Family
 from raymia.config import parse_job
 from raymia.errors import ConfigError, suggest
-from raymia.replica.stable_diffusion import available, quiet_libraries
-from raymia.scan.scorer import Scorer
+from raymia.replica.device import available, quiet_libraries
+from raymia.scan.scorer import Scorer, load_scorer
 from raymia.testbed.architecture import new_tokenizer, save_pipeline
 
 ATTACKS = ("loss", "pia", "secmi")
@@ -40,7 +40,7 @@ class ScorerBench(BaseModel):
     compiled: bool
     resolution_px: int
     batch_size: int
-    unet_batch: int
+    denoiser_batch: int
     vae_batch: int
     """The last two as the replica chose them."""
     load_s: float
@@ -48,10 +48,10 @@ class ScorerBench(BaseModel):
     first_batch_s: float
     """With compilation, where asked for."""
     images_s: float
-    unet_forwards: float
+    forwards: float
     """Per image."""
     encodes: float
-    unet_forwards_s: float
+    forwards_s: float
     """Of the scorer, as it encodes, too."""
     bare_images_s: float
     """Of a loop that does nothing but as many forwards and encodes, in the largest calls."""
@@ -100,7 +100,7 @@ def bench_scorer(
         job = parse_job(content, "bench scorer")
         write_pipeline(Path(folder), FAMILIES[family])
         load_s = time.perf_counter()
-        scorer = Scorer.from_job(job, dtype, device, os.cpu_count() if device == "cpu" else None)
+        scorer = load_scorer(job, dtype, device, os.cpu_count() if device == "cpu" else None)
         load_s = time.perf_counter() - load_s
     pixels = np.random.default_rng(0).integers(0, 256, (batch_size, side_px, side_px, 3), dtype=np.uint8)
     keys = [str(number) for number in range(batch_size)]
@@ -111,10 +111,10 @@ def bench_scorer(
     first_batch_s = time.perf_counter()
     score()  # which ends with the scores on the CPU
     first_batch_s = time.perf_counter() - first_batch_s
-    unet_forwards, encodes = (getattr(scorer.evaluations, name) / batch_size for name in ("unet_forwards", "encodes"))
+    forwards, encodes = (getattr(scorer.evaluations, name) / batch_size for name in ("forwards", "encodes"))
     images_s = batch_size * rate(score, device, seconds, warm_up=0)
     forward_s, encode_s, batches = _bare(scorer, side_px, device, seconds)
-    bare_images_s = 1.0 / (unet_forwards * forward_s + encodes * encode_s)
+    bare_images_s = 1.0 / (forwards * forward_s + encodes * encode_s)
     return ScorerBench(
         device=device_name(device),
         torch_version=torch.__version__,
@@ -125,14 +125,14 @@ def bench_scorer(
         compiled=compiled,
         resolution_px=side_px,
         batch_size=batch_size,
-        unet_batch=batches[0],
+        denoiser_batch=batches[0],
         vae_batch=batches[1],
         load_s=load_s,
         first_batch_s=first_batch_s,
         images_s=images_s,
-        unet_forwards=unet_forwards,
+        forwards=forwards,
         encodes=encodes,
-        unet_forwards_s=unet_forwards * images_s,
+        forwards_s=forwards * images_s,
         bare_images_s=bare_images_s,
         ratio=images_s / bare_images_s,
         peak_memory_gib=torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None,
@@ -162,11 +162,11 @@ def write_pipeline(folder: Path, shape: Family) -> None:
 def _bare(scorer: Scorer, side_px: int, device: str, seconds: float) -> tuple[float, float, tuple[int, int]]:
     """Seconds of a forward and of an encode in the largest calls, and the images in those."""
     replica: Any = scorer.replica
-    z = torch.randn(replica.unet_batch, *replica.latent_shape(side_px, side_px), device=device)
+    z = torch.randn(replica.denoiser_batch, *replica.latent_shape(side_px, side_px), device=device)
     t = torch.full((len(z),), 100, device=device)
-    states = replica.text([CAPTION]).expand(len(z), -1, -1)
-    images = torch.randn(replica.vae_batch, 3, side_px, side_px, device=device)
+    told = replica.text([CAPTION]).expand(len(z))
+    images = torch.randn(replica.autoencoder.batch, 3, side_px, side_px, device=device)
     with torch.no_grad():
-        forwards_s = len(z) * rate(lambda: replica.predicted_noise(z, t, states), device, seconds, warm_up=1)
+        forwards_s = len(z) * rate(lambda: replica.predicted_noise(z, t, told), device, seconds, warm_up=1)
         encodes_s = len(images) * rate(lambda: replica.encode(images), device, seconds, warm_up=1)
     return 1.0 / forwards_s, 1.0 / encodes_s, (len(z), len(images))

@@ -23,7 +23,7 @@ from scipy.stats import chi2_contingency, fisher_exact
 from raymia.data.manifest import load_manifest, within
 from raymia.errors import ConfigError, first_line
 from raymia.evaluation.intervals import holm
-from raymia.scan.ledger import Ledger
+from raymia.run.ledger import Ledger
 
 STAGES = ("fetch", "read", "decode", "score")
 """Where a sample may be lost, in order."""
@@ -209,10 +209,7 @@ def _statement(splits: list[SplitAttrition], tests: list[LossTest]) -> str:
 
 
 def _with_run(table: pd.DataFrame, ledger: Ledger, splits: list[str]) -> tuple[pd.DataFrame, dict[str, int]]:
-    run = ledger.read_run()
-    if run is None:
-        raise ConfigError(f"{ledger.run}: no run.json; give a run directory made by `raymia scan`")
-    known = [split["name"] for split in run["manifest"]["splits"]]
+    known = [split.name for split in ledger.require_run().manifest.splits]
     if not set(splits) & set(known):
         raise ConfigError(f"{ledger.run}: a scan of the splits {', '.join(known)}, none of which is in this manifest")
     quarantine = ledger.quarantine().to_pandas()

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from rich.console import Console
@@ -25,15 +24,16 @@ from rich.console import Console
 from raymia.curation.derive import CLUSTERS_FILE, derive_from, output_folder, write_frame
 from raymia.curation.embed import Features, load_features
 from raymia.curation.neighbours import Vectors, pairs_within
-from raymia.curation.stage import run_parts
 from raymia.curation.verification import SIDE, Thumbnail, agreement, thumbnail_of
 from raymia.data.clusters import components
 from raymia.data.images import MAX_PIXELS
 from raymia.data.manifest import Manifest
 from raymia.data.selection import IDENTITY, ShardReader
 from raymia.data.tar import RawSample
-from raymia.scan.pipeline import on_ray
-from raymia.scan.storage import Storage
+from raymia.engine.objects import Shared
+from raymia.engine.stage import run_parts
+from raymia.engine.start import on_ray
+from raymia.run.storage import Storage
 
 MAX_DISTANCE = 0.5
 """Of unit CLIP embeddings, as the authors of LAION-mi chose (Dubinski et al., arXiv 2306.12983)."""
@@ -211,7 +211,7 @@ def _verified(pairs: pd.DataFrame, known: Features, storage: Storage, console: C
         for reader in wanted:
             found |= {(*reader.place, key): pixels for key, pixels in (_thumbnails_of(storage, reader) or {}).items()}
         places = [tuple(row) for row in identities.to_numpy()]
-        held = ray.put({number: found[place] for number, place in enumerate(places) if place in found})
+        held = Shared({number: found[place] for number, place in enumerate(places) if place in found})
         starts = range(0, len(pairs), COMPARED_AT_ONCE)
         blocks = [(start, numbers[start : start + COMPARED_AT_ONCE]) for start in starts]
         agreed = np.zeros(len(pairs))
@@ -249,8 +249,8 @@ def _reduce_shard(reader: ShardReader, storage: Storage) -> int:
     return len(attempted)
 
 
-def _compare(held: ray.ObjectRef, block: tuple[int, NDArray[np.int64]]) -> tuple[int, Sequence[float]]:
-    thumbnails: dict[int, bytes] = ray.get(held)
+def _compare(held: Shared[dict[int, bytes]], block: tuple[int, NDArray[np.int64]]) -> tuple[int, Sequence[float]]:
+    thumbnails = held.get()
     start, numbers = block
     values = []
     for one, other in numbers:

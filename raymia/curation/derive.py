@@ -14,7 +14,7 @@ from raymia.curation.embed import Features
 from raymia.data.manifest import Manifest, Shard, Split, within
 from raymia.data.selection import IDENTITY
 from raymia.errors import ConfigError, first_line
-from raymia.scan.storage import Storage
+from raymia.run.storage import Storage
 
 SELECTION_FILE = "selection.parquet"
 CLUSTERS_FILE = "clusters.parquet"

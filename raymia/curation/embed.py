@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import ray
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -24,21 +22,20 @@ from raymia.data.manifest import Manifest, load_manifest, within
 from raymia.data.prompts import Prompts
 from raymia.data.selection import ShardReader, fold, selection_digest, shard_readers
 from raymia.data.tar import Fault
+from raymia.engine.pool import Pool
+from raymia.engine.start import on_ray
 from raymia.errors import ConfigError
 from raymia.evaluation.blind import embeddings
 from raymia.evaluation.roc import Floats
-from raymia.replica.shared import Evaluations
-from raymia.scan.decoding import FACTS
-from raymia.scan.ledger import Counts, Ledger
-from raymia.scan.lock import RunLock
-from raymia.scan.monitoring import now_text
-from raymia.scan.pipeline import Pool, Stream, on_ray, stream
-from raymia.scan.scorer import EMBEDDING, images_on
-from raymia.scan.storage import without_secrets
-from raymia.testbed import clip_folder
+from raymia.run.columns import EMBEDDING, TEXT_EMBEDDING, embedded
+from raymia.run.ledger import Ledger
+from raymia.run.lock import RunLock
+from raymia.run.record import FORMAT, Counts, Evaluations, FeaturesRecord, now_text
+from raymia.run.storage import without_secrets
+from raymia.scan.pipeline import Stream, score_all
+from raymia.scan.scorer import images_on
+from raymia.shipped import clip_folder
 
-TEXT_EMBEDDING = "clip_text_embedding"
-ROW = pa.struct([*FACTS, (EMBEDDING, pa.list_(pa.float32())), (TEXT_EMBEDDING, pa.list_(pa.float32()))])
 UNIT_SIZE = 1024
 
 
@@ -49,13 +46,13 @@ class Embedder:
         """Load a CLIP.
 
         Args:
-            clip: see `raymia.clip.Clip`, or ``testbed``.
+            clip: see `raymia.features.clip.Clip`, or ``testbed``.
             device: ``cpu`` or ``cuda``.
             threads: CPU threads that this process may use; none leaves torch's default.
         """
         import torch
 
-        from raymia.clip import Clip
+        from raymia.features.clip import Clip
 
         if threads is not None:
             torch.set_num_threads(threads)
@@ -140,7 +137,7 @@ def embed(manifest_file: str, clip: str, out: str | None, pool: PoolConfig, cons
         ConfigError: the manifest, the CLIP or the folder cannot be used.
         RaymiaError: the stage failed; what was committed is kept.
     """
-    from raymia.clip import check_clip
+    from raymia.features.clip import check_clip
 
     manifest, folder = load_manifest(manifest_file)
     readers = shard_readers(manifest, folder)
@@ -156,15 +153,18 @@ def embed(manifest_file: str, clip: str, out: str | None, pool: PoolConfig, cons
         "manifest": manifest.model_dump(mode="json"),
     }
     identity = dict(without_secrets(parts))
-    before = ledger.read_run()
-    changed = [] if before is None else differences({key: before.get(key) for key in identity}, identity)
-    if changed:
-        raise ConfigError(f"features {url}: made of another data set or CLIP; choose another folder: {'; '.join(changed)}")
-    record = {**identity, "expected": manifest.samples, "signals": [], "attempts": (before or {}).get("attempts", 0) + 1}
-    record |= {"started": (before or {}).get("started", now_text()), "attempted": now_text(), "finished": None}
+    before = _before(ledger, identity)
+    record = FeaturesRecord(
+        **identity,
+        expected=manifest.samples,
+        attempts=(before.attempts if before else 0) + 1,
+        started=before.started if before else now_text(),
+        attempted=now_text(),
+        finished=None,
+    )
     with RunLock(ledger.storage), on_ray("embed", pool.replicas or pool.max_replicas or 1):
         ledger.write_run(record)
-        place = Pool(pool, ray.cluster_resources(), os.cpu_count() or 1)
+        place = Pool.here(pool)
         rows = Stream(
             what="embed",
             readers=readers,
@@ -174,13 +174,31 @@ def embed(manifest_file: str, clip: str, out: str | None, pool: PoolConfig, cons
             resolution_px=RESOLUTION_PX,
             max_pixels=MAX_PIXELS,
             prompts=Prompts("own", 0),
-            row_type=ROW,
+            row_type=embedded(),
             load=partial(Embedder, clip, place.device, place.threads),
         )
-        stream(rows, ledger, place, console)
-        found = ledger.counts(manifest.samples)
-        ledger.write_run({**record, "finished": now_text(), "counts": found.model_dump()})
-    return found, url
+        score_all(rows, ledger, place, console)
+        record.finished, record.counts = now_text(), ledger.counts(manifest.samples)
+        ledger.write_run(record)
+    return record.counts, url
+
+
+def _before(ledger: Ledger, identity: dict[str, Any]) -> FeaturesRecord | None:
+    """The record of the features that are resumed, if any.
+
+    Raises:
+        ConfigError: they are of other samples, or of another CLIP, or were begun by another version.
+    """
+    before = ledger.read_run()
+    if before is None:
+        return None
+    if not isinstance(before, FeaturesRecord) or before.format != FORMAT:
+        raise ConfigError(f"features {ledger.run}: a scan, or begun by another version of raymia; choose another folder")
+    content = before.model_dump(mode="json")
+    changed = differences({key: content.get(key) for key in identity}, identity)
+    if changed:
+        raise ConfigError(f"features {ledger.run}: of another data set or CLIP; choose another folder: {'; '.join(changed)}")
+    return before
 
 
 def features_folder(manifest: Manifest, folder: str) -> str:
@@ -206,7 +224,7 @@ def load_features(manifest_file: str, features: str | None = None) -> Features:
     run = ledger.read_run()
     if run is None:
         raise ConfigError(f"features {url}: there are none; compute them: {command}")
-    if run["finished"] is None:
+    if run.finished is None:
         raise ConfigError(f"features {url}: not computed to their end; go on: {command}")
     table = ledger.frame()
     if TEXT_EMBEDDING not in table:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from raymia.curation.derive import CLUSTERS_FILE, derive_from, output_folder, write_frame
-from raymia.curation.embed import TEXT_EMBEDDING, Features, load_features
+from raymia.curation.embed import Features, load_features
 from raymia.data.clusters import components
 from raymia.data.manifest import Manifest
 from raymia.data.selection import IDENTITY, fold
@@ -25,7 +25,8 @@ from raymia.evaluation.blind import FrechetShift, blind_scores, embeddings, frec
 from raymia.evaluation.crossfit import Groups, can_fold, cluster_groups, linear_model, out_of_fold
 from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.roc import Floats
-from raymia.scan.storage import Storage
+from raymia.run.columns import TEXT_EMBEDDING
+from raymia.run.storage import Storage
 
 CALIPER = 0.2
 """Greatest difference within a pair, in standard deviations of the propensity's logit (Austin, 2011)."""

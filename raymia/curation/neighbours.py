@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 from numpy.typing import NDArray
 from rich.console import Console
 
-from raymia.curation.stage import run_parts
-from raymia.scan.pipeline import on_ray
-from raymia.scan.storage import Storage
+from raymia.engine.objects import Shared, cpus_of_a_node
+from raymia.engine.stage import run_parts
+from raymia.engine.start import on_ray
+from raymia.run.storage import Storage
 
 EXACT = 100_000
 """Vectors up to which the search is exact."""
@@ -117,20 +117,14 @@ def pairs_within(
     if left:
         with on_ray("search"):
             # In the object store both are shared by all processes of a node, not copied to each.
-            shared = ray.put(faiss.serialize_index(build_index(vectors, seed)))
-            held = ray.put(queries)
+            shared = Shared(faiss.serialize_index(build_index(vectors, seed)))
+            held = Shared(queries)
             work = partial(_search_block, shared, held, max_distance, others is None, storage)
             # faiss uses all cores by itself, and a copy of the index takes memory: one block at a time on each node.
-            run_parts("search", left, work, lambda count: count, console, cpus=_cpus_of_a_node())
+            run_parts("search", left, work, lambda count: count, console, cpus=cpus_of_a_node())
     tables = [pq.read_table(io.BytesIO(content)) for content in storage.read_many([_name(block) for block in blocks])]
     found: pd.DataFrame = pa.concat_tables(tables).to_pandas()
     return found.sort_values(["distance", "one", "other"], ignore_index=True)
-
-
-def _cpus_of_a_node() -> float:
-    """Of the smallest node that has any."""
-    nodes = (node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
-    return min((float(cpus) for cpus in nodes if cpus), default=1.0)
 
 
 def _forget_others(storage: Storage, vectors: Vectors, others: Vectors | None, max_distance: float, seed: int) -> None:
@@ -147,14 +141,16 @@ def _forget_others(storage: Storage, vectors: Vectors, others: Vectors | None, m
 class _Held:
     """The index that this process has read from the object store."""
 
-    key: Any = None
+    key: Shared[Any] | None = None
     index: Any = None
 
 
-def _search_block(shared: Any, held: Any, max_distance: float, among: bool, storage: Storage, block: _Block) -> int:
+def _search_block(
+    shared: Shared[Any], held: Shared[Vectors], max_distance: float, among: bool, storage: Storage, block: _Block
+) -> int:
     if shared != _Held.key:
-        _Held.index, _Held.key = faiss.deserialize_index(ray.get(shared)), shared
-    queries = ray.get(held)[block.start : block.stop]
+        _Held.index, _Held.key = faiss.deserialize_index(shared.get()), shared
+    queries = held.get()[block.start : block.stop]
     rows, found, distances = search(_Held.index, queries, max_distance)
     rows = rows + block.start
     kept = rows < found if among else np.ones(len(rows), bool)

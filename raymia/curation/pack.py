@@ -24,12 +24,12 @@ from raymia.curation.attrition import SCHEMA, Attrition, analyse, fetch_reason
 from raymia.curation.derive import output_folder, write_manifest
 from raymia.curation.fetch import fetch
 from raymia.curation.inputs import FilePart, ImageFile, Part, ShardPart, parts_of_manifest
-from raymia.curation.stage import run_parts
 from raymia.data.images import MAX_PIXELS, ImageError, decode_image
 from raymia.data.manifest import Label, Manifest, Split, load_manifest
 from raymia.data.tar import ShardEnd
+from raymia.engine.stage import run_parts
 from raymia.errors import ConfigError
-from raymia.scan.storage import Storage
+from raymia.run.storage import Storage
 
 ATTRITION_FILE = "attrition.parquet"
 PLAN_FILE = "pack.json"

@@ -9,10 +9,8 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch.nn.functional import interpolate
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Formats that are read, with the extension of each."""
@@ -126,6 +124,10 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _square(image: Image.Image, resolution_px: int) -> NDArray[np.uint8]:
+    # Reading and reporting need the rest of this module, and not torch.
+    import torch
+    from torch.nn.functional import interpolate
+
     pixels = np.array(_middle(image))
     height, width = pixels.shape[:2]
     scale = resolution_px / min(height, width)

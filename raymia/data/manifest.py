@@ -16,12 +16,11 @@ from braceexpand import braceexpand
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from raymia.errors import ConfigError, describe_validation, first_line
+from raymia.shipped import NAMED, manifest_file
 
 Label = bool | Literal["unknown"]
 """Whether the samples of a split are members."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-SHIPPED = {"testbed": Path(__file__).parents[1] / "testbed" / "assets" / "manifest.yaml"}
-"""Manifests that come with the package, by the name a job may use for them."""
 
 
 class UrlTable(BaseModel):
@@ -144,12 +143,14 @@ def load_manifest(source: str) -> tuple[Manifest, str]:
     Raises:
         ConfigError: names the file and field, what was expected and what to do.
     """
-    path = str(SHIPPED[source]) if source in SHIPPED else source
+    path = manifest_file(source)
     try:
         with fsspec.open(path, "r") as stream:
             content = yaml.safe_load(stream)
     except FileNotFoundError as error:
-        raise ConfigError(f"manifest {source}: no such file; give a path, a URL or one of {', '.join(SHIPPED)}") from error
+        raise ConfigError(
+            f"manifest {source}: no such file; give a path, a URL or one of {', '.join(NAMED.names())}"
+        ) from error
     except (OSError, ValueError, ImportError, yaml.YAMLError) as error:
         raise ConfigError(f"manifest {source}: cannot be read as YAML: {first_line(error)}") from error
     try:

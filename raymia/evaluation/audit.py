@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from raymia.attacks.base import Access
 from raymia.errors import ConfigError
 from raymia.evaluation.blind import blind_scores
 from raymia.evaluation.combined import signals_of
 from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.set_level import SIGNIFICANT, SetTest, set_test
-from raymia.scan.ledger import RUN_FILE, Ledger
+from raymia.run.ledger import Ledger
+from raymia.run.record import Access, ScanRecord
 
 CAVEAT = (
     "This holds only if the control samples come from the same source as the suspect ones and were certainly not trained on; "
@@ -47,9 +45,9 @@ def audit(suspect: str, control: str, access: Access = Access.WHITE, seed: int =
     """
     (ours, our_run), (theirs, their_run) = _load(suspect), _load(control)
     for field in ("model", "signals"):
-        if our_run[field] != their_run[field]:
+        if getattr(our_run, field) != getattr(their_run, field):
             raise ConfigError(f"{suspect} and {control} differ in `{field}`; scan both with the same model and attacks")
-    names = signals_of(access, {signal["name"]: signal["access"] for signal in our_run["signals"]})
+    names = signals_of(access, {signal.name: signal.access for signal in our_run.signals})
     if not names:
         raise ConfigError(f"{suspect}: no signal of an attack that {access} access allows; scan with such attacks")
     test = set_test(ours[names].to_numpy(float), theirs[names].to_numpy(float), seed)
@@ -60,12 +58,10 @@ def audit(suspect: str, control: str, access: Access = Access.WHITE, seed: int =
     return Audit(suspect=suspect, control=control, access=str(access), test=test, blind=blind, statement=statement)
 
 
-def _load(source: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _load(source: str) -> tuple[pd.DataFrame, ScanRecord]:
     place, _, split = source.partition("#")
     ledger = Ledger(place)
-    run = ledger.read_run()
-    if run is None:
-        raise ConfigError(f"{place}: no {RUN_FILE}; give a run directory made by `raymia scan`, or RUN#SPLIT")
+    run = ledger.require_scan()
     table = ledger.scores().to_pandas()
     if not split:
         return table, run

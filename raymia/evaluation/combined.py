@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from raymia.attacks.base import Access
 from raymia.evaluation.crossfit import Groups, linear_model, out_of_fold
 from raymia.evaluation.roc import Floats
+from raymia.run.record import Access
 
 LEVELS = (Access.BLACK, Access.GREY, Access.WHITE)
 STRENGTH = 0.1

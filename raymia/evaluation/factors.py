@@ -12,14 +12,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from raymia.attacks.base import registry
 from raymia.errors import ConfigError
 from raymia.evaluation.intervals import Interval, bootstrap, interval
 from raymia.evaluation.metrics import UNTRIED, evaluate_run
 from raymia.evaluation.results import Evaluation
 from raymia.evaluation.roc import FPRS, exact_roc
-from raymia.scan.ledger import Ledger
-from raymia.scan.sweep import SWEEP_FILE, CellRecord, Factor, SweepRecord
+from raymia.run.ledger import Ledger
+from raymia.run.record import SignalRecord
+from raymia.run.sweep import SWEEP_FILE, CellRecord, Factor, SweepRecord
 
 TIMESTEP = "timestep"
 """A factor of every attack that has a signal per timestep; varied within each scan."""
@@ -117,26 +117,24 @@ def along(analysis: FactorAnalysis, field: str, stratum: str = ALL) -> dict[str,
 def _rows(evaluation: Evaluation, cell: CellRecord, edges: Sequence[float], seed: int) -> Iterator[FactorRow]:
     table = evaluation.table[evaluation.table["member"].notna()]
     member = table["member"].astype(bool).to_numpy()
-    run = evaluation.run or {}
-    signals = [signal for signal in run["signals"] if signal["access"] not in UNTRIED]
-    forwards = _forwards(run)
+    signals = [signal for signal in evaluation.run.signals if signal.access not in UNTRIED] if evaluation.run else []
     for stratum, chosen in [(ALL, np.ones(len(table), bool)), *_strata(_shorter_side(table), edges)]:
         labels = member[chosen]
         if min(labels.sum(), (~labels).sum()) < MINIMUM:
             continue
-        primary = [s for s in signals if s["primary"]]
+        primary = [s for s in signals if s.primary]
         shown = [s for s in signals if _timestep(s) is not None and stratum == ALL]
-        columns = {s["name"]: table.loc[chosen, s["name"]].to_numpy(float) for s in (*primary, *shown)}
+        columns = {s.name: table.loc[chosen, s.name].to_numpy(float) for s in (*primary, *shown)}
         draws = bootstrap(columns, labels, seed)
         for signal in (*primary, *shown):
-            name, variant = signal["name"], cell.variants.get(signal["attack"])
+            name, variant = signal.name, cell.variants.get(signal.attack)
             curve = exact_roc(columns[name], labels)
-            timestep = {} if signal["primary"] else {TIMESTEP: _timestep(signal)}
+            timestep = {} if signal.primary else {TIMESTEP: _timestep(signal)}
             yield FactorRow(
-                attack=variant.attack if variant else signal["attack"],
+                attack=variant.attack if variant else signal.attack,
                 signal=name,
                 point={**cell.point, **(variant.point if variant else {}), **timestep},
-                forwards=forwards[signal["attack"]],
+                forwards=signal.cost.forwards if signal.cost else 0,
                 stratum=stratum,
                 n_members=int(labels.sum()),
                 n_non_members=int((~labels).sum()),
@@ -162,15 +160,9 @@ def budgets(analysis: FactorAnalysis) -> dict[str, list[tuple[int, FactorRow]]]:
     return {attack: sorted(points, key=lambda point: point[0]) for attack, points in found.items()}
 
 
-def _forwards(run: dict[str, Any]) -> dict[str, int]:
-    known = registry()
-    attacks = {key: known[key.partition(":")[0]].model_validate(fields) for key, fields in run["job"]["attacks"].items()}
-    return {key: attack.cost().unet_forwards for key, attack in attacks.items()}
-
-
-def _timestep(signal: dict[str, Any]) -> int | None:
+def _timestep(signal: SignalRecord) -> int | None:
     """The timestep of a signal ``ATTACK.t=N``; none of others, and none of parts such as ``ATTACK.METRIC.t=N``."""
-    found = re.fullmatch(re.escape(signal["attack"]) + r"\.t=(\d+)", signal["name"])
+    found = re.fullmatch(re.escape(signal.attack) + r"\.t=(\d+)", signal.name)
     return int(found[1]) if found else None
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
-from raymia.attacks.base import Access, registry
 from raymia.data.clusters import join_clusters
 from raymia.errors import ConfigError
-from raymia.evaluation.blind import SOURCES, blind_scores, embeddings, frechet_shift
+from raymia.evaluation.blind import blind_scores, embeddings, frechet_shift
 from raymia.evaluation.combined import LEVELS, combined_scores, signals_of
 from raymia.evaluation.controls import against_control, label_shuffle
 from raymia.evaluation.crossfit import Groups, can_fold, cluster_groups
@@ -34,17 +32,17 @@ from raymia.evaluation.results import Curve, Evaluation, Floor, Metrics, RunVerd
 from raymia.evaluation.roc import FPRS, Floats, exact_roc
 from raymia.evaluation.transfer import halves, transfer
 from raymia.evaluation.verdict import blind_statement, run_verdict, signal_statement, signal_verdict
-from raymia.scan.ledger import RUN_FILE, Counts, Ledger
+from raymia.run.columns import facts
+from raymia.run.ledger import Ledger
+from raymia.run.record import Access, Counts, RunRecord, ScanRecord, SignalRecord
 
 UNTRIED = ("control", "blind")
 """Access of scores that nobody would report as an attack."""
+SIGNALS = "signals"
+"""Attribute of a score table: descriptions of its signals, as run.json has them."""
 MIN_FALSE_ALARMS = 10
 """Fewer non-members than this beyond a threshold make its TPR a matter of luck."""
-FACTS = {"index", "unit", "member", "probability", *SOURCES}
-"""Numeric columns of a score table that are no signals."""
-
-Described = dict[str, Any]
-"""name, attack, access and primary of a signal, as in run.json."""
+Described = SignalRecord
 
 
 def evaluate_run(
@@ -66,12 +64,12 @@ def evaluate_run(
     control = None if control_ledger.read_run() is None else _load(control_ledger)
     evaluation = evaluate_table(
         table,
-        [] if blind_only else run["signals"],
-        title=f"{run['manifest']['name']} against {run['job']['replica']['model']}" if "job" in run else ledger.run,
+        [] if blind_only else run.signals,
+        title=f"{run.manifest.name} against {run.job.subject}" if isinstance(run, ScanRecord) else ledger.run,
         seed=seed,
         prior=prior,
         calibrate_on=None if calibrate_on is None else (calibrate_on.run, _load(calibrate_on)[2]),
-        control=None if control is None or blind_only else (control[0]["job"]["replica"]["model"], control[2]),
+        control=None if control is None or blind_only else (_subject(control[0]), control[2]),
         counts=counts,
     )
     evaluation.run = run
@@ -89,6 +87,7 @@ def evaluate_table(
     calibrate_on: tuple[str, pd.DataFrame] | None = None,
     control: tuple[str, pd.DataFrame] | None = None,
     counts: Counts | None = None,
+    access: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Evaluate a score table.
 
@@ -100,21 +99,22 @@ def evaluate_table(
         calibrate_on: name and score table of samples to choose on, instead of on parts of this one.
         control: name of a control model and its scores of the same samples, matched by split, shard and key.
         counts: of the scan; by default the table's rows.
+        access: of signals by name, where `signals` are not given: ``black``, ``grey``, ``white`` or ``control``.
 
     Raises:
         ConfigError: no `member` column, a score that is not finite, or signals that `calibrate_on` lacks.
     """
-    signals = describe_signals(table) if signals is None else signals
+    signals = describe_signals(table, access) if signals is None else signals
     table = table.reset_index(drop=True)
     _require(table, signals, title)
     labelled = table["member"].notna().to_numpy()
     member = table.loc[labelled, "member"].astype(bool).to_numpy()
     own = table[labelled]
-    described: dict[str, Described] = {signal["name"]: signal for signal in signals}
+    described: dict[str, Described] = {signal.name: signal for signal in signals}
     metrics = Metrics(
         counts=counts or Counts.of_table(len(table)),
         verdict=RunVerdict(verdict=None, statement=""),
-        signals_tried=sum(signal["access"] not in UNTRIED for signal in signals),
+        signals_tried=sum(signal.access not in UNTRIED for signal in signals),
         warnings=_warnings(member, labelled),
         signals={},
     )
@@ -125,14 +125,16 @@ def evaluate_table(
         metrics.verdict.statement = f"No verdict: it {reason}; the scores are in the table."
         return evaluation
     groups = cluster_groups(own)
-    access = {name: str(signal["access"]) for name, signal in described.items()}
+    access = {name: signal.access for name, signal in described.items()}
     columns: dict[str, Floats] = {name: own[name].to_numpy(float) for name in described}
     blind = {f"blind.{name}": scores for name, scores in blind_scores(own, member, seed, groups).items()}
-    described |= {name: {"attack": name, "access": "blind", "primary": True} for name in blind}
+    described |= {name: SignalRecord(name=name, attack=name, access="blind", primary=True) for name in blind}
     combined: dict[str, Floats] = {}
     if can_fold(member):
         combined = combined_scores(columns, access, member, seed, groups)
-        described |= {name: {"attack": name, "access": name.removeprefix("combined."), "primary": True} for name in combined}
+        described |= {
+            name: SignalRecord(name=name, attack=name, access=name.removeprefix("combined."), primary=True) for name in combined
+        }
         vectors = embeddings(own)
         metrics.embedding_shift = frechet_shift(vectors, member, seed) if vectors is not None else None
         metrics.label_shuffle = label_shuffle(own, columns, access, member, seed, groups)
@@ -150,45 +152,48 @@ def evaluate_table(
     return evaluation
 
 
-def describe_signals(table: pd.DataFrame) -> list[Described]:
-    """Every numeric column that is no fact about the sample, as a signal.
+def describe_signals(table: pd.DataFrame, access: Mapping[str, str] | None = None) -> list[SignalRecord]:
+    """The signals of a table: those that it says it has, or every numeric column that is no fact about the sample.
 
-    A column named like an attack or one of its parts (``loss``, ``loss.t=100``) gets its access; of any other nothing is
-    known, so it counts as ``white``: as needing the most.
+    `raymia.score` says in its table's attributes what each signal is. Of other columns nothing is known but what `access`
+    says of them, so that the rest counts as ``white``: as needing the most. A column ``NAME.part`` beside a column ``NAME`` is
+    a part of that signal, and not judged.
     """
-    known = registry()
-    found = []
-    for name in table.columns:
-        if name in FACTS or not pd.api.types.is_numeric_dtype(table[name]) or str(name).startswith(("blind.", "combined.")):
-            continue
-        attack = str(name).partition(".")[0]
-        kind = known.get(attack.partition(":")[0])
-        primary = kind is None or attack == name
-        access = str(kind.access) if kind else str(Access.WHITE)
-        found.append({"name": str(name), "attack": attack if kind else str(name), "access": access, "primary": primary})
-    return found
+    if SIGNALS in table.attrs:
+        return [SignalRecord.model_validate(signal) for signal in table.attrs[SIGNALS] if signal["name"] in table]
+    numeric = [
+        str(name)
+        for name in table.columns
+        if name not in {*facts(), "probability"}
+        and pd.api.types.is_numeric_dtype(table[name])
+        and not str(name).startswith(("blind.", "combined."))
+    ]
+    described = []
+    for name in numeric:
+        whole = next((other for other in numeric if name.startswith(f"{other}.")), name)
+        needed = Access((access or {}).get(name, Access.WHITE))
+        described.append(SignalRecord(name=name, attack=whole, access=str(needed), primary=whole == name))
+    return described
 
 
-def _load(ledger: Ledger) -> tuple[dict[str, Any], Counts, pd.DataFrame]:
-    run = ledger.read_run()
-    if run is None:
-        raise ConfigError(f"{ledger.run}: no {RUN_FILE}; give a run directory made by `raymia scan`")
-    counts = ledger.counts(run["expected"])
+def _load(ledger: Ledger) -> tuple[RunRecord, Counts, pd.DataFrame]:
+    run = ledger.require_run()
+    counts = ledger.counts(run.expected)
     return run, counts, join_clusters(ledger.frame(), ledger.clusters())
 
 
 def _require(table: pd.DataFrame, signals: Sequence[Described], title: str) -> None:
-    missing = [name for name in ("member", *(signal["name"] for signal in signals)) if name not in table]
+    missing = [name for name in ("member", *(signal.name for signal in signals)) if name not in table]
     if missing:
         raise ConfigError(f"{title}: no column {', '.join(missing)}; expected `member` and one column for each signal")
     values = set(table["member"].dropna().unique().tolist())
     if not values <= {True, False}:
         raise ConfigError(f"{title}: `member` has the values {sorted(map(str, values))[:5]}; expected true, false or nothing")
     for signal in signals:
-        broken = ~np.isfinite(table[signal["name"]].to_numpy(float))
+        broken = ~np.isfinite(table[signal.name].to_numpy(float))
         if broken.any():
             row = int(np.flatnonzero(broken)[0])
-            raise ConfigError(f"{title}: {signal['name']} is not a finite number in row {row}; leave such rows out")
+            raise ConfigError(f"{title}: {signal.name} is not a finite number in row {row}; leave such rows out")
 
 
 def _choose_beforehand(
@@ -251,7 +256,7 @@ def _against_control(
     metrics.control_model, scores = control
     identity = ["split", "shard", "key"]
     matched = own[identity].merge(scores, on=identity, how="left", validate="one_to_one")
-    names = [name for name in columns if described[name]["primary"] and described[name]["access"] not in UNTRIED]
+    names = [name for name in columns if described[name].primary and described[name].access not in UNTRIED]
     both = matched[names].notna().all(axis=1).to_numpy()
     if not both.all():
         metrics.warnings.append(
@@ -316,9 +321,9 @@ def _run_verdict(signals: Mapping[str, SignalMetrics], best: str | None, floor: 
 def _measure(described: Described, scores: Floats, member: NDArray[np.bool_], draws: Bootstrap) -> SignalMetrics:
     curve = exact_roc(scores, member)
     return SignalMetrics(
-        attack=str(described["attack"]),
-        access=str(described["access"]),
-        primary=bool(described["primary"]),
+        attack=described.attack,
+        access=described.access,
+        primary=described.primary,
         auc=interval(curve.auc, draws.auc),
         auc_delong=delong(scores, member),
         p_value=float(mannwhitneyu(scores[member], scores[~member], alternative="greater").pvalue),
@@ -330,9 +335,9 @@ def _measure(described: Described, scores: Floats, member: NDArray[np.bool_], dr
 
 def _unknown(described: Described, member: NDArray[np.bool_], reason: str) -> SignalMetrics:
     return SignalMetrics(
-        attack=str(described["attack"]),
-        access=str(described["access"]),
-        primary=bool(described["primary"]),
+        attack=described.attack,
+        access=described.access,
+        primary=described.primary,
         tpr_at_fpr={f"{rate:g}": None for rate in FPRS},
         n_members=int(member.sum()),
         n_non_members=int((~member).sum()),
@@ -354,16 +359,22 @@ def _warnings(member: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> list[st
     return warnings
 
 
-def _scan_warnings(counts: Counts, run: Mapping[str, Any]) -> list[str]:
+def _scan_warnings(counts: Counts, run: RunRecord) -> list[str]:
     warnings = []
-    if run["finished"] is None:
+    if run.finished is None:
         warnings.append("The scan has not finished: these are the units committed so far.")
-    if counts.expected is not None and run["finished"] is not None and counts.read < counts.expected:
+    if counts.expected is not None and run.finished is not None and counts.read < counts.expected:
         warnings.append(f"{counts.read} samples were read where the manifest announces {counts.expected}.")
-    if not run.get("labels_hold", True):
-        patterns, model = ", ".join(run["manifest"]["valid_for_models"]), run["job"]["replica"]["model"]
+    if not isinstance(run, ScanRecord):
+        return warnings
+    if not run.labels_hold:
+        patterns, model = ", ".join(run.manifest.valid_for_models), run.job.subject
         warnings.append(f"The labels were made for {patterns}, not for {model}: what is told apart here are no known members.")
-    source = run.get("job", {}).get("caption_source", "own")
+    source = run.job.caption_source
     if source != "own":
         warnings.append(f"A control scan: the model was told {source} captions, not the images' own.")
     return warnings
+
+
+def _subject(run: RunRecord) -> str:
+    return run.job.subject if isinstance(run, ScanRecord) else "features"

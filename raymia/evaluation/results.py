@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel
@@ -16,7 +15,7 @@ from raymia.evaluation.posterior import Reliability
 from raymia.evaluation.roc import Floats
 from raymia.evaluation.transfer import Transfer
 from raymia.evaluation.verdict import Verdict
-from raymia.scan.ledger import Counts
+from raymia.run.record import Counts, RunRecord
 
 
 class SignalMetrics(BaseModel):
@@ -99,7 +98,7 @@ class Evaluation(BaseModel):
     model_config = {"arbitrary_types_allowed": True}
 
     title: str
-    run: dict[str, Any] | None
+    run: RunRecord | None
     """Contents of run.json; none for a table that no scan made."""
     metrics: Metrics
     table: pd.DataFrame

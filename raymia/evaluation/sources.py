@@ -9,13 +9,15 @@ import pandas as pd
 
 from raymia.data.clusters import join_clusters, load_clusters
 from raymia.data.facts import read_facts
-from raymia.data.manifest import SHIPPED, load_manifest
+from raymia.data.manifest import load_manifest
 from raymia.data.selection import shard_readers
 from raymia.data.tables import is_table, read_table
 from raymia.errors import ConfigError
 from raymia.evaluation.metrics import evaluate_run, evaluate_table
 from raymia.evaluation.results import Evaluation
-from raymia.scan.ledger import Counts, Ledger
+from raymia.run.ledger import Ledger
+from raymia.run.record import Counts
+from raymia.shipped import NAMED
 
 LABELS = {"true": True, "1": True, "1.0": True, "yes": True, "false": False, "0": False, "0.0": False, "no": False}
 
@@ -31,7 +33,7 @@ def evaluate_blind(source: str) -> Evaluation:
     """
     if is_table(source):
         return evaluate_table(read_captions(source), [], title=source)
-    if source in SHIPPED or source.endswith((".yaml", ".yml")):
+    if source in NAMED.names() or source.endswith((".yaml", ".yml")):
         table, counts = read_samples(source)
         return evaluate_table(table, [], title=source, counts=counts)
     return evaluate_run(Ledger(source), blind_only=True)

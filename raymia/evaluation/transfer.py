@@ -12,11 +12,11 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from raymia.attacks.base import Access
 from raymia.evaluation.combined import LEVELS, signals_of
 from raymia.evaluation.crossfit import Groups
 from raymia.evaluation.intervals import LEVEL, Interval
 from raymia.evaluation.roc import FPRS, Floats
+from raymia.run.record import Access
 
 
 class Transfer(BaseModel):

@@ -9,16 +9,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from raymia.replica.conditioning import Conditioning
 from raymia.replica.schedule import Schedule
 
 
 class Replica(Protocol):
-    """One model on one device. Latents are float32 whatever the model computes in."""
+    """One model on one device. Latents are float32 whatever the model computes in; t is a timestep as jobs name it.
+
+    Attributes:
+        denoiser_batch: images that a call of the denoiser takes best: several evaluations are made in one call up to that,
+            larger ones in parts.
+    """
 
     schedule: Schedule
     device: torch.device
-    unet_batch: int
-    """Images that a call of the UNet takes best: several evaluations are made in one call up to that, larger ones in parts."""
+    denoiser_batch: int
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Channels, height and width of the latents of an image of that size in px."""
@@ -28,30 +33,30 @@ class Replica(Protocol):
         """Scaled mean of the autoencoder's posterior for images in [-1, 1]."""
         ...
 
-    def text(self, prompts: Sequence[str]) -> Float[Tensor, "batch tokens width"]:
-        """Text states of the prompts; the empty prompt is the unconditional one."""
+    def text(self, prompts: Sequence[str]) -> Conditioning:
+        """What the model is told under each prompt; the empty prompt is the unconditional one."""
         ...
 
     def predicted_noise(
-        self, z_t: Float[Tensor, "batch c h w"], t: int | Int[Tensor, " batch"], states: Float[Tensor, "batch tokens width"]
+        self, z_t: Float[Tensor, "batch c h w"], t: int | Int[Tensor, " batch"], conditioning: Conditioning
     ) -> Float[Tensor, "batch c h w"]:
         """Noise that the model sees in `z_t` at `t`, or each image's own, without guidance; differentiable in `z_t`."""
         ...
 
     def in_float32(self) -> Self:
-        """The same model, with a UNet that computes in float32; itself, where it does already."""
+        """The same model, with a denoiser that computes in float32; itself, where it does already."""
         ...
 
     def parameters(self) -> dict[str, Tensor]:
-        """The UNet's parameters by name; none of them requires a gradient."""
+        """The denoiser's parameters by name; none of them requires a gradient."""
+        ...
+
+    def parameter_group(self, name: str) -> str | None:
+        """The part of the denoiser and the kind of layer that a parameter belongs to; see `raymia.replica.parameter_groups`."""
         ...
 
     def predicted_noise_with(
-        self,
-        parameters: Mapping[str, Tensor],
-        z_t: Float[Tensor, "batch c h w"],
-        t: int,
-        states: Float[Tensor, "batch tokens width"],
+        self, parameters: Mapping[str, Tensor], z_t: Float[Tensor, "batch c h w"], t: int, conditioning: Conditioning
     ) -> Float[Tensor, "batch c h w"]:
         """Predicted noise with other parameters; differentiable in all, and made of operations that torch.func can batch."""
         ...

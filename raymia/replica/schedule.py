@@ -1,10 +1,15 @@
-"""The noise schedule of a model: z_t = alpha(t) z_0 + sigma(t) noise."""
+"""Noise schedules: z_t = alpha(t) z_0 + sigma(t) noise, whatever a model's own steps are.
+
+A timestep t in a job names a noise level: the one that Stable Diffusion 1.x has at t. Every schedule takes its own step nearest
+to that level, so that the same t means the same share of noise in every family. For Stable Diffusion 1.x, 2.x and SDXL it is t.
+"""
 
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from diffusers import DDIMScheduler
@@ -12,27 +17,136 @@ from torch import Tensor
 
 from raymia.errors import ConfigError
 
+Naming = Literal["levels", "own"]
+"""What a timestep in a job means: a noise level by the step that Stable Diffusion 1.x has there, or the model's own step."""
+Kind = Literal["variance_preserving", "flow"]
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-REQUIRED = ("num_train_timesteps", "beta_schedule", "prediction_type")
+REQUIRED = ("num_train_timesteps", "beta_schedule")
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+STABLE_DIFFUSION_1 = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+"""Whose steps name the levels."""
 
 
-class Schedule:
-    """alpha and sigma at every training timestep, read from the model's own scheduler config.
+class Schedule(Protocol):
+    """What attacks and replicas ask of a model's noise schedule; t is a timestep as jobs name it.
 
     Attributes:
-        timesteps: number of training timesteps; valid ones are 0 .. timesteps - 1.
-        prediction_type: ``epsilon`` or ``v_prediction``: what the UNet's output means.
+        kind: ``variance_preserving`` (alpha^2 + sigma^2 = 1) or ``flow`` (alpha + sigma = 1).
+        prediction_type: what the denoiser's output means: ``epsilon`` (noise), ``v_prediction`` or ``flow`` (velocity).
+        timesteps: how many there are; valid ones are 0 .. timesteps - 1.
     """
 
-    def __init__(self, config: dict[str, Any], source: str = "scheduler config") -> None:
-        """Args:
+    kind: Kind
+    prediction_type: str
+    timesteps: int
+
+    def alpha(self, t: int) -> float:
+        """Signal scale at `t`."""
+        ...
+
+    def sigma(self, t: int) -> float:
+        """Noise scale at `t`."""
+        ...
+
+    def step_of(self, level: float) -> int:
+        """The model's own step nearest to a level s = sigma / (alpha + sigma)."""
+        ...
+
+    def time(self, t: int | Tensor) -> Tensor:
+        """What the denoiser is told of `t`, or of each image's own: a step where it counts steps, sigma in a flow."""
+        ...
+
+    def noise_from_output(self, output: Tensor, z_t: Tensor, t: int | Tensor) -> Tensor:
+        """The denoiser's output at `z_t` as predicted noise.
+
+        Args:
+            t: timestep, or one for each image.
+        """
+        ...
+
+    def output_from_noise(self, noise: Tensor, z_t: Tensor, t: int) -> Tensor:
+        """What the denoiser puts out when it sees `noise` in `z_t`: the inverse of `noise_from_output`."""
+        ...
+
+    def check(self, *timesteps: int) -> None:
+        """Refuse timesteps that there are not, and those at which no signal is left.
+
+        Raises:
+            ConfigError: names the timestep.
+        """
+        ...
+
+
+class TabulatedSchedule:
+    """A schedule of finitely many steps, looked up by the levels that jobs name; see `Schedule`."""
+
+    kind: Kind
+    prediction_type: str
+
+    def __init__(self, alphas: Tensor, sigmas: Tensor, times: Tensor, naming: Naming) -> None:
+        """Look up every timestep once.
+
+        Args:
+            alphas, sigmas: (steps,) of the model's own steps, from little noise to much.
+            times: (steps,) what the denoiser is told at each.
+            naming: of timesteps in jobs.
+        """
+        self._levels = sigmas / (alphas + sigmas)
+        steps = torch.arange(len(alphas))
+        if naming == "levels":
+            steps = (self._levels[None] - named_levels()[:, None]).abs().argmin(1)
+        self.timesteps = len(steps)
+        self._alphas, self._sigmas, self._times = alphas[steps], sigmas[steps], times[steps]
+
+    def alpha(self, t: int) -> float:
+        """Signal scale at `t`."""
+        return float(self._alphas[t])
+
+    def sigma(self, t: int) -> float:
+        """Noise scale at `t`."""
+        return float(self._sigmas[t])
+
+    def step_of(self, level: float) -> int:
+        """The model's own step nearest to a level."""
+        return int((self._levels - level).abs().argmin())
+
+    def time(self, t: int | Tensor) -> Tensor:
+        """What the denoiser is told of `t`, or of each image's own."""
+        return self._times[t.cpu()].to(t.device) if isinstance(t, Tensor) else self._times[t]
+
+    def check(self, *timesteps: int) -> None:
+        """Refuse timesteps outside the schedule, and those at which no signal is left (zero terminal SNR)."""
+        for t in timesteps:
+            if not 0 <= t < self.timesteps:
+                raise ConfigError(f"timestep {t} is outside the model's schedule; expected 0 to {self.timesteps - 1}")
+            if self.alpha(t) == 0.0:
+                raise ConfigError(f"timestep {t} is pure noise in this model's schedule; choose a smaller one")
+
+    def _scales(self, z_t: Tensor, t: int | Tensor) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """alpha and sigma, as numbers or with a row for each image of `z_t`."""
+        if isinstance(t, int):
+            return self.alpha(t), self.sigma(t)
+        alpha, sigma = (scale[t.cpu()].to(z_t).view(-1, 1, 1, 1) for scale in (self._alphas, self._sigmas))
+        return alpha, sigma
+
+
+class VariancePreserving(TabulatedSchedule):
+    """alpha^2 + sigma^2 = 1: Stable Diffusion and its kin."""
+
+    kind: Kind = "variance_preserving"
+
+    def __init__(self, config: dict[str, Any], source: str = "scheduler config", naming: Naming = "levels") -> None:
+        """Read the model's own scheduler config.
+
+        Args:
             config: contents of a diffusers ``scheduler_config.json`` of any discrete-time scheduler.
             source: named in errors.
+            naming: of timesteps in jobs.
 
         Raises:
             ConfigError: the config does not describe a discrete-time variance-preserving schedule.
         """
-        missing = [field for field in REQUIRED[:2] if field not in config]
+        missing = [field for field in REQUIRED if field not in config]
         if missing:
             raise ConfigError(
                 f"{source}: no {' or '.join(missing)}; expected the config of a discrete-time scheduler such as DDIM or PNDM"
@@ -42,71 +156,113 @@ class Schedule:
             raise ConfigError(
                 f"{source}: prediction_type {self.prediction_type!r}; supported are {', '.join(PREDICTION_TYPES)}"
             )
-        known = {key: value for key, value in config.items() if key in DDIMScheduler._get_init_keys(DDIMScheduler)}
-        try:
-            alphas_cumprod = DDIMScheduler(**known).alphas_cumprod.double()
-        except (NotImplementedError, TypeError, ValueError) as error:
-            raise ConfigError(f"{source}: {error}") from error
-        self.timesteps = len(alphas_cumprod)
-        self._alpha = alphas_cumprod.sqrt()
-        self._sigma = (1.0 - alphas_cumprod).sqrt()
-
-    @classmethod
-    def from_file(cls, path: Path) -> Schedule:
-        """Read a ``scheduler_config.json``."""
-        try:
-            config = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path}: not a readable scheduler config ({error})") from error
-        return cls(config, str(path))
-
-    def check(self, *timesteps: int) -> None:
-        """Refuse timesteps outside the schedule, and those at which no signal is left (zero terminal SNR).
-
-        Raises:
-            ConfigError: names the timestep.
-        """
-        for t in timesteps:
-            if not 0 <= t < self.timesteps:
-                raise ConfigError(f"timestep {t} is outside the model's schedule; expected 0 to {self.timesteps - 1}")
-            if float(self._alpha[t]) == 0.0:
-                raise ConfigError(f"timestep {t} is pure noise in this model's schedule; choose a smaller one")
-
-    def alpha(self, t: int) -> float:
-        """Signal scale at timestep `t`."""
-        return float(self._alpha[t])
-
-    def sigma(self, t: int) -> float:
-        """Noise scale at timestep `t`."""
-        return float(self._sigma[t])
-
-    def add_noise(self, z0: Tensor, noise: Tensor, t: int) -> Tensor:
-        """z_t from clean latents and noise of the same shape."""
-        return self.alpha(t) * z0 + self.sigma(t) * noise
+        alphas_cumprod = _alphas_cumprod(config, source)
+        times = torch.arange(len(alphas_cumprod))
+        super().__init__(alphas_cumprod.sqrt(), (1.0 - alphas_cumprod).sqrt(), times, naming)
 
     def noise_from_output(self, output: Tensor, z_t: Tensor, t: int | Tensor) -> Tensor:
-        """The UNet's output as predicted noise: itself, or for v-prediction sigma z_t + alpha v.
-
-        Args:
-            t: timestep, or one for each sample.
-        """
+        """The output itself, or for v-prediction sigma z_t + alpha v."""
         if self.prediction_type == "epsilon":
             return output
-        if isinstance(t, int):
-            return self.sigma(t) * z_t + self.alpha(t) * output
-        alpha, sigma = (scale[t.cpu()].to(z_t).view(-1, 1, 1, 1) for scale in (self._alpha, self._sigma))
+        alpha, sigma = self._scales(z_t, t)
         noise: Tensor = sigma * z_t + alpha * output
         return noise
 
-    def clean_from_noise(self, z_t: Tensor, noise: Tensor, t: int) -> Tensor:
-        """The clean latents that `z_t` implies when `noise` is in it."""
-        return (z_t - self.sigma(t) * noise) / self.alpha(t)
-
-    def ddim_move(self, z_t: Tensor, noise: Tensor, t: int, u: int) -> Tensor:
-        """Deterministic DDIM move from timestep `t` to `u`, up or down (Song et al., arXiv 2010.02502, eq. 12 with eta 0)."""
-        return self.alpha(u) * self.clean_from_noise(z_t, noise, t) + self.sigma(u) * noise
+    def output_from_noise(self, noise: Tensor, z_t: Tensor, t: int) -> Tensor:
+        """The noise itself, or for v-prediction (noise - sigma z_t) / alpha."""
+        if self.prediction_type == "epsilon":
+            return noise
+        return (noise - self.sigma(t) * z_t) / self.alpha(t)
 
 
-def noise_like(shape: tuple[int, ...], seed: int) -> Tensor:
-    """Standard normal noise on the CPU, the same for the same seed on every machine and device."""
-    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
+class Flow(TabulatedSchedule):
+    """alpha + sigma = 1 (rectified flow): the output is the velocity, noise - z_0.
+
+    A model's `shift` says where its training puts its levels, and not what its output means at one.
+    """
+
+    kind: Kind = "flow"
+    prediction_type: str = "flow"
+
+    def __init__(self, config: dict[str, Any], source: str = "scheduler config", naming: Naming = "levels") -> None:
+        """Read the model's own scheduler config.
+
+        Args:
+            config: contents of the ``scheduler_config.json`` of a flow-matching scheduler of diffusers.
+            source: named in errors.
+            naming: of timesteps in jobs.
+
+        Raises:
+            ConfigError: the config does not describe a flow.
+        """
+        kind = config.get("_class_name")
+        if kind not in FLOW_SCHEDULERS:
+            raise ConfigError(f"{source}: a {kind}; expected one of {', '.join(FLOW_SCHEDULERS)}")
+        count, shift = int(config.get("num_train_timesteps", 1000)), float(config.get("shift", 1.0))
+        sigmas = torch.arange(1, count + 1, dtype=torch.double) / count
+        if not config.get("use_dynamic_shifting", False):
+            sigmas = shift * sigmas / (1.0 + (shift - 1.0) * sigmas)
+        super().__init__(1.0 - sigmas, sigmas, sigmas.float(), naming)
+
+    def noise_from_output(self, output: Tensor, z_t: Tensor, t: int | Tensor) -> Tensor:
+        """z_t + (1 - sigma) v."""
+        alpha, _ = self._scales(z_t, t)
+        noise: Tensor = z_t + alpha * output
+        return noise
+
+    def output_from_noise(self, noise: Tensor, z_t: Tensor, t: int) -> Tensor:
+        """(noise - z_t) / (1 - sigma)."""
+        return (noise - z_t) / self.alpha(t)
+
+
+def mix(schedule: Schedule, z0: Tensor, noise: Tensor, t: int) -> Tensor:
+    """z_t from clean latents and noise of the same shape."""
+    return schedule.alpha(t) * z0 + schedule.sigma(t) * noise
+
+
+def clean_from_noise(schedule: Schedule, z_t: Tensor, noise: Tensor, t: int) -> Tensor:
+    """The clean latents that `z_t` implies when `noise` is in it."""
+    return (z_t - schedule.sigma(t) * noise) / schedule.alpha(t)
+
+
+def ddim_move(schedule: Schedule, z_t: Tensor, noise: Tensor, t: int, u: int) -> Tensor:
+    """Deterministic move from timestep `t` to `u`, up or down (Song et al., arXiv 2010.02502, eq. 12 with eta 0)."""
+    return mix(schedule, clean_from_noise(schedule, z_t, noise, t), noise, u)
+
+
+@lru_cache(1)
+def level_names() -> VariancePreserving:
+    """The schedule whose steps name the levels: what a job's timesteps mean where no model is at hand."""
+    return VariancePreserving(STABLE_DIFFUSION_1, "Stable Diffusion 1", "own")
+
+
+@lru_cache(1)
+def named_levels() -> Tensor:
+    """(1000,) the level s = sigma / (alpha + sigma) that each timestep in a job names."""
+    alphas_cumprod = _alphas_cumprod(STABLE_DIFFUSION_1, "Stable Diffusion 1")
+    alphas, sigmas = alphas_cumprod.sqrt(), (1.0 - alphas_cumprod).sqrt()
+    return sigmas / (alphas + sigmas)
+
+
+def read_scheduler(path: Path) -> dict[str, Any]:
+    """The contents of a ``scheduler_config.json``.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a readable scheduler config ({error})") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path}: expected a JSON object")
+    return config
+
+
+def _alphas_cumprod(config: dict[str, Any], source: str) -> Tensor:
+    known = {key: value for key, value in config.items() if key in DDIMScheduler._get_init_keys(DDIMScheduler)}
+    try:
+        found: Tensor = DDIMScheduler(**known).alphas_cumprod.double()
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: {error}") from error
+    return found

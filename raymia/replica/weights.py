@@ -1,4 +1,4 @@
-"""Pipeline folders on object storage: one copy on each machine, however many replicas it has."""
+"""Weights: one copy on each machine of a pipeline folder on object storage, and the parts loaded from it, safetensors alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import platformdirs
 from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from raymia.errors import ConfigError, first_line
 
@@ -58,3 +62,46 @@ def fetch(url: str) -> Path:
                 raise ConfigError(f"replica.model {url}: cannot be fetched ({first_line(error)})") from error
             os.rename(draft, folder)
     return folder
+
+
+def load_part(kind: Any, folder: Path, part: str, variant: str | None, **options: Any) -> Any:
+    """A part of a pipeline folder, by diffusers' or transformers' own loader, from local safetensors only.
+
+    Args:
+        kind: class of the part.
+        folder: of the pipeline.
+        part: its folder.
+        variant: of the weight files.
+        options: of the loader, such as the dtype.
+
+    Raises:
+        ConfigError: weights that do not fit their config.
+    """
+    try:
+        return kind.from_pretrained(folder / part, use_safetensors=True, variant=variant, local_files_only=True, **options)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ConfigError(f"{folder}: cannot load {part}: {error}") from error
+
+
+def load_tokenizer(kind: Any, folder: Path, part: str = "tokenizer") -> Any:
+    """A tokenizer of a pipeline folder, from its local files only.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    try:
+        return kind.from_pretrained(folder / part, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ConfigError(f"{folder}: cannot load {part}: {error}") from error
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ConfigError: it cannot be read as that.
+    """
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{file}: not readable as safetensors ({error})") from error

@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from raymia.scan.ledger import Ledger
+from raymia.run.ledger import Ledger
 
 INK = "#1d2430"
 """Of text and axes; in a page it becomes the page's own text colour."""

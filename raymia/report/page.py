@@ -22,7 +22,8 @@ from raymia.evaluation.results import Evaluation, Metrics
 from raymia.report.figures import NamedFigure, inline_svg, write_figures
 from raymia.report.plots import run_figures
 from raymia.report.thumbnails import Identity, thumbnails
-from raymia.scan.ledger import Ledger
+from raymia.run.ledger import Ledger
+from raymia.run.record import ScanRecord
 
 REPORT = "report"
 REPORT_FILE = f"{REPORT}/index.html"
@@ -82,7 +83,7 @@ def render(evaluation: Evaluation, figures: Mapping[str, NamedFigure]) -> str:
         "report.html",
         title=evaluation.title,
         run=run,
-        job=yaml.safe_dump(run["job"], sort_keys=False) if run else "",
+        job=yaml.safe_dump(run.job.model_dump(mode="json"), sort_keys=False) if isinstance(run, ScanRecord) else "",
         metrics=metrics,
         primary=primary,
         accesses=list(dict.fromkeys(metrics.signals[name].access for name in metrics.signals)),
@@ -132,8 +133,8 @@ def sheets(evaluation: Evaluation, signal: str) -> Iterator[tuple[str, list[Shee
     ordered = table.sort_values([signal, "split", "shard", "key"], ascending=False)
     chosen = {"Highest scores": ordered.head(SHEET_SIZE), "Lowest scores": ordered.tail(SHEET_SIZE).iloc[::-1]}
     rows = pd.concat(chosen.values())
-    shards = (evaluation.run or {}).get("shards", [])
-    urls = {(shard["split"], shard["name"]): shard["url"] for shard in shards}
+    shards = evaluation.run.shards if evaluation.run else []
+    urls = {(shard.split, shard.name): shard.url for shard in shards}
     identities = [(str(split), str(shard), str(key)) for split, shard, key in rows[["split", "shard", "key"]].to_numpy()]
     sources = thumbnails(urls, identities)
     others = table[table["member"].eq(False)]

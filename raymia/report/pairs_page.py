@@ -11,7 +11,7 @@ import pandas as pd
 from raymia.curation.dedup import BINS, Deduplicated
 from raymia.report.page import render_page
 from raymia.report.thumbnails import thumbnails
-from raymia.scan.storage import Storage
+from raymia.run.storage import Storage
 
 PAIRS_FILE = "pairs.html"
 CLOSEST = 24

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from raymia.evaluation.factors import ALL, TIMESTEP, FactorAnalysis, FactorRow, along, budgets, value_text
 from raymia.report.figures import COLOURS, FAINT, STYLE, NamedFigure, inline_svg, new_figure, write_figures
 from raymia.report.page import REPORT, REPORT_FILE, render_page
-from raymia.scan.ledger import Ledger
+from raymia.run.ledger import Ledger
 
 RESULTS_FILE = "factors.json"
 BUDGET = "budget"
@@ -49,7 +49,7 @@ def table(rows: Sequence[FactorRow], fields: Sequence[str]) -> pd.DataFrame:
             {"attack": row.attack, "signal": row.signal}
             | {field: row.point.get(field) for field in fields}
             | {
-                "unet_forwards": row.forwards,
+                "forwards": row.forwards,
                 "images": row.stratum,
                 "n_members": row.n_members,
                 "n_non_members": row.n_non_members,

@@ -7,9 +7,9 @@ import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from PIL import Image
+from PIL import Image, ImageOps
 
-from raymia.data.images import MAX_PIXELS, ImageError, decode_image
+from raymia.data.images import MAX_PIXELS, ImageError, upright_image
 from raymia.data.tar import RawSample, read_shard
 
 THUMBNAIL_PX = 128
@@ -38,9 +38,10 @@ def thumbnails(urls: Mapping[tuple[str, str], str], samples: Iterable[Identity])
 
 def _thumbnail(content: bytes) -> str | None:
     try:
-        pixels = decode_image(content, THUMBNAIL_PX, MAX_PIXELS).pixels
+        upright, _ = upright_image(content, MAX_PIXELS)
     except ImageError:
         return None
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
+    square = ImageOps.fit(upright, (THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    square.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

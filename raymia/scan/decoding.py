@@ -13,37 +13,16 @@ from numpy.typing import NDArray
 
 from raymia.data.images import DecodedImage, ImageError, decode_image
 from raymia.data.statistics import image_statistics
+from raymia.run.columns import FAULT, KNOWN, fields
+from raymia.scan.batches import BATCH_PLACE_NAMES
 
 if TYPE_CHECKING:
     from raymia.scan.latents import Kept, LatentCache
 
-STATISTICS = ("entropy", "colourfulness", "edge_density")
-STAGES = ("read_s", "decode_s", "transfer_s", "model_s")
-"""Seconds that a batch spent in each stage; the driver adds its own for commits."""
-PLACE = ("split", "shard", "member", "unit", "batch", "last_in_unit")
-
-SAMPLE_FACTS: list[tuple[str, pa.DataType]] = [
-    ("key", pa.string()),
-    ("index", pa.int64()),
-    ("caption", pa.string()),
-    ("prompt", pa.string()),
-    ("flags", pa.string()),
-]
-IMAGE_FACTS: list[tuple[str, pa.DataType]] = [
-    ("image_sha256", pa.string()),
-    ("width", pa.int64()),
-    ("height", pa.int64()),
-    ("jpeg_bytes", pa.int64()),
-    *((name, pa.float64()) for name in STATISTICS),
-]
-FACTS = [*SAMPLE_FACTS, *IMAGE_FACTS]
-FAULT: list[tuple[str, pa.DataType]] = [("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
-DECODED = pa.struct([*FACTS, *FAULT])
-QUARANTINE: list[tuple[str, pa.DataType]] = [
-    ("key", pa.string()),
-    ("index", pa.int64()),
-    *FAULT,
-]
+STAGE_SECONDS = ("read_s", "decode_s", "transfer_s", "model_s")
+"""Columns with the seconds that a batch spent in each stage; the driver adds its own for commits."""
+READ_COLUMNS = tuple(column.name for column in fields("read"))
+DECODED = pa.struct([*KNOWN, *FAULT])
 
 
 def decode_rows(table: pa.Table, resolution_px: int, max_pixels: int, cache: LatentCache | None = None) -> pa.Table:
@@ -76,7 +55,7 @@ def decode_rows(table: pa.Table, resolution_px: int, max_pixels: int, cache: Lat
         samples.append(facts)
         spent.append(time.perf_counter() - start)
     return (
-        table.select([*PLACE, "end", "read_s"])
+        table.select([*BATCH_PLACE_NAMES, "end", "read_s"])
         .append_column("decode_s", pa.array(spent, pa.float64()))
         .append_column("pixels", _binaries(pixels))
         .append_column("latents", _binaries(latents))
@@ -132,7 +111,7 @@ def _recalled(batch: Sequence[dict[str, Any]], kept: Kept) -> list[dict[str, Any
 
 
 def _sample_facts(sample: dict[str, Any]) -> dict[str, Any]:
-    facts = {name: sample[name] for name, _ in SAMPLE_FACTS}
+    facts = {name: sample[name] for name in READ_COLUMNS}
     if sample["reason"] is None:
         return facts
     return facts | {"stage": "read", "reason": sample["reason"], "detail": sample["detail"]}

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from raymia.errors import ConfigError, RaymiaError
-from raymia.scan.decoding import FAULT, IMAGE_FACTS
-from raymia.scan.storage import Storage, StorageError, public
+from raymia.run.columns import FAULT, fields
+from raymia.run.storage import Storage, StorageError, public
 
 TRANSFORM = "Lanczos, centre square, 1"
 """From image files to pixels; another name whenever `raymia.data.images.decode_image` comes to give other pixels."""
-ROW = pa.schema([*IMAGE_FACTS, *FAULT, ("latents", pa.binary())])
+IMAGE_SCHEMA = pa.schema([*fields("decode"), *FAULT, ("latents", pa.binary())])
 """One image: what decoding found out about it, or why it failed, and its latents as bytes."""
 
 
@@ -79,7 +79,7 @@ class LatentCache:
         if content is None:
             return None
         try:
-            facts = pq.read_table(io.BytesIO(content), schema=ROW).to_pylist()
+            facts = pq.read_table(io.BytesIO(content), schema=IMAGE_SCHEMA).to_pylist()
             latents = [row.pop("latents") for row in facts]
             arrays = [np.frombuffer(one, np.float32).reshape(self.shape) for one in latents if one is not None]
             if [row["image_sha256"] for row in facts] != list(hashes):
@@ -102,12 +102,12 @@ class LatentCache:
         """
         following = iter(latents)
         rows = [
-            {name: sample[name] for name in ROW.names[:-1]}
+            {name: sample[name] for name in IMAGE_SCHEMA.names[:-1]}
             | {"latents": next(following).tobytes() if sample["reason"] is None else None}
             for sample in samples
         ]
         name = self._name([row["image_sha256"] for row in rows])
-        Storage(self.url).write_table(name, pa.Table.from_pylist(rows, schema=ROW))
+        Storage(self.url).write_table(name, pa.Table.from_pylist(rows, schema=IMAGE_SCHEMA))
 
     def _name(self, hashes: Sequence[str]) -> str:
         digest = hashlib.sha256("".join(hashes).encode()).hexdigest()

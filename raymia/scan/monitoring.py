@@ -4,41 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Protocol
 
-from pydantic import BaseModel
-
-from raymia.scan.ledger import Ledger, LedgerState
-from raymia.scan.storage import StorageError
+from raymia.run.ledger import Ledger
+from raymia.run.record import PROGRESS_FILE, Bottleneck, Evaluations, Progress, now_text
+from raymia.run.storage import StorageError
+from raymia.run.tally import Tally
 
 log = logging.getLogger(__name__)
 
-PROGRESS_FILE = "progress.json"
 INTERVAL_S = 10.0
 BUSY = 0.8
 """A stage that was busy for this share of the time is what the scan waited for."""
 STAGES = ("read", "decode", "transfer", "model", "commit")
-
-
-class Progress(BaseModel):
-    """Contents of progress.json: a scan's last sign of life."""
-
-    time: str
-    """UTC, by the driver's clock."""
-    samples: int
-    """Scored and quarantined so far, by earlier attempts too."""
-    expected: int | None
-    units: int
-    by_reason: dict[str, int]
-    images_per_s: float
-    """Since the first batch of this attempt came back."""
-    seconds: float
-    """Since this attempt began."""
-    stages: dict[str, float]
-    """Seconds spent in each stage, over all processes."""
 
 
 class MetricCounter(Protocol):
@@ -57,28 +36,37 @@ class Monitor:
     """Counts what comes back to the driver.
 
     Attributes:
-        stages: seconds in each stage.
-        evaluations: model evaluations.
+        tally: samples and units of all attempts so far; the progress line shows it.
+        stages: seconds in each stage, of this attempt.
+        evaluations: of the model, in this attempt.
     """
 
-    def __init__(self, ledger: Ledger, state: LedgerState, expected: int | None, make_counter: MakeCounter) -> None:
-        """Args:
-        ledger: where the sign of life is written.
-        state: what earlier attempts have left.
-        expected: samples in all.
-        make_counter: of the metrics library.
+    def __init__(
+        self,
+        ledger: Ledger,
+        tally: Tally,
+        expected: int | None,
+        make_counter: MakeCounter,
+        shown: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begin to count.
+
+        Args:
+            ledger: where the sign of life is written.
+            tally: what earlier attempts have left; it is counted on.
+            expected: samples in all.
+            make_counter: of the metrics library.
+            shown: is called when the tally has changed.
         """
         self._ledger = ledger
         self._expected = expected
-        self._before = state.samples
-        self._done = 0
-        self._units = state.units
-        self._by_reason = Counter(state.by_reason)
+        self._shown = shown
+        self.tally = tally
         self._start = time.monotonic()
         self._first: tuple[float, int] | None = None
         self._written = self._start
         self.stages = dict.fromkeys(STAGES, 0.0)
-        self.evaluations: Counter[str] = Counter()
+        self.evaluations = Evaluations()
         run = ("run",)
         self._tags = {"run": ledger.run}
         self._images = make_counter("raymia_images_total", "Images that came back, scored or quarantined.", run)
@@ -91,26 +79,27 @@ class Monitor:
         self, scored: int, reasons: Mapping[str, int], evaluations: Mapping[str, int], spent: Mapping[str, float]
     ) -> None:
         """A batch came back."""
+        self.tally.scored += scored
         count = scored + sum(reasons.values())
-        self._done += count
-        if self._first is None and count:
-            self._first = (time.monotonic(), self._done)
         if count:
             self._images.inc(count, self._tags)
-        for reason, number in reasons.items():
-            self._by_reason[reason] += number
-            self._quarantined.inc(number, {**self._tags, "reason": reason})
-        for kind, number in evaluations.items():
-            self.evaluations[kind] += number
-            if number:
-                self._evaluated.inc(number, {**self._tags, "kind": kind})
-        self.spent(spent)
-        self._sign_of_life()
+        self._quarantine(reasons)
+        if self._first is None and count:
+            self._first = (time.monotonic(), self.tally.samples)
+        self._spent_on_model(evaluations, spent)
+
+    def shard_end(self, reason: str | None, evaluations: Mapping[str, int], spent: Mapping[str, float]) -> None:
+        """A shard was read to its end, or as far as it can be, for a reason."""
+        if reason is not None:
+            self.tally.cut_shards += 1
+            self._quarantine({reason: 1})
+        self._spent_on_model(evaluations, spent)
 
     def unit(self) -> None:
         """A unit was committed."""
-        self._units += 1
+        self.tally.units += 1
         self._units_total.inc(1, self._tags)
+        self._shown()
 
     def spent(self, seconds: Mapping[str, float]) -> None:
         """Time went into stages."""
@@ -122,18 +111,33 @@ class Monitor:
     def progress(self) -> Progress:
         """How far the scan is."""
         now = time.monotonic()
-        since, done = self._first or (now, self._done)
-        rate = (self._done - done) / (now - since) if now > since else 0.0
+        since, done = self._first or (now, self.tally.samples)
+        rate = (self.tally.samples - done) / (now - since) if now > since else 0.0
         return Progress(
             time=now_text(),
-            samples=self._before + self._done,
+            samples=self.tally.samples,
             expected=self._expected,
-            units=self._units,
-            by_reason=dict(self._by_reason.most_common()),
+            units=self.tally.units,
+            by_reason=dict(self.tally.by_reason.most_common()),
             images_per_s=round(rate, 2),
             seconds=round(now - self._start, 1),
             stages={stage: round(value, 3) for stage, value in self.stages.items()},
         )
+
+    def _quarantine(self, reasons: Mapping[str, int]) -> None:
+        for reason, number in reasons.items():
+            self.tally.by_reason[reason] += number
+            self._quarantined.inc(number, {**self._tags, "reason": reason})
+
+    def _spent_on_model(self, evaluations: Mapping[str, int], spent: Mapping[str, float]) -> None:
+        if evaluations:
+            self.evaluations = self.evaluations + Evaluations(**evaluations)
+        for kind, number in evaluations.items():
+            if number:
+                self._evaluated.inc(number, {**self._tags, "kind": kind})
+        self.spent(spent)
+        self._shown()
+        self._sign_of_life()
 
     def _sign_of_life(self) -> None:
         now = time.monotonic()
@@ -146,12 +150,7 @@ class Monitor:
             log.warning("no sign of life written: %s", error)
 
 
-def now_text() -> str:
-    """The time, in UTC, to the second."""
-    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
-
-
-def bottleneck(stages: Mapping[str, float], seconds: float, replicas: int) -> tuple[str, str]:
+def bottleneck(stages: Mapping[str, float], seconds: float, replicas: int) -> Bottleneck:
     """The stage that a scan waited for, and why.
 
     Args:
@@ -168,4 +167,4 @@ def bottleneck(stages: Mapping[str, float], seconds: float, replicas: int) -> tu
         name = "commit"
     else:
         name = "read" if stages["read"] > stages["decode"] else "decode"
-    return name, busy
+    return Bottleneck(stage=name, why=busy)

@@ -11,18 +11,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from raymia.attacks.base import Attack, Signal, signal_key
-from raymia.attacks.cost import works_on_images
+from raymia.attacks.base import Attack, signal_key
 from raymia.config import FREE_TO_CHANGE, Job, differences
 from raymia.data.clusters import load_clusters
 from raymia.data.manifest import Manifest, labels_hold, load_manifest
 from raymia.data.selection import ShardReader, selection_digest, shard_readers
 from raymia.errors import ConfigError
-from raymia.replica.stable_diffusion import PipelineFolder, find_pipeline
+from raymia.replica.folder import PipelineFolder, find_pipeline
+from raymia.replica.schedule import Schedule, level_names
+from raymia.run.ledger import Ledger
+from raymia.run.record import FORMAT, RUN_FILE, ScanRecord, SignalRecord
+from raymia.run.storage import without_secrets
+from raymia.scan.cost import works_on_images
 from raymia.scan.latents import TRANSFORM, LatentCache
-from raymia.scan.ledger import RUN_FILE, Ledger
-from raymia.scan.storage import without_secrets
-from raymia.testbed import clip_folder, model_folder
+from raymia.shipped import clip_folder, model_folder
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +36,12 @@ class ScanPlan:
     job: Job
     manifest: Manifest
     readers: list[ShardReader]
-    folder: PipelineFolder
+    folder: PipelineFolder | None
+    """Of the attacked model; none where a service is attacked."""
+    schedule: Schedule
     clusters: pa.Table | None
     """Near-duplicates, where the manifest names them; see `raymia.data.clusters`."""
-    signals: list[dict[str, Any]]
-    """`name`, `attack`, `access` and `primary` of every score column."""
+    signals: list[SignalRecord]
     latent_cache: LatentCache | None
     """Where latents are kept, where the job says so."""
 
@@ -50,7 +53,7 @@ class ScanPlan:
     @property
     def signal_names(self) -> list[str]:
         """Score columns in order."""
-        return [signal["name"] for signal in self.signals]
+        return [signal.name for signal in self.signals]
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -58,7 +61,7 @@ class ScanPlan:
         job = self.job.model_dump(mode="json", exclude=set(FREE_TO_CHANGE))
         manifest = self.manifest.model_dump(mode="json")
         shards = [reader.shard.model_dump() for reader in self.readers]
-        model = {"fingerprint": self.folder.fingerprint()}
+        model = {"fingerprint": self._fingerprint()}
         parts = {
             "job": job,
             "manifest": manifest,
@@ -67,6 +70,13 @@ class ScanPlan:
             "model": model,
         }
         return dict(without_secrets(parts))
+
+    def _fingerprint(self) -> str:
+        """What identifies the attacked model or service."""
+        if self.job.hosted is not None:
+            return self.job.hosted.fingerprint()
+        assert self.folder is not None
+        return self.folder.fingerprint()
 
 
 def make_plan(job: Job) -> ScanPlan:
@@ -77,45 +87,67 @@ def make_plan(job: Job) -> ScanPlan:
     """
     manifest, folder = load_manifest(job.manifest)
     readers = shard_readers(manifest, folder)
-    # The cache of latents is found by the autoencoder's weights, which of a hub id must be here.
-    with_weights = job.latent_cache is not None
-    pipeline = find_pipeline(model_folder(job.replica.model), with_weights, job.replica.revision)
-    if not (job.labels_do_not_hold or labels_hold(manifest, job.replica.model)):
+    pipeline, schedule = _attacked(job)
+    if not (job.labels_do_not_hold or labels_hold(manifest, job.subject)):
         raise ConfigError(
             f"manifest {job.manifest}: its labels hold for {', '.join(manifest.valid_for_models)}, not for replica.model "
-            f"{job.replica.model}, so that members need not be members; scan a model that they hold for, or add "
+            f"{job.subject}, so that members need not be members; scan a model that they hold for, or add "
             "--labels-do-not-hold to scan nevertheless"
         )
-    schedule = pipeline.schedule
-    signals: list[dict[str, Any]] = []
+    signals: list[SignalRecord] = []
     for name, attack in job.attacks.items():
         try:
             attack.check(schedule)
         except ConfigError as error:
             raise ConfigError(f"attacks.{name}: {error}") from error
-        signals += [_describe(signal, name, attack) for signal in attack.signals()]
+        signals += _described(name, attack)
     # open_clip and lpips take seconds to import, which most jobs need not spend.
     if job.clip is not None:
-        from raymia.clip import check_clip
+        from raymia.features.clip import check_clip
 
         check_clip(clip_folder(job.clip))
     if "lpips" in job.needs():
-        from raymia.perceptual import load_trunk
+        from raymia.features.lpips import load_trunk
 
         load_trunk(job.lpips.net, job.lpips.trunk)
-    return ScanPlan(job, manifest, readers, pipeline, load_clusters(manifest, folder), signals, _latent_cache(job, pipeline))
+    return ScanPlan(
+        job=job,
+        manifest=manifest,
+        readers=readers,
+        folder=pipeline,
+        schedule=schedule,
+        clusters=load_clusters(manifest, folder),
+        signals=signals,
+        latent_cache=_latent_cache(job, pipeline, schedule),
+    )
 
 
-def require_same(ledger: Ledger, plan: ScanPlan) -> dict[str, Any] | None:
-    """The run.json of the run that is to be resumed; none for a new run.
+def _attacked(job: Job) -> tuple[PipelineFolder | None, Schedule]:
+    """The folder of the attacked model and its schedule; of a service none, and the schedule that names the levels."""
+    if job.hosted is not None:
+        return None, level_names()
+    # The cache of latents is found by the autoencoder's weights, which of a hub id must be here.
+    with_weights = job.latent_cache is not None
+    folder = find_pipeline(model_folder(job.model.model), with_weights, job.model.revision)
+    return folder, folder.schedule(job.model.timesteps)
+
+
+def require_same(ledger: Ledger, plan: ScanPlan) -> ScanRecord | None:
+    """The record of the run that is to be resumed; none for a new run.
 
     Raises:
-        ConfigError: the run was made by another job; names the fields that differ.
+        ConfigError: the run was made by another job, and names the fields that differ; or by another version of raymia.
     """
-    before = ledger.read_run()
-    if before is None:
+    if ledger.read_run() is None:
         return None
-    changed = differences({key: before.get(key) for key in plan.identity}, plan.identity)
+    before = ledger.require_scan()
+    if before.format != FORMAT:
+        raise ConfigError(
+            f"{ledger.run}/{RUN_FILE}: format {before.format}, where this version of raymia writes format {FORMAT}: finish the "
+            "run with the version that began it, or choose another run directory with --run"
+        )
+    content = before.model_dump(mode="json")
+    changed = differences({key: content.get(key) for key in plan.identity}, plan.identity)
     if changed:
         raise ConfigError(
             f"{ledger.run}/{RUN_FILE}: this run was made by another job; "
@@ -124,20 +156,29 @@ def require_same(ledger: Ledger, plan: ScanPlan) -> dict[str, Any] | None:
     return before
 
 
-def _latent_cache(job: Job, pipeline: PipelineFolder) -> LatentCache | None:
+def _latent_cache(job: Job, pipeline: PipelineFolder | None, schedule: Schedule) -> LatentCache | None:
     """The cache that a job names, for its model."""
-    if job.latent_cache is None:
+    if job.latent_cache is None or pipeline is None:
         return None
     side = job.replica.resolution_px
     parts = [TRANSFORM, side, job.max_pixels, pipeline.autoencoder_digest()]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-    on_images = [name for name, attack in job.attacks.items() if works_on_images(attack, pipeline.schedule)]
+    on_images = [name for name, attack in job.attacks.items() if works_on_images(attack, schedule)]
     on_images += ["clip"] if job.clip is not None else []
     if on_images:
         log.info("latent_cache: images are decoded all the same, for %s", ", ".join(on_images))
     return LatentCache(job.latent_cache, key, pipeline.latent_shape(side), bool(on_images))
 
 
-def _describe(signal: Signal, key: str, attack: Attack) -> dict[str, Any]:
-    name = signal_key(signal.name, attack, key)
-    return {"name": name, "attack": key, "access": str(attack.access), "primary": signal.primary}
+def _described(key: str, attack: Attack) -> list[SignalRecord]:
+    """The signals of an attack that the job calls `key`."""
+    return [
+        SignalRecord(
+            name=signal_key(signal.name, attack, key),
+            attack=key,
+            access=str(attack.access),
+            primary=signal.primary,
+            cost=attack.cost(),
+        )
+        for signal in attack.signals()
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -12,17 +11,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raymia.data.tar import Fault
-from raymia.replica.shared import Evaluations
-from raymia.scan.decoding import FACTS, PLACE, QUARANTINE
+from raymia.run.columns import QUARANTINED
+from raymia.run.record import KINDS, Evaluations
+from raymia.scan.batches import BATCH_PLACE_NAMES
 from raymia.scan.latents import LatentCache
-from raymia.scan.scorer import EMBEDDING, SCORING_ERRORS, Scorer, Scores
+from raymia.scan.scorer import SCORING_ERRORS, Scorer, Scores
 
-EVALUATIONS = pa.struct([(field.name, pa.int64()) for field in fields(Evaluations)])
-
-
-def score_type(signals: Sequence[str]) -> pa.StructType:
-    """One scored sample: what is known of it, a float column per signal, and its CLIP embedding or null."""
-    return pa.struct([*FACTS, *((signal, pa.float64()) for signal in signals), (EMBEDDING, pa.list_(pa.float32()))])
+EVALUATIONS = pa.struct([(kind, pa.int64()) for kind in KINDS])
 
 
 class RowScorer(Protocol):
@@ -54,7 +49,7 @@ def score_rows(
             evaluations.append(None)
             spent.append((0.0, 0.0))
             continue
-        before, start, transfer_before = asdict(scorer.evaluations), time.perf_counter(), scorer.transfer_s
+        before, start, transfer_before = scorer.evaluations.model_copy(), time.perf_counter(), scorer.transfer_s
         good = [sample for sample in samples if sample["reason"] is None]
         shape = (len(good), resolution_px, resolution_px, 3)
         if cache is None:
@@ -69,15 +64,15 @@ def score_rows(
         ]
         scores.append([{**s, **o} for s, o in zip(good, outcomes, strict=True) if not isinstance(o, Fault)])
         quarantine.append(sorted(bad, key=lambda sample: int(sample["index"])))
-        evaluations.append({name: count - before[name] for name, count in asdict(scorer.evaluations).items()})
+        evaluations.append(dict(scorer.evaluations - before))
         transfer_s = scorer.transfer_s - transfer_before
         spent.append((transfer_s, time.perf_counter() - start - transfer_s))
     return (
-        table.select([*PLACE, "end", "read_s", "decode_s"])
+        table.select([*BATCH_PLACE_NAMES, "end", "read_s", "decode_s"])
         .append_column("transfer_s", pa.array([transfer for transfer, _ in spent], pa.float64()))
         .append_column("model_s", pa.array([model for _, model in spent], pa.float64()))
         .append_column("scores", pa.array(scores, pa.list_(row_type)))
-        .append_column("quarantine", pa.array(quarantine, pa.list_(pa.struct(QUARANTINE))))
+        .append_column("quarantine", pa.array(quarantine, pa.list_(pa.struct(QUARANTINED))))
         .append_column("evaluations", pa.array(evaluations, EVALUATIONS))
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
 import numpy as np
 import torch
@@ -14,17 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raymia.attacks.base import Attack, signal_key
-from raymia.attacks.trial import ImageEmbedder, PerceptualDistance, Trial
 from raymia.config import Job
 from raymia.data.tar import Fault
+from raymia.replica.device import available
+from raymia.replica.families import LoadOptions
+from raymia.replica.folder import load_replica
 from raymia.replica.protocol import Replica
-from raymia.replica.shared import Evaluations
-from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
-from raymia.testbed import clip_folder, model_folder
+from raymia.run.columns import EMBEDDING
+from raymia.run.record import Evaluations
+from raymia.services.protocol import BlackBox
+from raymia.shipped import clip_folder, model_folder
+from raymia.trial.trial import ImageEmbedder, PerceptualDistance, Trial
 
 log = logging.getLogger(__name__)
-
-EMBEDDING = "clip_embedding"
 
 Scores = dict[str, float | list[float]]
 """By signal name, and the CLIP image embedding where a CLIP is configured."""
@@ -33,63 +34,58 @@ SCORING_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticErr
 
 
 class Scorer:
-    """One replica with its attacks.
+    """One replica, or one service, with its attacks.
 
     Attributes:
-        replica: the model in front of which the attacks run.
+        device: where images are put.
         evaluations: model evaluations made so far, in images.
         transfer_s: seconds spent so far on bringing images to the device.
     """
 
     def __init__(
         self,
-        replica: Replica,
+        replica: Replica | None,
         attacks: Mapping[str, Attack],
         seed: int,
         clip: ImageEmbedder | None = None,
         lpips: PerceptualDistance | None = None,
+        black_box: BlackBox | None = None,
+        device: torch.device | None = None,
     ) -> None:
-        self.replica = replica
+        """Take what is loaded.
+
+        Args:
+            replica: the attacked model; none where a service is attacked.
+            attacks: by their names in the job.
+            seed: of all noise.
+            clip, lpips: models beside it, for attacks that compare by them.
+            black_box: the attacked service; by default the local pipeline over the replica.
+            device: where images are put; by default the replica's.
+        """
+        self._replica = replica
         self._attacks = attacks
         self._seed = seed
         self._clip = clip
         self._lpips = lpips
+        self._black_box = black_box
+        self.device = device or (torch.device("cpu") if replica is None else replica.device)
         self.evaluations = Evaluations()
         self.transfer_s = 0.0
 
-    @classmethod
-    def from_job(cls, job: Job, dtype: str, device: str, threads: int | None = None) -> Scorer:
-        """Load what a job names.
-
-        Args:
-            dtype: one of ``float32``, ``bfloat16``, ``float16``.
-            device: ``cpu`` or ``cuda``.
-            threads: CPU threads that this process may use; none leaves torch's default.
+    @property
+    def replica(self) -> Replica:
+        """The model in front of which the attacks run.
 
         Raises:
-            ConfigError: the model, the CLIP or the LPIPS cannot be loaded.
+            ValueError: a service is attacked.
         """
-        if threads is not None:
-            torch.set_num_threads(threads)
-        folder = find_pipeline(model_folder(job.replica.model), with_weights=True, revision=job.replica.revision)
-        told = job.replica
-        precise = any(attack.precise for attack in job.attacks.values())
-        replica = StableDiffusion(folder, dtype, device, told.resolution_px, told.unet_batch, told.compile, precise)
-        clip, lpips = None, None
-        # open_clip and lpips take seconds to import, which most replicas need not spend.
-        if job.clip:
-            from raymia.clip import Clip
-
-            clip = Clip(clip_folder(job.clip), replica.device)
-        if "lpips" in job.needs():
-            from raymia.perceptual import Lpips
-
-            lpips = Lpips(job.lpips.net, job.lpips.trunk, replica.device)
-        return cls(replica, job.attacks, job.seed, clip, lpips)
+        if self._replica is None:
+            raise ValueError("a service is attacked, and no model of ours")
+        return self._replica
 
     def encode(self, pixels: NDArray[np.uint8]) -> Float[np.ndarray, "batch c h w"]:
         """Latents of (batch, side, side, 3) upright RGB, for `score` to take instead of encoding."""
-        latents: NDArray[np.float32] = self.replica.encode(images_on(self.replica.device, pixels)).float().cpu().numpy()
+        latents: NDArray[np.float32] = self.replica.encode(images_on(self.device, pixels)).float().cpu().numpy()
         self.evaluations.encodes += len(pixels)
         return latents
 
@@ -143,16 +139,14 @@ class Scorer:
         latents: Float[np.ndarray, "batch c h w"] | None,
     ) -> list[Scores | Fault]:
         start = time.perf_counter()
-        images = None if pixels is None else images_on(self.replica.device, pixels)
-        z = None if latents is None else torch.tensor(latents, device=self.replica.device)
+        images = None if pixels is None else images_on(self.device, pixels)
+        z = None if latents is None else torch.tensor(latents, device=self.device)
         self.transfer_s += time.perf_counter() - start
-        trial = Trial(self.replica, images, captions, keys, self._seed, self._clip, self._lpips, latents=z)
+        trial = Trial(self._replica, images, captions, keys, self._seed, self._clip, self._lpips, self._black_box, latents=z)
         columns: dict[str, Tensor] = {}
         for key, attack in self._attacks.items():
             columns |= {signal_key(signal, attack, key): scores for signal, scores in attack.score(trial).items()}
-        for count in fields(Evaluations):
-            total = getattr(self.evaluations, count.name) + getattr(trial.evaluations, count.name)
-            setattr(self.evaluations, count.name, total)
+        self.evaluations = self.evaluations + trial.evaluations
         table = torch.stack([column.double() for column in columns.values()], dim=1).cpu().numpy()
         outcomes = [_finite(dict(zip(columns, map(float, row), strict=True))) for row in table]
         if self._clip is not None:
@@ -160,6 +154,51 @@ class Scorer:
                 if not isinstance(outcome, Fault):
                     outcome[EMBEDDING] = embedding
         return outcomes
+
+
+def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None) -> Scorer:
+    """Load what a job names.
+
+    Args:
+        job: with the model or service, and the attacks.
+        dtype: one of ``float32``, ``bfloat16``, ``float16``.
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads that this process may use; none leaves torch's default.
+
+    Raises:
+        ConfigError: the model, the CLIP or the LPIPS cannot be loaded, or the service cannot be opened.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = torch.device(available(device))
+    replica = _load_model(job, dtype, device) if job.hosted is None else None
+    black_box = None if job.hosted is None else job.hosted.open(None)
+    clip, lpips = None, None
+    # open_clip and lpips take seconds to import, which most replicas need not spend.
+    if job.clip:
+        from raymia.features.clip import Clip
+
+        clip = Clip(clip_folder(job.clip), place)
+    if "lpips" in job.needs():
+        from raymia.features.lpips import Lpips
+
+        lpips = Lpips(job.lpips.net, job.lpips.trunk, place)
+    return Scorer(replica, job.attacks, job.seed, clip, lpips, black_box, place)
+
+
+def _load_model(job: Job, dtype: str, device: str) -> Replica:
+    """Load the model that a job attacks."""
+    config = job.model
+    options = LoadOptions(
+        dtype=dtype,
+        device=device,
+        resolution_px=config.resolution_px,
+        denoiser_batch=config.denoiser_batch,
+        compiled=config.compile,
+        also_float32=any(attack.precise for attack in job.attacks.values()),
+        naming=config.timesteps,
+    )
+    return load_replica(model_folder(config.model), options, config.revision)
 
 
 def images_on(device: torch.device, pixels: NDArray[np.uint8]) -> Float[Tensor, "batch 3 H W"]:

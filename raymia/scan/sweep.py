@@ -15,38 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
 from rich.console import Console
 
 from raymia.config import FREE_TO_CHANGE, Job, parse_job, read_job, set_field
 from raymia.errors import ConfigError
-from raymia.scan.ledger import Ledger
+from raymia.run.ledger import Ledger
+from raymia.run.sweep import SWEEP_FILE, CellRecord, Factor, SweepRecord, Variant
 from raymia.scan.pipeline import run_scan
 
-SWEEP_FILE = "sweep.json"
 MAX_SCANS = 200
-
-
-class Factor(BaseModel):
-    """A field of the job and the values that it takes."""
-
-    field: str
-    values: list[Any]
-
-    @property
-    def attack(self) -> str | None:
-        """The attack whose parameter it is; none for a field that needs scans of its own."""
-        parts = self.field.split(".")
-        return parts[1] if parts[0] == "attacks" and len(parts) > 2 else None
-
-
-class Variant(BaseModel):
-    """What a variant of an attack stands for."""
-
-    attack: str
-    """The attack's key in the job."""
-    point: dict[str, Any]
-    """Values of the factors of its parameters."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +35,6 @@ class Cell:
     variants: dict[str, Variant]
     """By their keys in the job."""
     job: Job
-
-
-class CellRecord(BaseModel):
-    """One scan of a sweep, as it is kept."""
-
-    point: dict[str, Any]
-    variants: dict[str, Variant]
-    run: str
-    """Starts at the sweep's directory."""
-
-
-class SweepRecord(BaseModel):
-    """Contents of sweep.json."""
-
-    factors: list[Factor]
-    cells: list[CellRecord]
 
 
 def parse_factor(text: str) -> Factor:

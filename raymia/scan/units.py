@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from raymia.data.tar import Fault, ShardEnd
-from raymia.scan.decoding import PLACE, QUARANTINE, STAGES
-from raymia.scan.ledger import QUARANTINE_SCHEMA, Ledger
+from raymia.run.columns import QUARANTINE_SCHEMA, QUARANTINED, named
+from raymia.run.ledger import Ledger
+from raymia.scan.batches import BATCH_PLACE_NAMES
+from raymia.scan.decoding import STAGE_SECONDS
 from raymia.scan.monitoring import Monitor
-from raymia.scan.progress import ScanProgress
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +40,11 @@ class Units:
         row_type: pa.StructType,
         unit_size: int,
         committed: dict[Place, frozenset[int]],
-        progress: ScanProgress,
         monitor: Monitor,
     ) -> None:
         self._ledger = ledger
         self._row_type = row_type
         self._unit_size = unit_size
-        self._progress = progress
         self._monitor = monitor
         self._committed = defaultdict(set, {place: set(units) for place, units in committed.items()})
         self._open: dict[tuple[str, str, int], _Unit] = {}
@@ -53,8 +52,8 @@ class Units:
 
     def add(self, table: pa.Table) -> None:
         """Take rows as `raymia.scan.rows.score_rows` makes them."""
-        for i, row in enumerate(table.select([*PLACE, *STAGES, "end", "evaluations"]).to_pylist()):
-            spent = {stage.removesuffix("_s"): row[stage] for stage in STAGES}
+        for i, row in enumerate(table.select([*BATCH_PLACE_NAMES, *STAGE_SECONDS, "end", "evaluations"]).to_pylist()):
+            spent = {stage.removesuffix("_s"): row[stage] for stage in STAGE_SECONDS}
             evaluations = row["evaluations"] or {}
             started = time.monotonic()
             place = (row["split"], row["shard"])
@@ -62,11 +61,10 @@ class Units:
                 end = row["end"]
                 fault = Fault(end["reason"], end["detail"]) if end["reason"] else None
                 self._ends[place] = ShardEnd(end["samples"], end["bytes_reached"], fault)
-                self._monitor.batch(0, {fault.reason: 1} if fault else {}, evaluations, spent)
+                self._monitor.shard_end(fault.reason if fault else None, evaluations, spent)
             else:
                 scores = _items(table.column("scores")[i], self._row_type)
-                quarantine = _items(table.column("quarantine")[i], pa.struct(QUARANTINE))
-                self._progress.batch(len(scores) + len(quarantine), len(quarantine))
+                quarantine = _items(table.column("quarantine")[i], pa.struct(QUARANTINED))
                 reasons = Counter(quarantine.field("reason").to_pylist())
                 self._monitor.batch(len(scores), reasons, evaluations, spent)
                 unit = self._open.setdefault((*place, row["unit"]), _Unit())
@@ -89,19 +87,14 @@ class Units:
         batches = [unit.batches[position] for position in sorted(unit.batches)]
         scores = pa.Table.from_struct_array(pa.concat_arrays([scores for scores, _ in batches]))
         quarantine = pa.Table.from_struct_array(pa.concat_arrays([bad for _, bad in batches]))
-        constants: list[tuple[str, object, pa.DataType]] = [
-            ("shard", place[1], pa.string()),
-            ("unit", number, pa.int64()),
-            ("split", place[0], pa.string()),
-        ]
+        constants = {"shard": place[1], "unit": number, "split": place[0]}
         self._ledger.commit_unit(
             *place,
             number,
-            _with_constants(scores, [*constants, ("member", member, pa.bool_())]),
+            _with_constants(scores, {**constants, "member": member}),
             _with_constants(quarantine, constants).select(QUARANTINE_SCHEMA.names),
         )
         self._committed[place].add(number)
-        self._progress.unit()
         self._monitor.unit()
         where = {"run": self._ledger.run, "split": place[0], "shard": place[1], "unit": number}
         log.debug("unit committed", extra={**where, "samples": len(scores), "quarantined": len(quarantine)})
@@ -122,8 +115,8 @@ def _items(value: pa.ListScalar, kind: pa.StructType) -> pa.StructArray:
     return pa.array([], kind) if array is None else array.cast(kind)
 
 
-def _with_constants(table: pa.Table, constants: list[tuple[str, object, pa.DataType]]) -> pa.Table:
+def _with_constants(table: pa.Table, constants: dict[str, object]) -> pa.Table:
     # Behind the key, in the order in which they are named.
-    for position, (name, value, kind) in enumerate(constants, start=1):
-        table = table.add_column(position, pa.field(name, kind), pa.array([value] * len(table), kind))
+    for position, column in enumerate(named(*constants), start=1):
+        table = table.add_column(position, column, pa.array([constants[column.name]] * len(table), column.type))
     return table

@@ -8,8 +8,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from raymia.attacks.trial import Trial
-from raymia.replica.schedule import Schedule
+from raymia.replica.conditioning import Conditioning
+from raymia.replica.parameter_groups import unet_group
+from raymia.replica.schedule import Schedule, VariancePreserving
+from raymia.trial.trial import Trial
 
 SD1 = {
     "num_train_timesteps": 1000,
@@ -30,11 +32,11 @@ class GaussianReplica:
     """
 
     device = torch.device("cpu")
-    unet_batch = 2 * BATCH + 1
+    denoiser_batch = 2 * BATCH + 1
     """Two evaluations of a trial's batch in one call."""
 
     def __init__(self, mean: float = MEAN, variance: float = VARIANCE, per_word: float = 0.0, kind: str = "epsilon") -> None:
-        self.schedule = Schedule({**SD1, "prediction_type": kind})
+        self.schedule = VariancePreserving({**SD1, "prediction_type": kind})
         self.mean, self.variance, self.per_word = mean, variance, per_word
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -43,29 +45,33 @@ class GaussianReplica:
     def encode(self, images: Tensor) -> Tensor:
         return images.repeat(1, 2, 1, 1)[:, :4].double()
 
-    def text(self, prompts: Sequence[str]) -> Tensor:
-        return torch.tensor([self.per_word * len(prompt.split()) for prompt in prompts], dtype=torch.double)[:, None, None]
+    def text(self, prompts: Sequence[str]) -> Conditioning:
+        words = [self.per_word * len(prompt.split()) for prompt in prompts]
+        return Conditioning(states=torch.tensor(words, dtype=torch.double)[:, None, None])
 
     def in_float32(self) -> Self:
         return self
 
+    def parameter_group(self, name: str) -> str | None:
+        return unet_group(name)
+
     def parameters(self) -> dict[str, Tensor]:
         return {"mid_block.resnets.0.gain": torch.ones(1, dtype=torch.double)}
 
-    def predicted_noise(self, z_t: Tensor, t: int | Tensor, states: Tensor) -> Tensor:
+    def predicted_noise(self, z_t: Tensor, t: int | Tensor, conditioning: Conditioning) -> Tensor:
         if isinstance(t, int):
-            return self.predicted_noise_with(self.parameters(), z_t, t, states)
-        rows = [(z_t[i : i + 1], int(t[i]), states[i : i + 1]) for i in range(len(z_t))]
+            return self.predicted_noise_with(self.parameters(), z_t, t, conditioning)
+        rows = [(z_t[i : i + 1], int(t[i]), conditioning[i : i + 1]) for i in range(len(z_t))]
         return torch.cat([self.predicted_noise_with(self.parameters(), *row) for row in rows])
 
-    def predicted_noise_with(self, parameters: Mapping[str, Tensor], z_t: Tensor, t: int, states: Tensor) -> Tensor:
+    def predicted_noise_with(self, parameters: Mapping[str, Tensor], z_t: Tensor, t: int, conditioning: Conditioning) -> Tensor:
         a, s = self.schedule.alpha(t), self.schedule.sigma(t)
-        noise = s * (z_t - a * self.mean) / (a * a * self.variance + s * s) + states[:, :, :, None]
+        noise = s * (z_t - a * self.mean) / (a * a * self.variance + s * s) + conditioning.states[:, :, :, None]
         noise = noise * parameters["mid_block.resnets.0.gain"]
         if self.schedule.prediction_type == "epsilon":
             return noise
         # What a v-prediction UNet of the same function puts out, on its way back to noise.
-        return self.schedule.noise_from_output((noise - s * z_t) / a, z_t, t)
+        return self.schedule.noise_from_output(self.schedule.output_from_noise(noise, z_t, t), z_t, t)
 
     def decode(self, z0: Tensor) -> Tensor:
         return z0[:, :3].float()
@@ -83,7 +89,7 @@ class LinearReplica(GaussianReplica):
     def parameters(self) -> dict[str, Tensor]:
         return {"down_blocks.0.attentions.0.weight": self.weight, "conv_out.bias": self.bias}
 
-    def predicted_noise_with(self, parameters: Mapping[str, Tensor], z_t: Tensor, t: int, states: Tensor) -> Tensor:
+    def predicted_noise_with(self, parameters: Mapping[str, Tensor], z_t: Tensor, t: int, conditioning: Conditioning) -> Tensor:
         flat = z_t.flatten(1) @ parameters["down_blocks.0.attentions.0.weight"].T + parameters["conv_out.bias"]
         return flat.view_as(z_t)
 

@@ -18,8 +18,8 @@ from raymia.attacks.pia import PIA
 from raymia.attacks.random import Random
 from raymia.attacks.secmi import SecMI
 from raymia.attacks.sima import SimA
-from raymia.attacks.trial import CAPTION, EMPTY, Condition, Trial, mean_squared
 from raymia.replica.schedule import Schedule
+from raymia.trial.trial import CAPTION, EMPTY, Condition, Trial, mean_squared
 from tests.attacks.replicas import BATCH, MEAN, GaussianReplica, gain, trial
 
 
@@ -52,7 +52,7 @@ def test_timesteps_of_the_loss_may_have_draws_of_their_own() -> None:
     scores = Loss(timesteps=(100, 400), draws=2, noise="own").score(subject)
     for t, draws in ((100, (0, 2)), (400, (1, 3))):
         assert close(scores[f"loss.t={t}"], -torch.stack([expected_loss(subject, t, k) for k in draws]).mean(0))
-    assert subject.evaluations.unet_forwards == 4 * len(subject.images)
+    assert subject.evaluations.forwards == 4 * len(subject.images)
 
 
 def test_secmi_is_the_closed_form() -> None:
@@ -158,11 +158,11 @@ def test_guidance_moves_by_the_extrapolated_prediction_and_leaves_the_model_erro
 def test_the_model_error_of_reversed_noising_is_the_loss() -> None:
     subject = trial()
     loss = Loss().score(subject)
-    before = subject.evaluations.unet_forwards
+    before = subject.evaluations.forwards
     errors = Denoising(presets=["reversed_noising"], errors=("model",)).score(subject)
     for t in Loss().timesteps:
         assert torch.equal(errors[f"denoising.reversed_noising.model.t={t}"], loss[f"loss.t={t}"])
-    assert subject.evaluations.unet_forwards - before == (50 - 25) * BATCH
+    assert subject.evaluations.forwards - before == (50 - 25) * BATCH
 
 
 def test_shifts_change_the_running_latents_only_from_where_they_are_added() -> None:
@@ -201,7 +201,7 @@ def test_pia_and_secmi_share_their_first_evaluation() -> None:
     together = trial()
     PIA().score(together)
     SecMI().score(together)
-    assert together.evaluations.unet_forwards == (3 + 12 - 1) * BATCH
+    assert together.evaluations.forwards == (3 + 12 - 1) * BATCH
     assert together.evaluations.encodes == BATCH
 
 
@@ -217,7 +217,7 @@ def test_a_caption_is_cut_to_the_nearest_whole_word() -> None:
 def test_autoencoder_control_never_touches_the_unet() -> None:
     subject = trial()
     assert torch.allclose(Autoencoder().score(subject)["autoencoder"], torch.zeros(BATCH), atol=1e-9)
-    assert subject.evaluations.unet_forwards == 0
+    assert subject.evaluations.forwards == 0
 
 
 def test_random_control_is_reproducible_and_differs_between_images_of_one_key() -> None:

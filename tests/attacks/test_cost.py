@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import pytest
 
-from raymia.attacks.base import Attack, registry
+from raymia.attacks.base import ATTACKS, Attack
 from raymia.attacks.clid import CLiD
-from raymia.attacks.cost import count
 from raymia.attacks.denoising import PRESETS, Denoising
 from raymia.attacks.generation import Generation
 from raymia.attacks.gradient import Gradient
 from raymia.attacks.loss import Loss
 from raymia.attacks.pokemon import Pokemon
-from raymia.replica.schedule import Schedule
+from raymia.replica.schedule import VariancePreserving
+from raymia.scan.cost import count
 from tests.attacks.replicas import BATCH, SD1, PixelEmbedder, trial
-from tests.attacks.test_black_box import SquaredDistance
+from tests.services.test_black_box import SquaredDistance
 
-ATTACKS: list[Attack] = [
-    *(kind() for kind in registry().values()),
+CASES: list[Attack] = [
+    *(kind() for kind in ATTACKS.all().values()),
     Denoising(presets=list(PRESETS), errors=("pixel", "latent", "model"), draws=2),
     Denoising(presets={"partial_renoised": {"guidance": 1.0}}, errors=("model",), draws=1),
     Pokemon(timesteps=(300,), guidance=7.5, draws=3, steps=4),
@@ -28,11 +26,11 @@ ATTACKS: list[Attack] = [
 ]
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: f"{attack.name}")
+@pytest.mark.parametrize("attack", CASES, ids=lambda attack: f"{attack.name}")
 def test_an_attack_alone_costs_what_it_declares_and_gives_the_signals_it_declares(attack: Attack) -> None:
     subject = trial(clip=PixelEmbedder(), lpips=SquaredDistance())
     scores = attack.score(subject)
-    assert asdict(subject.evaluations) == {kind: number * BATCH for kind, number in asdict(attack.cost()).items()}
+    assert dict(subject.evaluations) == {kind: number * BATCH for kind, number in dict(attack.cost()).items()}
     names = [signal.name for signal in attack.signals()]
     assert set(scores) == set(names)
     assert len(names) == len(set(names))
@@ -40,24 +38,24 @@ def test_an_attack_alone_costs_what_it_declares_and_gives_the_signals_it_declare
 
 
 def test_all_attacks_together_cost_what_the_dry_run_counts_and_less_than_each_alone() -> None:
-    attacks = [kind() for kind in registry().values()]
+    attacks = [kind() for kind in ATTACKS.all().values()]
     subject = trial(clip=PixelEmbedder(), lpips=SquaredDistance())
     for attack in attacks:
         attack.score(subject)
-    counted = count(attacks, Schedule(SD1))
-    assert asdict(subject.evaluations) == {kind: number * BATCH for kind, number in asdict(counted).items()}
-    apart = {kind: sum(asdict(attack.cost())[kind] for attack in attacks) for kind in asdict(counted)}
-    assert counted.unet_forwards < apart["unet_forwards"]
+    counted = count(attacks, VariancePreserving(SD1))
+    assert dict(subject.evaluations) == {kind: number * BATCH for kind, number in dict(counted).items()}
+    apart = {kind: sum(dict(attack.cost())[kind] for attack in attacks) for kind in dict(counted)}
+    assert counted.forwards < apart["forwards"]
     assert counted.encodes == 11  # the image once, PFAMI's crops
     assert counted.decodes < apart["decodes"]
 
 
 def test_the_order_of_the_attacks_changes_no_count() -> None:
-    attacks = [kind() for kind in registry().values()]
-    assert count(attacks, Schedule(SD1)) == count(reversed(attacks), Schedule(SD1))
+    attacks = [kind() for kind in ATTACKS.all().values()]
+    assert count(attacks, VariancePreserving(SD1)) == count(reversed(attacks), VariancePreserving(SD1))
 
 
 def test_the_loss_grid_is_shared() -> None:
     attacks = [Loss(), CLiD(), Denoising(presets=["reversed_noising"])]
     # 50 of reversed noising hold the 25 of the loss; CLiD adds t=450 under the caption, and 27 under other captions.
-    assert count(attacks, Schedule(SD1)).unet_forwards == 50 + 3 + 27
+    assert count(attacks, VariancePreserving(SD1)).forwards == 50 + 3 + 27

@@ -12,25 +12,28 @@ from torch.linalg import vector_norm
 
 from raymia.attacks.gradient import Gradient
 from raymia.attacks.gradient_masking import GradientMasking, largest
-from raymia.attacks.lbfgs import minimise
 from raymia.attacks.noise_optimisation import NoiseOptimisation
-from raymia.attacks.parameter_groups import GROUPS, group_of
-from raymia.attacks.sketch import add_to_sketch
-from raymia.attacks.trial import Trial, mean_squared
-from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
+from raymia.replica.families import LoadOptions
+from raymia.replica.folder import load_replica
+from raymia.replica.parameter_groups import GROUPS, unet_group
+from raymia.replica.protocol import Replica
+from raymia.replica.schedule import mix
+from raymia.trial.lbfgs import minimise
+from raymia.trial.sketch import add_to_sketch
+from raymia.trial.trial import Trial, mean_squared
 from tests.attacks.replicas import MEAN, LinearReplica, gain, trial
 
 
-def loop_gradients(replica: StableDiffusion, subject: Trial, passes: list[tuple[int, int]]) -> list[list[Tensor]]:
+def loop_gradients(replica: Replica, subject: Trial, passes: list[tuple[int, int]]) -> list[list[Tensor]]:
     """Plain autograd, one sample and one pass at a time: the gradient of L by every parameter, and by z_0 at the end."""
-    unet = replica._unet.requires_grad_(True)
+    unet = replica._denoiser.requires_grad_(True)
     found = []
     for i in range(len(subject.images)):
         z0 = subject.latents[i : i + 1].clone().requires_grad_(True)
         losses = []
         for t, draw in passes:
             noise = subject.noise(draw)[i : i + 1]
-            z = subject.schedule.add_noise(z0, noise, t)
+            z = mix(subject.schedule, z0, noise, t)
             losses.append((noise - replica.predicted_noise(z, t, subject.text()[i : i + 1])).square().mean())
         found.append(list(torch.autograd.grad(torch.stack(losses).mean(), [*unet.parameters(), z0])))
     unet.requires_grad_(False)
@@ -39,7 +42,7 @@ def loop_gradients(replica: StableDiffusion, subject: Trial, passes: list[tuple[
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 16])
 def test_gradients_of_a_real_unet_agree_with_a_plain_loop(tiny: Path, micro_batch: int) -> None:
-    replica = StableDiffusion(find_pipeline(str(tiny), True), resolution_px=64)
+    replica = load_replica(str(tiny), LoadOptions(resolution_px=64))
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1
     subject = Trial(replica, images, ["a", "small picture", ""], ["x", "y", "z"], seed=1)
     attack = Gradient(timesteps=(100, 300), direction_draws=2, sketch_size=65536, micro_batch=micro_batch)
@@ -52,7 +55,7 @@ def test_gradients_of_a_real_unet_agree_with_a_plain_loop(tiny: Path, micro_batc
         assert -float(scores["gradient"][i]) == pytest.approx(whole, rel=1e-4)
         assert -float(scores["gradient.input"][i]) == pytest.approx(float(by_input.norm()), rel=1e-4)
         for group in GROUPS:
-            squares = [float(g.double().square().sum()) for name, g in by_name.items() if group_of(name) == group]
+            squares = [float(g.double().square().sum()) for name, g in by_name.items() if unet_group(name) == group]
             assert -float(scores[f"gradient.{group}"][i]) == pytest.approx(math.sqrt(sum(squares)), rel=1e-4), group
     first, second = (loop_gradients(replica, subject, [(300, draw)]) for draw in (0, 1))
     for i in range(3):
@@ -83,10 +86,10 @@ def test_the_gradient_of_a_linear_unet_is_an_outer_product() -> None:
 
 
 def test_every_parameter_of_the_unet_is_in_a_group(tiny: Path) -> None:
-    replica = StableDiffusion(find_pipeline(str(tiny), True), resolution_px=64)
-    found = {group_of(name) for name in replica.parameters()}
+    replica = load_replica(str(tiny), LoadOptions(resolution_px=64))
+    found = {unet_group(name) for name in replica.parameters()}
     assert found == set(GROUPS)
-    assert group_of("add_embedding.linear_1.weight") is None
+    assert unet_group("add_embedding.linear_1.weight") is None
 
 
 def test_a_sketch_keeps_angles_and_is_the_same_in_every_run() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,17 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from raymia.attacks.base import Attack, registry
-from raymia.attacks.trial import Trial
+from raymia.attacks.base import ATTACKS, Attack
 from raymia.data.images import decode_image
 from raymia.data.tar import RawSample, read_shard
-from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
+from raymia.replica.families import LoadOptions
+from raymia.replica.folder import load_replica
+from raymia.replica.latent_diffusion import LatentDiffusion
+from raymia.replica.protocol import Replica
 from raymia.testbed import ASSETS, PIPELINE
+from raymia.trial.trial import Trial
 from tests.attacks.replicas import GaussianReplica, PixelEmbedder, trial
-from tests.attacks.test_black_box import SquaredDistance
+from tests.services.test_black_box import SquaredDistance
 
 SMALLER: dict[str, Any] = {
     "denoising": {"draws": 1},
@@ -28,35 +30,30 @@ SMALLER: dict[str, Any] = {
     "pfami": {"timesteps": (50, 400), "crops": (0.9, 0.8)},
     "pokemon": {"steps": 4},
 }
-ATTACKS = [kind.model_validate(SMALLER.get(name, {})) for name, kind in registry().items()]
+CASES = [kind.model_validate(SMALLER.get(name, {})) for name, kind in ATTACKS.all().items()]
 SAMPLES = 24
-
-
-@dataclass
-class Output:
-    sample: Tensor
 
 
 class AsVelocity(nn.Module):
     """The UNet of an epsilon model, putting out v = (E - s z) / a: the same function for a v-prediction model."""
 
-    def __init__(self, replica: StableDiffusion) -> None:
+    def __init__(self, replica: LatentDiffusion) -> None:
         super().__init__()
-        self.unet = replica._unet
+        self.unet = replica._denoiser
         self.schedule = replica.schedule
 
-    def forward(self, z: Tensor, t: int | Tensor, states: Tensor) -> Output:
-        noise = self.unet(z, t, states).sample
-        each = t.tolist() if isinstance(t, torch.Tensor) else [t] * len(z)
+    def forward(self, z: Tensor, t: Tensor, encoder_hidden_states: Tensor, return_dict: bool) -> tuple[Tensor]:
+        noise = self.unet(z, t, encoder_hidden_states).sample
+        each = t.expand(len(z)).tolist()
         scales = (self.schedule.alpha, self.schedule.sigma)
         alpha, sigma = (torch.tensor(list(map(scale, each)))[:, None, None, None] for scale in scales)
-        return Output((noise - sigma * z) / alpha)
+        return ((noise - sigma * z) / alpha,)
 
     def named_parameters(self, *args: object, **kwargs: object):  # type: ignore[no-untyped-def]
         return ((f"unet.{name}", parameter) for name, parameter in self.unet.named_parameters())
 
 
-def real_trial(replica: StableDiffusion) -> Trial:
+def real_trial(replica: Replica) -> Trial:
     images, captions, keys = [], [], []
     for split in ("members", "non_members"):
         shard = sorted((ASSETS / "shards").glob(f"{split}-*.tar"))[0]
@@ -71,8 +68,8 @@ def real_trial(replica: StableDiffusion) -> Trial:
 
 @pytest.fixture(scope="module")
 def reference() -> dict[str, dict[str, Tensor]]:
-    subject = real_trial(StableDiffusion(find_pipeline(str(PIPELINE), True), resolution_px=64))
-    return {attack.name: attack.score(subject) for attack in ATTACKS}
+    subject = real_trial(load_replica(str(PIPELINE), LoadOptions(resolution_px=64)))
+    return {attack.name: attack.score(subject) for attack in CASES}
 
 
 def ranks_agree(scores: dict[str, Tensor], reference: dict[str, Tensor], at_least: float) -> None:
@@ -83,7 +80,7 @@ def ranks_agree(scores: dict[str, Tensor], reference: dict[str, Tensor], at_leas
             assert correlation >= at_least, f"{name}: {correlation:.3f}"
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("attack", CASES, ids=lambda attack: attack.name)
 def test_scores_of_the_same_function_agree_between_epsilon_and_v_prediction(attack: Attack) -> None:
     options = {"clip": PixelEmbedder(), "lpips": SquaredDistance()}
     of_epsilon = attack.score(trial(GaussianReplica(per_word=0.05), **options))
@@ -98,19 +95,19 @@ def test_a_real_unet_as_v_prediction_ranks_as_it_does_as_epsilon(
     shutil.copytree(PIPELINE, tmp_path / "v")
     config = tmp_path / "v" / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "v_prediction"}))
-    replica = StableDiffusion(find_pipeline(str(tmp_path / "v"), True), resolution_px=64)
+    replica = load_replica(str(tmp_path / "v"), LoadOptions(resolution_px=64))
     assert replica.schedule.prediction_type == "v_prediction"
-    replica._unet = AsVelocity(replica)
+    replica._denoiser = AsVelocity(replica)
     subject = real_trial(replica)
-    for attack in ATTACKS:
+    for attack in CASES:
         expected = {name: score for name, score in reference[attack.name].items() if "." not in name}
         ranks_agree(attack.score(subject), expected, 0.99)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_stays_finite_and_ranks_as_float32_does(dtype: str, reference: dict[str, dict[str, Tensor]]) -> None:
-    subject = real_trial(StableDiffusion(find_pipeline(str(PIPELINE), True), dtype=dtype, resolution_px=64))
-    for attack in ATTACKS:
+    subject = real_trial(load_replica(str(PIPELINE), LoadOptions(dtype=dtype, resolution_px=64)))
+    for attack in CASES:
         scores = attack.score(subject)
         ranks_agree(scores, {attack.name: reference[attack.name][attack.name]}, 0.99)
         ranks_agree(scores, reference[attack.name], 0.98)

@@ -14,7 +14,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from raymia.config import parse_job
-from raymia.submission import load_runtime_env
+from raymia.engine.submission import load_runtime_env
 
 ROOT = Path(__file__).parents[2]
 UP_FILES = ["aws.yaml", "gcp.yaml"]

@@ -18,9 +18,10 @@ from raymia.curation.embed import embed
 from raymia.curation.inputs import find_parts
 from raymia.curation.pack import pack
 from raymia.curation.verification import MIN_AGREEMENT
-from raymia.data.manifest import SHIPPED, load_manifest
+from raymia.data.manifest import load_manifest
 from raymia.data.selection import shard_readers
 from raymia.data.tar import RawSample
+from raymia.testbed import ASSETS
 
 CONSOLE = Console(stderr=True)
 PER_SIDE, TWINS = 240, 60
@@ -33,7 +34,7 @@ TWIN_KINDS = ("resized", "reencoded", "cropped")
 @pytest.fixture(scope="session")
 def categories() -> dict[str, str]:
     """Kind of picture by key, of the test bed's samples."""
-    with gzip.open(SHIPPED["testbed"].parent / "provenance.csv.gz", "rt") as stream:
+    with gzip.open(ASSETS / "provenance.csv.gz", "rt") as stream:
         return {row["key"]: row["source_path"].split("/")[0] for row in csv.DictReader(stream)}
 
 

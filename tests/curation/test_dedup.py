@@ -12,7 +12,7 @@ from raymia.data.manifest import load_manifest
 from raymia.data.selection import shard_readers
 from raymia.errors import ConfigError
 from raymia.report.pairs_page import write_pairs_page
-from raymia.scan.storage import Storage
+from raymia.run.storage import Storage
 from tests.curation.conftest import CONSOLE, TWINS
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from raymia.clip import Clip
 from raymia.config import PoolConfig
 from raymia.curation.embed import embed, load_features
 from raymia.data.facts import RESOLUTION_PX
@@ -16,6 +15,7 @@ from raymia.data.manifest import load_manifest
 from raymia.data.selection import shard_readers
 from raymia.data.tar import RawSample
 from raymia.errors import ConfigError
+from raymia.features.clip import Clip
 from raymia.testbed import CLIP
 from tests.curation.conftest import CONSOLE
 

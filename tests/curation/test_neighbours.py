@@ -7,7 +7,7 @@ import pytest
 
 from raymia.curation import neighbours
 from raymia.curation.neighbours import build_index, pairs_within, search
-from raymia.scan.storage import Storage
+from raymia.run.storage import Storage
 from tests.curation.conftest import CONSOLE
 
 Planted = tuple[np.ndarray, np.ndarray, set[tuple[int, int]]]

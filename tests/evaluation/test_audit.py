@@ -8,12 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raymia.attacks.base import Access
 from raymia.errors import ConfigError, RaymiaError
 from raymia.evaluation.audit import audit
 from raymia.evaluation.intervals import delong
 from raymia.evaluation.metrics import evaluate_run
-from raymia.scan.ledger import QUARANTINE_SCHEMA, Ledger
+from raymia.run.columns import QUARANTINE_SCHEMA
+from raymia.run.ledger import Ledger
+from raymia.run.record import Access, ModelRecord
+from tests.run.records import scan_record
 
 SIGNALS = [
     {"name": "loss", "attack": "loss", "access": "grey", "primary": True},
@@ -25,7 +27,7 @@ SIGNALS = [
 def write_run(folder: Path, model: str = "a", **splits: tuple[int, float, str]) -> str:
     """A run with splits of so many samples, whose loss is raised by so much, under captions that start so."""
     ledger = Ledger(str(folder))
-    ledger.write_run({"model": {"fingerprint": model}, "signals": SIGNALS, "expected": None, "finished": None})
+    ledger.write_run(scan_record(model=ModelRecord(fingerprint=model), signals=SIGNALS))
     for split, (count, raised, caption) in splits.items():
         random = np.random.default_rng(len(split))
         table = pa.table(

@@ -14,7 +14,10 @@ import raymia
 from raymia.errors import ConfigError
 from raymia.evaluation.metrics import describe_signals, evaluate_run, evaluate_table
 from raymia.evaluation.results import Evaluation
-from raymia.scan.ledger import QUARANTINE_SCHEMA, Ledger
+from raymia.run.columns import QUARANTINE_SCHEMA
+from raymia.run.ledger import Ledger
+from raymia.run.record import JobRecord, ReplicaRecord, SignalRecord
+from tests.run.records import scan_record
 
 WORDS = ["cow", "tree", "house", "red car", "green boat", "old clock", "blue door", "paper bird"]
 
@@ -30,7 +33,7 @@ def table_of(n: int = 400, seed: int = 0, shift: float = 1.0) -> pd.DataFrame:
 
 
 def test_two_normal_distributions_give_the_closed_form_and_evidence() -> None:
-    evaluation = raymia.evaluate(table_of(2000))
+    evaluation = raymia.evaluate(table_of(2000), access={"loss": "grey", "random": "control"})
     loss = evaluation.metrics.signals["loss"]
     truth = float(norm.cdf(1 / np.sqrt(2)))
     assert loss.auc is not None
@@ -118,9 +121,11 @@ def test_unknown_labels_alone_give_no_verdict() -> None:
     assert metrics.signals["loss"].reason == "needs scored members and non-members"
 
 
-def test_columns_become_signals_by_the_attacks_they_are_named_after() -> None:
+def test_columns_become_signals_and_are_white_unless_told_otherwise() -> None:
     table = pd.DataFrame({"member": [True], "loss": [1.0], "loss.t=5": [1.0], "mine": [2.0], "width": [3], "caption": ["x"]})
-    found = {signal["name"]: (signal["access"], signal["primary"]) for signal in describe_signals(table)}
+    found = {
+        signal.name: (signal.access, signal.primary) for signal in describe_signals(table, {"loss": "grey", "loss.t=5": "grey"})
+    }
     assert found == {"loss": ("grey", True), "loss.t=5": ("grey", False), "mine": ("white", True)}
 
 
@@ -147,16 +152,9 @@ def test_a_notebook_shows_the_verdict_with_its_text_escaped() -> None:
 
 def test_a_run_directory_is_evaluated_with_its_clusters_and_control_run(tmp_path: Path) -> None:
     table = table_of(100).assign(flags="", index=range(200), unit=0)
-    run = {
-        "signals": [
-            {"name": n, "attack": n, "access": a, "primary": True} for n, a in (("loss", "grey"), ("random", "control"))
-        ],
-        "model": {"fingerprint": "a"},
-        "expected": None,
-        "finished": "now",
-        "manifest": {"name": "set"},
-        "job": {"replica": {"model": "m"}, "caption_source": "empty"},
-    }
+    signals = [SignalRecord(name=n, attack=n, access=a, primary=True) for n, a in (("loss", "grey"), ("random", "control"))]
+    job = JobRecord(replica=ReplicaRecord(model="m"), caption_source="empty")
+    run = scan_record(signals=signals, job=job, finished="now")
     for folder, scores in (("run", table), ("run/control", table.assign(loss=0.0))):
         ledger = Ledger(str(tmp_path / folder))
         ledger.write_run(run)

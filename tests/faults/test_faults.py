@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from ray.cluster_utils import Cluster
 
-from raymia.scan.ledger import Ledger
+from raymia.run.ledger import Ledger
 from raymia.testbed.architecture import save_tiny
 from tests.faults.conftest import SHARDS, UNIT, Scan, replica_processes
 
@@ -211,10 +211,10 @@ def test_a_clock_that_goes_backwards(make_scan: MakeScan, undisturbed: Table) ->
     scan = make_scan("scan")
     scan.start({"RAYMIA_TEST_CLOCK": "backwards"})
     assert_same(scan, undisturbed)
-    run = Ledger(str(scan.run)).read_run()
-    assert run is not None
-    assert run["finished"] < run["started"]
-    assert run["seconds"] > 0
+    run = Ledger(str(scan.run)).require_scan()
+    assert run.finished is not None
+    assert run.finished < run.started
+    assert run.seconds > 0
 
 
 def test_a_second_scan_of_a_run_is_refused_and_a_killed_one_leaves_no_lock(make_scan: MakeScan, undisturbed: Table) -> None:

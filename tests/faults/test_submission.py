@@ -15,10 +15,10 @@ import pytest
 import yaml
 from ray.cluster_utils import Cluster
 
+from raymia.engine.submission import Cluster as JobServer
+from raymia.engine.submission import load_runtime_env
 from raymia.errors import ConfigError
-from raymia.scan.status import read_status
-from raymia.submission import Cluster as JobServer
-from raymia.submission import load_runtime_env
+from raymia.run.status import read_status
 from tests.faults.conftest import SHARDS, UNIT, Scan
 
 MakeScan = Callable[[str], Scan]
@@ -77,7 +77,7 @@ def test_a_running_job_is_not_handed_in_twice_and_can_be_stopped(make_scan: Make
 def test_a_lost_connection_shows_no_character_twice(
     make_scan: MakeScan, dashboard: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raymia.submission.RECONNECT_S", 0.05)
+    monkeypatch.setattr("raymia.engine.submission.RECONNECT_S", 0.05)
     server = JobServer(dashboard)
     script = "import time\nfor i in range(8):\n    print('line', i, flush=True)\n    time.sleep(0.3)\nraise SystemExit(7)"
     job_id = server._client.submit_job(entrypoint=f'{sys.executable} -c "{script}"')

@@ -10,13 +10,19 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from raymia.errors import ConfigError
-from raymia.replica.schedule import Schedule
-from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline, native_on_cpu
+from raymia.replica.autoencoder import Autoencoder
+from raymia.replica.conditioning import Conditioning
+from raymia.replica.device import native_on_cpu
+from raymia.replica.families import LoadOptions
+from raymia.replica.folder import find_pipeline, load_replica
+from raymia.replica.latent_diffusion import LatentDiffusion
+from raymia.replica.protocol import Replica
+from raymia.replica.schedule import VariancePreserving, ddim_move
 
 
 @pytest.fixture(scope="module")
-def replica(tiny: Path) -> StableDiffusion:
-    return StableDiffusion(find_pipeline(str(tiny), with_weights=True), "float32", "cpu", 64)
+def replica(tiny: Path) -> Replica:
+    return load_replica(str(tiny), LoadOptions(dtype="float32", device="cpu", resolution_px=64))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,7 @@ def edited(tiny: Path, target: Path, file: str, **changes: object) -> Path:
     return target
 
 
-def test_parts_agree_with_the_diffusers_pipeline(replica: StableDiffusion, pipeline: StableDiffusionPipeline) -> None:
+def test_parts_agree_with_the_diffusers_pipeline(replica: Replica, pipeline: StableDiffusionPipeline) -> None:
     x = torch.rand(2, 3, 64, 64) * 2 - 1
     z = replica.encode(x)
     with torch.no_grad():
@@ -39,13 +45,13 @@ def test_parts_agree_with_the_diffusers_pipeline(replica: StableDiffusion, pipel
         states, empty = pipeline.encode_prompt(["a small picture", "of"], "cpu", 1, True)
         noise = pipeline.unet(z, 300, states).sample
     assert torch.allclose(z, expected, atol=1e-5)
-    assert torch.allclose(replica.text(["a small picture", "of"]), states, atol=1e-5)
-    assert torch.allclose(replica.text(["", ""]), empty, atol=1e-5)
-    assert torch.allclose(replica.predicted_noise(z, 300, states), noise, atol=1e-5)
+    assert torch.allclose(replica.text(["a small picture", "of"]).states, states, atol=1e-5)
+    assert torch.allclose(replica.text(["", ""]).states, empty, atol=1e-5)
+    assert torch.allclose(replica.predicted_noise(z, 300, Conditioning(states=states)), noise, atol=1e-5)
     assert replica.decode(z).shape == x.shape
 
 
-def test_schedule_is_the_models_own_scaled_linear_one_and_not_linear(replica: StableDiffusion) -> None:
+def test_schedule_is_the_models_own_scaled_linear_one_and_not_linear(replica: Replica) -> None:
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alphabar = torch.cumprod(1 - betas, 0)
     for t in (0, 1, 500, 999):
@@ -53,18 +59,18 @@ def test_schedule_is_the_models_own_scaled_linear_one_and_not_linear(replica: St
         assert replica.schedule.alpha(t) ** 2 + replica.schedule.sigma(t) ** 2 == pytest.approx(1)
 
 
-def test_ddim_moves_agree_with_diffusers_scheduler(replica: StableDiffusion) -> None:
+def test_ddim_moves_agree_with_diffusers_scheduler(replica: Replica) -> None:
     scheduler = DDIMScheduler.from_config(json.loads(json.dumps(dict(DDIMScheduler(clip_sample=False).config))))
-    schedule = Schedule(dict(scheduler.config))
+    schedule = VariancePreserving(dict(scheduler.config), naming="own")
     scheduler.set_timesteps(10)
     z, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     expected = scheduler.step(noise, 500, z).prev_sample
-    assert torch.allclose(schedule.ddim_move(z, noise, 500, 400), expected, atol=1e-5)
+    assert torch.allclose(ddim_move(schedule, z, noise, 500, 400), expected, atol=1e-5)
 
 
-def test_v_prediction_is_returned_as_noise(tiny: Path, tmp_path: Path, replica: StableDiffusion) -> None:
+def test_v_prediction_is_returned_as_noise(tiny: Path, tmp_path: Path, replica: Replica) -> None:
     folder = edited(tiny, tmp_path / "v", "scheduler/scheduler_config.json", prediction_type="v_prediction")
-    velocity = StableDiffusion(find_pipeline(str(folder), with_weights=True), "float32", "cpu", 64)
+    velocity = load_replica(str(folder), LoadOptions(dtype="float32", device="cpu", resolution_px=64))
     z, states = torch.randn(2, 4, 8, 8), replica.text(["a", "b"])
     output = replica.predicted_noise(z, 200, states)
     expected = replica.schedule.sigma(200) * z + replica.schedule.alpha(200) * output
@@ -72,7 +78,7 @@ def test_v_prediction_is_returned_as_noise(tiny: Path, tmp_path: Path, replica: 
 
 
 def test_bfloat16_returns_float32_noise(tiny: Path) -> None:
-    replica = StableDiffusion(find_pipeline(str(tiny), with_weights=True), "bfloat16", "cpu", 64)
+    replica = load_replica(str(tiny), LoadOptions(dtype="bfloat16", device="cpu", resolution_px=64))
     noise = replica.predicted_noise(torch.randn(1, 4, 8, 8), 100, replica.text([""]))
     assert noise.dtype == torch.float32
     assert torch.isfinite(noise).all()
@@ -83,8 +89,8 @@ def test_a_processor_is_asked_for_the_dtypes_that_it_has(monkeypatch: pytest.Mon
     assert [native_on_cpu(dtype) for dtype in ("float32", "bfloat16", "float16")] == [True, True, False]
 
 
-def test_a_bfloat16_replica_evaluates_in_float32_where_that_is_asked_for(tiny: Path, replica: StableDiffusion) -> None:
-    half = StableDiffusion(find_pipeline(str(tiny), with_weights=True), "bfloat16", "cpu", 64, also_float32=True)
+def test_a_bfloat16_replica_evaluates_in_float32_where_that_is_asked_for(tiny: Path, replica: Replica) -> None:
+    half = load_replica(str(tiny), LoadOptions(dtype="bfloat16", device="cpu", resolution_px=64, also_float32=True))
     z, states = torch.randn(2, 4, 8, 8), half.text(["a", "b"])
     near = z + 1e-3 * torch.randn_like(z)
     precise = half.in_float32()
@@ -115,44 +121,42 @@ def test_what_cannot_be_loaded_is_refused(
 
 def test_a_resolution_that_the_autoencoder_cannot_take_is_refused(tiny: Path) -> None:
     with pytest.raises(ConfigError, match="multiple of 8"):
-        StableDiffusion(find_pipeline(str(tiny), with_weights=True), "float32", "cpu", 60)
+        load_replica(str(tiny), LoadOptions("float32", "cpu", 60))
 
 
-def test_timesteps_outside_the_schedule_are_refused(replica: StableDiffusion) -> None:
+def test_timesteps_outside_the_schedule_are_refused(replica: Replica) -> None:
     with pytest.raises(ConfigError, match="0 to 999"):
         replica.schedule.check(1000)
 
 
 def test_a_compiled_unet_sees_two_sizes_of_calls_and_says_the_same(
-    replica: StableDiffusion, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    replica: Replica, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
 
     def compiled(unet: torch.nn.Module, **options: object) -> object:
         assert options == {"fullgraph": True, "dynamic": False}
-        return lambda z, t, states, return_dict: sizes.append(len(z)) or unet(z, t, states, return_dict=return_dict)
+        return lambda z, t, **others: sizes.append(len(z)) or unet(z, t, **others)
 
     monkeypatch.setattr(torch, "compile", compiled)
-    fixed = StableDiffusion(find_pipeline(str(tiny), with_weights=True), resolution_px=64, unet_batch=8, compiled=True)
+    fixed = load_replica(str(tiny), LoadOptions(resolution_px=64, denoiser_batch=8, compiled=True))
     z, states = torch.randn(11, 4, 8, 8), replica.text([f"picture {i}" for i in range(11)])
     with torch.no_grad():
         assert torch.allclose(fixed.predicted_noise(z, 300, states), replica.predicted_noise(z, 300, states), atol=1e-5)
     assert sizes == [8, 2, 2]
 
 
-def test_every_image_may_have_a_timestep_of_its_own(replica: StableDiffusion, tiny: Path, tmp_path: Path) -> None:
+def test_every_image_may_have_a_timestep_of_its_own(replica: Replica, tiny: Path, tmp_path: Path) -> None:
     z, states = torch.randn(3, 4, 8, 8), replica.text(["one", "two", "three"])
     steps = (0, 400, 999)
     folder = edited(tiny, tmp_path / "v", "scheduler/scheduler_config.json", prediction_type="v_prediction")
-    for model in (replica, StableDiffusion(find_pipeline(str(folder), with_weights=True), resolution_px=64)):
+    for model in (replica, load_replica(str(folder), LoadOptions(resolution_px=64))):
         together = model.predicted_noise(z, torch.tensor(steps), states)
         alone = [model.predicted_noise(z[i : i + 1], t, states[i : i + 1]) for i, t in enumerate(steps)]
         assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
-def test_the_autoencoder_in_parts_gives_what_it_gives_at_once(
-    replica: StableDiffusion, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_autoencoder_in_parts_gives_what_it_gives_at_once(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.rand(5, 3, 64, 64) * 2 - 1
     latents = replica.encode(images)
     # Part by part to the bit: what the library rounds differently by the size of a call is up to 2e-5 in a decoded image.
@@ -160,39 +164,39 @@ def test_the_autoencoder_in_parts_gives_what_it_gives_at_once(
         torch.cat([call(part) for part in torch.split(whole, 2)])
         for call, whole in ((replica.encode, images), (replica.decode, latents))
     )
-    monkeypatch.setattr(replica, "vae_batch", 2)
+    monkeypatch.setattr(replica.autoencoder, "batch", 2)
     assert torch.allclose(replica.encode(images), latents, atol=1e-5)
     assert torch.equal(replica.encode(images), encoded)
     assert torch.equal(replica.decode(latents), decoded)
 
 
-def test_calls_grow_with_the_latents_that_a_device_takes_at_once(replica: StableDiffusion, tiny: Path) -> None:
+def test_calls_grow_with_the_latents_that_a_device_takes_at_once(replica: Replica, tiny: Path) -> None:
     folder = find_pipeline(str(tiny), with_weights=True)
-    assert replica.unet_batch == 8192 // 64
-    assert StableDiffusion(folder, resolution_px=512).unet_batch == 2
-    assert StableDiffusion(folder, resolution_px=64, unet_batch=5).unet_batch == 5
+    assert replica.denoiser_batch == 8192 // 64
+    assert folder.load(LoadOptions(resolution_px=512)).denoiser_batch == 2
+    assert folder.load(LoadOptions(resolution_px=64, denoiser_batch=5)).denoiser_batch == 5
 
 
 def test_calls_are_halved_until_they_fit_the_memory_of_the_device(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = find_pipeline(str(tiny), with_weights=True)
-    noise, encode = StableDiffusion.predicted_noise, StableDiffusion.encode
+    noise, encode = LatentDiffusion.predicted_noise, Autoencoder.encode
 
     def within(limit: int, call: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def limited(self: StableDiffusion, images: torch.Tensor, *others: object) -> torch.Tensor:
+        def limited(self: object, images: torch.Tensor, *others: object) -> torch.Tensor:
             if len(images) > limit:
                 raise torch.OutOfMemoryError("no memory")
             return call(self, images, *others)
 
         return limited
 
-    monkeypatch.setattr("raymia.replica.stable_diffusion.MEMORY_BOUND", ("cpu",))
-    assert StableDiffusion(folder, resolution_px=64).unet_batch == 128
-    monkeypatch.setattr(StableDiffusion, "predicted_noise", within(20, noise))
-    monkeypatch.setattr(StableDiffusion, "encode", within(9, encode))
-    fitted = StableDiffusion(folder, resolution_px=64)
-    assert (fitted.unet_batch, fitted.vae_batch) == (16, 8)
+    monkeypatch.setattr("raymia.replica.latent_diffusion.MEMORY_BOUND", ("cpu",))
+    assert folder.load(LoadOptions(resolution_px=64)).denoiser_batch == 128
+    monkeypatch.setattr(LatentDiffusion, "predicted_noise", within(20, noise))
+    monkeypatch.setattr(Autoencoder, "encode", within(9, encode))
+    fitted = folder.load(LoadOptions(resolution_px=64))
+    assert (fitted.denoiser_batch, fitted.autoencoder.batch) == (16, 8)
     with pytest.raises(ConfigError, match="lacks memory for 30 images"):
-        StableDiffusion(folder, resolution_px=64, unet_batch=30)
-    monkeypatch.setattr(StableDiffusion, "predicted_noise", within(0, noise))
-    with pytest.raises(ConfigError, match="lacks memory for 1 images in the UNet"):
-        StableDiffusion(folder, resolution_px=64)
+        folder.load(LoadOptions(resolution_px=64, denoiser_batch=30))
+    monkeypatch.setattr(LatentDiffusion, "predicted_noise", within(0, noise))
+    with pytest.raises(ConfigError, match="lacks memory for 1 images in the denoiser"):
+        folder.load(LoadOptions(resolution_px=64))

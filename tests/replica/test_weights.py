@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from raymia.errors import ConfigError
-from raymia.replica.stable_diffusion import find_pipeline
+from raymia.replica.folder import find_pipeline
 from raymia.replica.weights import fetch
 
 

@@ -22,8 +22,8 @@ from raymia.evaluation.metrics import evaluate_table
 from raymia.report.page import render
 from raymia.report.plots import run_figures
 from raymia.report.sweep_page import write_sweep_report
-from raymia.scan.ledger import Ledger
-from raymia.scan.sweep import Factor
+from raymia.run.ledger import Ledger
+from raymia.run.sweep import Factor
 from tests.evaluation.test_metrics import table_of
 
 ARGUMENTS = (

@@ -10,7 +10,7 @@ import pytest
 from raymia.evaluation.metrics import evaluate_run
 from raymia.report.page import render, write_report
 from raymia.report.plots import run_figures
-from raymia.scan.ledger import Ledger
+from raymia.run.ledger import Ledger
 from tests.conftest import image_bytes
 from tests.scan.test_pipeline import make_job, scan
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from raymia.attacks.base import registry
-from raymia.attacks.cost import works_on_images
+from raymia.attacks.base import ATTACKS
 from raymia.errors import ConfigError, RaymiaError
-from raymia.replica.stable_diffusion import find_pipeline
+from raymia.replica.folder import find_pipeline
+from raymia.run.ledger import Ledger
+from raymia.scan.cost import works_on_images
 from raymia.scan.decoding import _decode_batch
-from raymia.scan.latents import ROW, LatentCache
-from raymia.scan.ledger import Ledger
+from raymia.scan.latents import IMAGE_SCHEMA, LatentCache
 from raymia.scan.plan import make_plan
 from tests.conftest import good_members, image_bytes
 from tests.scan.test_pipeline import make_job, scan
@@ -41,8 +41,7 @@ def edited(model: Path, target: Path, part: str, tensor: str) -> Path:
 
 
 def evaluations(run: str) -> dict[str, int]:
-    found: dict[str, int] = (Ledger(run).read_run() or {})["evaluations"]
-    return found
+    return dict(Ledger(run).require_scan().evaluations)
 
 
 def files(run: str) -> dict[str, bytes]:
@@ -66,7 +65,7 @@ def test_another_checkpoint_neither_encodes_nor_decodes_and_scores_the_same(
     counts, _ = scan(second)
     scan(plain)
     assert (counts.read, counts.scored, counts.by_reason) == (31, 29, {"corrupt_image": 1, "no_image": 1})
-    assert "encodes" not in evaluations(second.run)
+    assert evaluations(second.run)["encodes"] == 0
     assert files(second.run) == files(plain.run)
 
 
@@ -78,7 +77,7 @@ def test_where_attacks_work_on_images_they_are_decoded_and_latents_taken_all_the
     pixels, latents, samples = _decode_batch(batch, 16, 10**6, cache)
     assert latents is None
     known = np.random.default_rng(0).normal(size=(2, 4, 2, 2)).astype(np.float32)
-    cache.store([{**dict.fromkeys(ROW.names), **sample} for sample in samples], known)
+    cache.store([{**dict.fromkeys(IMAGE_SCHEMA.names), **sample} for sample in samples], known)
     again = _decode_batch(batch, 16, 10**6, cache)
     assert np.array_equal(again[0], pixels)  # type: ignore[arg-type]
     assert np.array_equal(again[1], known)  # type: ignore[arg-type]
@@ -86,8 +85,8 @@ def test_where_attacks_work_on_images_they_are_decoded_and_latents_taken_all_the
     without = _decode_batch(batch, 16, 10**6, replace(cache, images_too=False))
     assert without[0] is None
     assert np.array_equal(without[1], known)  # type: ignore[arg-type]
-    assert [{**dict.fromkeys(ROW.names[:-1]), **sample} for sample in samples] == [
-        {**dict.fromkeys(ROW.names[:-1]), **sample} for sample in without[2]
+    assert [{**dict.fromkeys(IMAGE_SCHEMA.names[:-1]), **sample} for sample in samples] == [
+        {**dict.fromkeys(IMAGE_SCHEMA.names[:-1]), **sample} for sample in without[2]
     ]
 
 
@@ -115,8 +114,8 @@ def test_the_cache_is_of_one_autoencoder_and_size_whatever_the_unet(tmp_path: Pa
 
 
 def test_attacks_that_work_on_images_are_found_by_running_them(tiny: Path) -> None:
-    schedule = find_pipeline(str(tiny), with_weights=False).schedule
-    found = {name for name, kind in registry().items() if works_on_images(kind(), schedule)}
+    schedule = find_pipeline(str(tiny), with_weights=False).schedule()
+    found = {name for name, kind in ATTACKS.all().items() if works_on_images(kind(), schedule)}
     assert found >= {"autoencoder", "generation", "pfami", "pokemon", "random", "rediffuse"}
     assert not found & {"clid", "denoising", "gradient", "loss", "noise_optimisation", "pia", "secmi", "sima"}
 

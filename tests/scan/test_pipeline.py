@@ -20,7 +20,8 @@ from rich.console import Console
 
 from raymia.config import Job, parse_job
 from raymia.errors import ConfigError
-from raymia.scan.ledger import Counts, Ledger
+from raymia.run.ledger import Ledger
+from raymia.run.record import Counts
 from raymia.scan.pipeline import run_scan
 from tests.conftest import good_members, image_bytes, tar_bytes
 from tests.data.test_images import bomb_header

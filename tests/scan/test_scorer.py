@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from raymia.attacks.loss import Loss
 from raymia.attacks.random import Random
 from raymia.data.tar import Fault
+from raymia.replica.conditioning import Conditioning
 from raymia.scan.scorer import Scorer
 from tests.attacks.replicas import GaussianReplica, PixelEmbedder
 
@@ -26,15 +26,13 @@ class Moody(GaussianReplica):
         super().__init__(0.0, 1.0)
         self.largest = largest
 
-    def text(self, prompts: Sequence[str]) -> Tensor:
+    def text(self, prompts: Sequence[str]) -> Conditioning:
         if "raise" in prompts:
             raise RuntimeError("cannot take this one")
         if len(prompts) > self.largest:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return torch.tensor([float("nan") if prompt == "nan" else 0.0 for prompt in prompts])[:, None, None, None]
-
-    def predicted_noise(self, z_t: Tensor, t: int | Tensor, states: Tensor) -> Tensor:
-        return super().predicted_noise(z_t, t, states) + states
+        marks = [float("nan") if prompt == "nan" else 0.0 for prompt in prompts]
+        return Conditioning(states=torch.tensor(marks)[:, None, None])
 
 
 def test_only_the_sample_at_fault_is_lost() -> None:
@@ -64,7 +62,7 @@ def test_a_batch_that_runs_out_of_memory_is_halved() -> None:
 
 
 def test_the_scorer_runs_where_ray_is_not_installed() -> None:
-    code = "import sys; sys.modules['ray'] = None; import raymia.scan.rows, raymia.attacks.base as b; b.registry()"
+    code = "import sys; sys.modules['ray'] = None; import raymia.scan.rows, raymia.attacks.base as b; b.ATTACKS.all()"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from raymia.config import load_job
 from raymia.errors import ConfigError
 from raymia.evaluation.factors import TIMESTEP, along, analyse, budgets
-from raymia.scan.ledger import Ledger
+from raymia.run.ledger import Ledger
 from raymia.scan.sweep import load_sweep, run_sweep
 from tests.conftest import good_members
 from tests.scan.test_pipeline import make_job

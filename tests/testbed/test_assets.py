@@ -11,15 +11,17 @@ import pytest
 import torch
 
 from raymia.attacks.loss import Loss
-from raymia.attacks.trial import Trial
-from raymia.clip import Clip
 from raymia.data.images import decode_image
 from raymia.data.tar import RawSample, read_shard
 from raymia.evaluation.intervals import noise_floor
 from raymia.evaluation.roc import exact_roc
-from raymia.replica.stable_diffusion import StableDiffusion, find_pipeline
+from raymia.features.clip import Clip
+from raymia.replica.families import LoadOptions
+from raymia.replica.folder import load_replica
+from raymia.replica.protocol import Replica
 from raymia.testbed import ASSETS, CLIP, PIPELINE
 from raymia.testbed.architecture import new_tokenizer, new_unet
+from raymia.trial.trial import Trial
 
 PER_SPLIT = 256
 
@@ -38,7 +40,7 @@ def pixels(samples: list[RawSample]) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def loss_auc(replica: StableDiffusion, samples: dict[str, list[RawSample]]) -> float:
+def loss_auc(replica: Replica, samples: dict[str, list[RawSample]]) -> float:
     scores = []
     for group in samples.values():
         part = group[:PER_SPLIT]
@@ -67,10 +69,10 @@ def test_provenance_names_every_picture_once_and_auxiliary_pictures_are_others(s
 
 
 def test_the_trained_model_tells_members_and_the_untrained_one_does_not(samples: dict[str, list[RawSample]]) -> None:
-    replica = StableDiffusion(find_pipeline(str(PIPELINE), with_weights=True), "float32", "cpu", 64)
+    replica = load_replica(str(PIPELINE), LoadOptions(dtype="float32", device="cpu", resolution_px=64))
     assert 0.75 < loss_auc(replica, samples) < 0.95
     torch.manual_seed(0)
-    replica._unet = new_unet().eval()
+    replica._denoiser = new_unet().eval()
     low, high = noise_floor(PER_SPLIT, PER_SPLIT).auc
     assert low < loss_auc(replica, samples) < high
 

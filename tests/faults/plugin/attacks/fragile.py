@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymia.attacks.base import Access, Attack, Cost, Signal
-from raymia.attacks.trial import Trial
+from raymia.attacks.base import Access, Attack, Evaluations, Signal
+from raymia.trial.trial import Trial
 
 
 class Fragile(Attack):
@@ -27,8 +27,8 @@ class Fragile(Attack):
     def signals(self) -> list[Signal]:
         return [Signal("fragile", primary=True)]
 
-    def cost(self) -> Cost:
-        return Cost()
+    def cost(self) -> Evaluations:
+        return Evaluations()
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         if len(trial.keys) > self.largest_batch:

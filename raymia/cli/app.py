@@ -1,0 +1,367 @@
+"""The command line: thin commands that parse, call and print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from raymia.cli import logs
+from raymia.cli.bench import bench_app
+from raymia.cli.console import Exit, Json, err, out
+from raymia.cli.data import data_app
+from raymia.cli.testbed import testbed_app
+from raymia.errors import ConfigError, RaymiaError
+
+app = typer.Typer(
+    help="Was this image in the training set of this diffusion model?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
+app.add_typer(testbed_app, name="testbed")
+
+RunOption = Annotated[str | None, typer.Option("--run", help="Run directory: a path or fsspec URL.")]
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Job file.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE of the job, such as pool.batch_size=8.")]
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option("--log", envvar="RAYMIA_LOG", help="Log lines for people, or as JSON with a line per unit."),
+    ] = "text",
+) -> None:
+    if debug:
+        os.environ["RAYMIA_DEBUG"] = "1"
+    logs.set_up(err, log_format == "json")
+
+
+@app.command()
+def demo(run: RunOption = None) -> None:
+    """Scan the shipped test bed on a local Ray and report: no download, a few minutes."""
+    from raymia.config import load_job
+    from raymia.testbed import DEMO_JOB
+
+    job = load_job(DEMO_JOB, run=run or "runs/demo")
+    _scan_and_report(job, report=True)
+
+
+@app.command()
+def scan(
+    job_file: JobFile,
+    override: Overrides = None,
+    run: RunOption = None,
+    control_model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model that cannot have seen any sample: scanned with the same attacks, to hold the scores against."
+        ),
+    ] = None,
+    labels_do_not_hold: Annotated[
+        bool, typer.Option("--labels-do-not-hold", help="Scan although the manifest's labels were not made for this model.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the job and print what it costs; load no model, score nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON instead of a table.")] = False,
+) -> None:
+    """Score a manifest with a replica and attacks. The same command resumes a scan that was stopped."""
+    from raymia.config import load_job
+
+    if control_model is not None:
+        override = [*(override or []), f"control_model={json.dumps(control_model)}"]
+    if labels_do_not_hold:
+        override = [*(override or []), "labels_do_not_hold=true"]
+    job = load_job(job_file, override, run)
+    if dry_run:
+        _print_cost(job, as_json)
+    elif as_json:
+        raise ConfigError("--json goes with --dry-run; the results of a scan come as JSON from `raymia evaluate RUN --json`")
+    else:
+        _scan_and_report(job, report=False)
+
+
+def _print_cost(job: Any, as_json: bool) -> None:
+    from raymia.cli.printing import COSTS, print_cost
+    from raymia.scan.cost import count
+    from raymia.scan.plan import make_plan
+
+    plan = make_plan(job)
+    alone = {name: dict(attack.cost()) for name, attack in job.attacks.items()}
+    apart = {kind: sum(cost[kind] for cost in alone.values()) for kind in COSTS}
+    together = dict(count(job.attacks.values(), plan.schedule))
+    samples = plan.expected
+    in_total = {kind: None if samples is None else number * samples for kind, number in together.items()}
+    if as_json:
+        costs = {"per_image": alone, "apart": apart, "together": together, "samples": samples, "in_total": in_total}
+        out.print_json(json.dumps(costs))
+        return
+    print_cost(out, job.attacks, apart, together, samples, in_total)
+    if samples is None:
+        unknown = ", ".join(split.name for split in plan.manifest.splits if split.samples is None)
+        out.print(f"The manifest announces no number of samples for {unknown}; `raymia data index` counts them.", markup=False)
+
+
+def _scan_and_report(job: Any, report: bool) -> None:
+    from raymia.cli.printing import print_counts
+    from raymia.scan.pipeline import run_scan
+
+    counts = run_scan(job, err)
+    print_counts(out, counts)
+    if report:
+        _evaluate_run(job.run)
+    else:
+        out.print(f"Next: raymia evaluate {job.run}", markup=False, highlight=False)
+    if counts.quarantined_fraction > job.max_quarantined_fraction:
+        err.print(
+            f"{counts.quarantined_fraction:.1%} of the samples could not be scored, more than max_quarantined_fraction "
+            f"{job.max_quarantined_fraction:.1%}; the reasons stand above",
+            markup=False,
+        )
+        raise typer.Exit(Exit.OVER_QUARANTINED)
+
+
+@app.command()
+def evaluate(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run directory; with --blind-only also a manifest, or a Parquet or CSV table.")
+    ],
+    blind_only: Annotated[
+        bool,
+        typer.Option("--blind-only", help="What the data set gives away by itself: no model, no scores; writes nothing."),
+    ] = False,
+    calibrate_on: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Choose signal, threshold and probabilities on this run instead of on a part of RUN."),
+    ] = None,
+    prior: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of members among the images in question, for probabilities.")
+    ] = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Compute metrics.json and the report of a run directory."""
+    if not 0.0 < prior < 1.0:
+        raise ConfigError(f"--prior {prior:g}: expected a share above 0 and below 1")
+    if not blind_only:
+        _evaluate_run(source, as_json, prior, calibrate_on)
+    elif calibrate_on is not None:
+        raise ConfigError("--calibrate-on needs scores; leave out --blind-only")
+    else:
+        _evaluate_blind(source, as_json)
+
+
+def _evaluate_run(run: str, as_json: bool = False, prior: float = 0.5, calibrate_on: str | None = None) -> None:
+    from raymia.cli.printing import print_metrics
+    from raymia.evaluation.metrics import evaluate_run
+    from raymia.report.page import write_report
+    from raymia.run.ledger import Ledger
+
+    ledger = Ledger(run)
+    other = None if calibrate_on is None else Ledger(calibrate_on)
+    evaluation = evaluate_run(ledger, prior=prior, calibrate_on=other)
+    page = write_report(ledger, evaluation)
+    if as_json:
+        out.print_json(evaluation.metrics.model_dump_json())
+        return
+    print_metrics(out, evaluation.metrics)
+    out.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _evaluate_blind(source: str, as_json: bool) -> None:
+    from raymia.cli.printing import print_counts, print_metrics
+    from raymia.evaluation.sources import evaluate_blind
+
+    metrics = evaluate_blind(source).metrics
+    if as_json:
+        out.print_json(metrics.model_dump_json())
+        return
+    print_metrics(out, metrics)
+    print_counts(out, metrics.counts)
+
+
+@app.command()
+def sweep(
+    job_file: JobFile,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(help="FIELD=VALUE,VALUE of the job; repeat it for a grid. By default the map `sweep` of the job file."),
+    ] = None,
+    override: Overrides = None,
+    run: Annotated[str | None, typer.Option("--run", help="Directory of the sweep: a path or fsspec URL.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every scan of the grid and list them; score nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Vary fields of a job and show what each does to each attack. The same command resumes a sweep that was stopped."""
+    from raymia.cli.printing import print_analysis, print_grid
+    from raymia.evaluation.factors import analyse
+    from raymia.report.page import write_report
+    from raymia.report.sweep_page import write_sweep_report
+    from raymia.run.ledger import Ledger
+    from raymia.scan.plan import make_plan
+    from raymia.scan.sweep import load_sweep, run_sweep
+
+    factors, cells, folder = load_sweep(job_file, over, override, run)
+    for cell in cells:
+        make_plan(cell.job)
+    if dry_run:
+        print_grid(out, factors, cells)
+        return
+    run_sweep(factors, cells, folder, err)
+    analysis, evaluations = analyse(folder)
+    for cell_run, evaluation in evaluations.items():
+        write_report(Ledger(f"{folder}/{cell_run}"), evaluation)
+    page = write_sweep_report(Ledger(folder), analysis, job_file.name)
+    if as_json:
+        out.print_json(analysis.model_dump_json())
+        return
+    print_analysis(out, analysis)
+    out.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def submit(
+    job_file: JobFile,
+    address: Annotated[
+        str, typer.Option(envvar="RAY_DASHBOARD_ADDRESS", help="Dashboard of the cluster, such as http://127.0.0.1:8265.")
+    ],
+    follow: Annotated[bool, typer.Option("--follow", help="Show the job's log, and end with the job's own exit code.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="With --follow: Ctrl-C stops the job too.")] = False,
+    override: Overrides = None,
+    run: RunOption = None,
+    runtime_env: Annotated[
+        Path | None, typer.Option(help="Ray's runtime environment; by default jobs/runtime_env.yaml where it is there.")
+    ] = None,
+) -> None:
+    """Hand a scan to a Ray cluster as a job. The same command hands in the next attempt, which resumes."""
+    from raymia.engine.submission import Cluster
+
+    if cancel and not follow:
+        raise ConfigError("--cancel goes with --follow: without it nothing waits for Ctrl-C")
+    cluster = Cluster(address)
+    job = cluster.submit(job_file, override or [], run, runtime_env)
+    verb = "is running already" if job.already_running else f"submitted, attempt {job.attempt}"
+    err.print(f"{job.job_id} {verb}", markup=False, highlight=False)
+    if not follow:
+        hint = f"raymia submit {job_file} --address {address} --follow"
+        err.print(f"Follow it: {hint}", markup=False, highlight=False, soft_wrap=True)
+        return
+    try:
+        code = cluster.follow(job.job_id, lambda text: out.out(text, end="", highlight=False))
+    except KeyboardInterrupt:
+        if not cancel:
+            err.print(f"{job.job_id} goes on; the same command follows it again", markup=False, highlight=False)
+            raise typer.Exit(Exit.DONE) from None
+        cluster.cancel(job.job_id)
+        err.print(f"{job.job_id} is being stopped; what is committed is kept", markup=False, highlight=False)
+        code = Exit.FAILED
+    raise typer.Exit(code)
+
+
+@app.command()
+def status(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory: a path or fsspec URL.")], as_json: Json = False
+) -> None:
+    """Show how a scan is doing: units, rate, time left, quarantine by reason. From any machine, while it runs or after."""
+    from raymia.cli.printing import print_status
+    from raymia.run.status import read_status
+
+    found = read_status(run)
+    if as_json:
+        out.print_json(found.model_dump_json())
+    else:
+        print_status(out, found)
+
+
+@app.command()
+def doctor(
+    job_file: Annotated[Path | None, typer.Option("--job", help="Check this job's manifest, weights and storage too.")] = None,
+    address: Annotated[str | None, typer.Option(help="Dashboard of a remote cluster, whose every node is looked at.")] = None,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Look at every node of the cluster that this runs in.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for what keeps a scan from running here, or on a cluster, and say how to mend it."""
+    from pydantic import TypeAdapter
+
+    from raymia.cli.printing import print_checks
+    from raymia.config import load_job
+    from raymia.scan.doctor import Check, examine
+
+    job = None if job_file is None else load_job(job_file)
+    if address is None:
+        checks = examine(job, cluster)
+    else:
+        from raymia.engine.submission import Cluster
+
+        checks = TypeAdapter(list[Check]).validate_json(Cluster(address).examine(job_file))
+    if as_json:
+        out.print_json(json.dumps([check.model_dump() for check in checks]))
+    else:
+        print_checks(out, checks)
+    if any(check.state == "fault" for check in checks):
+        raise typer.Exit(Exit.FAILED)
+
+
+@app.command()
+def audit(
+    suspect: Annotated[str, typer.Option(help="Samples in question: a run directory, or RUN#SPLIT.")],
+    control: Annotated[str, typer.Option(help="Samples certainly unseen, of the same source: a run directory, or RUN#SPLIT.")],
+    access: Annotated[
+        Literal["black", "grey", "white"], typer.Option(help="Signals of attacks that need more are left out.")
+    ] = "white",
+    as_json: Json = False,
+) -> None:
+    """Test whether a body of work was trained on, as a set: p-value, p against size, and what it does and does not show."""
+    from raymia.cli.printing import print_audit
+    from raymia.evaluation.audit import audit as audit_sets
+    from raymia.run.record import Access
+
+    found = audit_sets(suspect, control, Access(access))
+    if as_json:
+        out.print_json(found.model_dump_json())
+    else:
+        print_audit(out, found)
+
+
+@app.command()
+def attacks(as_json: Json = False) -> None:
+    """List the attacks: access, signals, cost per image at their defaults, reference."""
+    from raymia.attacks.base import ATTACKS
+    from raymia.cli.printing import print_attacks
+
+    known = {name: kind() for name, kind in ATTACKS.all().items()}
+    if not as_json:
+        print_attacks(out, known)
+        return
+    rows = [
+        {
+            "attack": name,
+            "access": str(attack.access),
+            "signals": [signal.name for signal in attack.signals()],
+            "cost": dict(attack.cost()),
+            "reference": attack.reference,
+        }
+        for name, attack in known.items()
+    ]
+    out.print_json(json.dumps(rows))
+
+
+def main() -> None:
+    """Run the command line; errors end in one line and an exit code."""
+    try:
+        app()
+    except RaymiaError as error:
+        if os.environ.get("RAYMIA_DEBUG"):
+            raise
+        err.print(f"raymia: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(Exit.USAGE if isinstance(error, ConfigError) else Exit.FAILED)

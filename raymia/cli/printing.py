@@ -1,0 +1,223 @@
+"""What people read on the terminal: tables and lines, verdict first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from raymia.evaluation.audit import Audit
+from raymia.evaluation.factors import FactorAnalysis, along, value_text
+from raymia.evaluation.intervals import Interval
+from raymia.evaluation.results import Metrics, shown
+from raymia.run.record import Access, Counts
+from raymia.run.status import Status, duration
+from raymia.run.sweep import Factor
+
+if TYPE_CHECKING:  # these need torch or Ray, which printing does not
+    from raymia.attacks.base import Attack
+    from raymia.scan.doctor import Check
+    from raymia.scan.sweep import Cell
+
+COSTS = {"forwards": "fwd", "backwards": "bwd", "encodes": "enc", "decodes": "dec", "queries": "query"}
+VERDICTS = {"explained by the data set": "explained"}
+COST_LEGEND = (
+    "fwd, bwd: forwards and backwards of the denoiser; enc, dec: of the autoencoder; query: images asked of a black box"
+)
+
+
+def print_metrics(out: Console, metrics: Metrics) -> None:
+    """Verdict, then the primary signals, then what to know about them."""
+    verdict = metrics.verdict
+    out.print(f"Verdict: {verdict.verdict or 'none'}. {verdict.statement}", markup=False, highlight=False)
+    table = Table(title="Primary signals (95 % intervals)", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("signal", no_wrap=True)
+    for heading in ("AUC", "TPR at 1 % FPR", "over blind", "verdict"):
+        table.add_column(heading, no_wrap=True)
+    for name, signal in metrics.signals.items():
+        if signal.primary:
+            excess = signal.excess_over_blind
+            cells = [
+                interval_text(signal.auc),
+                interval_text(signal.tpr_at_fpr["0.01"]),
+                f"{excess.value:+.3f}" if excess else "-",
+            ]
+            table.add_row(escape(name), *cells, VERDICTS.get(signal.verdict or "", signal.verdict or signal.access))
+    if table.row_count:
+        out.print(table)
+    if metrics.noise_floor:
+        low, high = metrics.noise_floor.auc
+        out.print(f"Noise floor: AUC {low:.3f} to {high:.3f}; {metrics.signals_tried} signals tried.", highlight=False)
+    if metrics.transfer:
+        print_transfer(out, metrics)
+    if metrics.embedding_shift:
+        shift = metrics.embedding_shift
+        out.print(
+            f"Fréchet distance between the splits' embeddings: {shift.distance:.4f}; random halves: at most "
+            f"{shift.of_random_halves:.4f}.",
+            highlight=False,
+        )
+    for warning in metrics.warnings:
+        out.print(f"Note: {warning}", markup=False, highlight=False)
+
+
+def interval_text(value: Interval | None) -> str:
+    """``.856 [.832 .877]``: two of them fit into 80 columns beside names and verdicts."""
+    if value is None:
+        return "-"
+    return re.sub(r"(?<![0-9])0\.", ".", f"{value.value:.3f} [{value.low:.3f} {value.high:.3f}]")
+
+
+def print_transfer(out: Console, metrics: Metrics) -> None:
+    """The best signal chosen beforehand, at 1 % FPR, of the widest access."""
+    row = next(row for row in reversed(metrics.transfer) if row.target_fpr == 0.01)
+    chosen = f"on {metrics.calibrated_on}" if metrics.calibrated_on else "on half of the samples"
+    out.print(
+        f"Chosen {chosen} for 1 % FPR, of {row.candidates} signals: {row.signal}, with TPR {shown(row.tpr)} at FPR "
+        f"{shown(row.fpr)} here.",
+        markup=False,
+        highlight=False,
+    )
+
+
+def print_counts(out: Console, counts: Counts) -> None:
+    """Every sample accounted for, in one line."""
+    reasons = ", ".join(f"{reason} {count}" for reason, count in counts.by_reason.items())
+    flags = ", ".join(f"{flag} {count}" for flag, count in counts.flagged.items())
+    line = f"read {counts.read} = scored {counts.scored} + quarantined {counts.quarantined}"
+    line += f" ({reasons})" if reasons else ""
+    out.print(line + (f"; scored with a remark: {flags}" if flags else ""), markup=False, highlight=False)
+
+
+def print_audit(out: Console, found: Audit) -> None:
+    """The statement, then p against size, false positives and blind baselines."""
+    out.print(found.statement, markup=False, highlight=False)
+    test = found.test
+    table = Table(title=f"{test.n_suspect} suspect and {test.n_control} control samples, {test.signals} signals")
+    for heading in ("samples tested of each", "median p", "share of draws with p < 0.05"):
+        table.add_column(heading, justify="right")
+    for point in test.by_size:
+        table.add_row(str(point.n), f"{point.median_p:.2g}", f"{point.significant:.0%}")
+    out.print(table)
+    if test.false_positives is not None:
+        out.print(f"Control against control: p < 0.05 in {test.false_positives:.1%} of draws (5 % is due).", highlight=False)
+    for name, auc in found.blind.items():
+        out.print(f"Blind, suspect against control, {name}: AUC {shown(auc)}", markup=False, highlight=False)
+
+
+def print_attacks(out: Console, attacks: Mapping[str, Attack]) -> None:
+    """Access, cost, number of signals and source of each attack."""
+    table = cost_table("Attacks, and what each costs per image at its defaults")
+    table.add_column("signals", justify="right")
+    table.add_column("arXiv", no_wrap=True)
+    for name, attack in sorted(attacks.items(), key=lambda entry: list(Access).index(entry[1].access)):
+        cost = [show_count(getattr(attack.cost(), kind)) for kind in COSTS]
+        arxiv = attack.reference.partition("arXiv ")[2]
+        table.add_row(name, str(attack.access), *cost, str(len(attack.signals())), arxiv)
+    out.print(table)
+
+
+def print_cost(
+    out: Console,
+    attacks: Mapping[str, Attack],
+    apart: Mapping[str, int],
+    together: Mapping[str, int],
+    samples: int | None,
+    in_total: Mapping[str, int | None],
+) -> None:
+    """What a job costs per image, each attack alone and all together, and in total."""
+    table = cost_table("Cost per image")
+    for name, attack in attacks.items():
+        cost = dict(attack.cost())
+        table.add_row(name, str(attack.access), *(show_count(cost[kind]) for kind in COSTS))
+    table.add_section()
+    table.add_row("each alone", "", *(show_count(apart[kind]) for kind in COSTS))
+    table.add_row("all together", "", *(show_count(together[kind]) for kind in COSTS), style="bold")
+    saved = (f"{1 - together[kind] / apart[kind]:.0%}" if apart[kind] else "" for kind in COSTS)
+    table.add_row("saved by sharing", "", *saved)
+    table.add_section()
+    heading = "samples unknown" if samples is None else f"x {samples:,} samples"
+    table.add_row(heading, "", *(show_count(in_total[kind]) for kind in COSTS))
+    out.print(table)
+
+
+def print_grid(out: Console, factors: list[Factor], cells: list[Cell]) -> None:
+    """The scans of a sweep and what varies within each."""
+    for factor in factors:
+        where = "within each scan" if factor.attack else "a scan each"
+        values = "; ".join(map(value_text, factor.values))
+        out.print(f"{factor.field}: {values} ({where})", markup=False, highlight=False)
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for heading in ("scan", "attacks"):
+        table.add_column(heading, overflow="fold")
+    for cell in cells:
+        table.add_row(escape(cell.job.run), escape(", ".join(cell.job.attacks)))
+    out.print(table)
+
+
+def print_analysis(out: Console, analysis: FactorAnalysis) -> None:
+    """AUC of each attack along each factor, the others at their first values."""
+    for factor in analysis.factors:
+        curves = along(analysis, factor.field)
+        if not curves:
+            continue
+        table = Table(title=f"AUC by {factor.field}", box=box.SIMPLE, padding=(0, 1, 0, 0))
+        table.add_column("attack")
+        for value in factor.values:
+            table.add_column(escape(value_text(value)))
+        for attack, points in curves.items():
+            found = {str(value): shown(row.auc) for value, row in points}
+            table.add_row(escape(attack), *(found.get(str(value), "-") for value in factor.values))
+        out.print(table)
+
+
+def cost_table(title: str) -> Table:
+    """An empty table with a column per kind of evaluation."""
+    table = Table(title=title, caption=COST_LEGEND, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("attack", no_wrap=True)
+    table.add_column("access", no_wrap=True)
+    for heading in COSTS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def show_count(number: int | None) -> str:
+    """With thousands marked; nothing for zero, a question mark where unknown."""
+    return "?" if number is None else f"{number:,}" if number else ""
+
+
+def print_status(out: Console, status: Status) -> None:
+    """A run's state in a few lines."""
+    done = f"{status.samples:,}" + (f" of {status.expected:,}" if status.expected is not None else "")
+    out.print(f"{status.run}: {status.state}, attempt {status.attempts}", markup=False, highlight=False)
+    line = f"{done} samples in {status.units:,} units, {status.quarantined:,} quarantined"
+    reasons = ", ".join(f"{reason} {count}" for reason, count in status.by_reason.items())
+    out.print(line + (f" ({reasons})" if reasons else ""), markup=False, highlight=False)
+    if status.images_per_s is not None:
+        eta = "" if status.eta_s is None else f", {duration(status.eta_s)} to go"
+        out.print(f"{status.images_per_s:g} images/s{eta}", markup=False, highlight=False)
+    if status.stages:
+        spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in status.stages.items())
+        waited = f"; waited for {status.bottleneck}" if status.bottleneck else ""
+        out.print(f"Seconds by stage, over all processes: {spent}{waited}", markup=False, highlight=False)
+    if status.last_sign_of_life and status.state != "finished":
+        out.print(f"Last sign of life {status.last_sign_of_life}", markup=False, highlight=False)
+
+
+def print_checks(out: Console, checks: list[Check]) -> None:
+    """What the doctor found, faults first, each with its remedy."""
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for heading in ("", "check", "where", "found"):
+        table.add_column(heading, overflow="fold")
+    marks = {"fault": "[red]fault[/red]", "warning": "[yellow]warning[/yellow]", "ok": "ok"}
+    for check in sorted(checks, key=lambda check: list(marks).index(check.state)):
+        found = escape(check.found) + (f"\n-> {escape(check.mend)}" if check.mend else "")
+        table.add_row(marks[check.state], escape(check.name), escape(check.node), found)
+    out.print(table)
+    faults = sum(check.state == "fault" for check in checks)
+    out.print(f"{faults} faults" if faults else "Nothing keeps a scan from running.", highlight=False)

@@ -1,0 +1,1 @@
+"""Ray and nothing else: starting it, sizing pools, moving tables, handing in jobs."""

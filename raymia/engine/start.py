@@ -1,0 +1,101 @@
+"""A Ray to work on: the one at hand, the cluster that this process runs in, or a local one; and its settings."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.data import DataContext
+from ray.exceptions import RayError
+
+from raymia.errors import RaymiaError
+
+NO_PROGRESS_TIMEOUT_S = 900.0
+TRANSIENT_ERRORS = ["CUDA out of memory", "NCCL"]
+STORAGE_ERRORS = ["ServiceUnavailable", "Connection reset", "Connection aborted", "HTTP (429|5..)", "googleapi.*(429|5..)"]
+CAUSE_LINE = re.compile(r"^[A-Za-z_.]*(Error|Exception|Interrupt): ")
+LOCAL_SETTINGS = {"RAY_worker_niceness": "0"}
+"""Of a local Ray, unless the environment says otherwise: workers run at normal priority. At Ray's own niceness of 15 a scan on
+a busy laptop gets next to no processor."""
+QUIET = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""Settings for which Ray would otherwise tell the person at the terminal that they may be set."""
+CHATTY = ("ray.data", "ray._private.worker", "ray._private.authentication", "ray.dashboard")
+"""Ray's loggers whose lines at the start of a scan say nothing that a person can act on."""
+
+
+@contextmanager
+def on_ray(what: str, replicas: int = 0) -> Iterator[None]:
+    """Within this block there is a Ray: the one at hand, the cluster that this process runs in, or a local one on loopback.
+
+    A local Ray is given a CPU slot per CPU replica on top of the machine's cores, so that replicas never take the
+    slots that reading and decoding need.
+
+    Args:
+        what: is done in the block, for errors.
+        replicas: that a local Ray is to have room for.
+
+    Raises:
+        RaymiaError: what is done failed on Ray.
+    """
+    started_here = _start(replicas)
+    try:
+        yield
+    except RayError as error:
+        raise RaymiaError(f"{what} stopped: {_cause(error)}; run the same command again to resume") from error
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _start(replicas: int) -> bool:
+    if ray.is_initialized():
+        return False
+    hush()
+    quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+        return True
+    for name, value in LOCAL_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    cores = os.cpu_count() or 1
+    ray.init("local", num_cpus=cores + replicas, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    return True
+
+
+def hush() -> None:
+    """Keep Ray's own remarks at its start from the terminal; its errors still reach it."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def configure() -> None:
+    """Settings of Ray Data under which no failure is silent and a stall becomes an error."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_errored_blocks = 0
+    context.actor_init_retry_on_errors = True
+    context.max_consecutive_actor_init_deaths = 3
+    context.retried_map_errors = TRANSIENT_ERRORS
+    context.max_map_retries = 2
+    context.retried_io_errors = [*dict.fromkeys([*context.retried_io_errors, *STORAGE_ERRORS])]
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+
+
+def _cause(error: BaseException) -> str:
+    """What a user's own code raised behind an error that Ray wrapped, in one line."""
+    causes = [error]
+    while (inner := getattr(causes[-1], "cause", None) or causes[-1].__cause__) is not None and inner not in causes:
+        causes.append(inner)
+    # Ray's own wrappers carry the trace of the worker as text; its last unindented "Type: message" is the cause.
+    for candidate in reversed(causes):
+        lines = [line for line in str(candidate).splitlines() if CAUSE_LINE.match(line)]
+        if lines:
+            return lines[-1].strip()
+    return f"{type(causes[-1]).__name__}: {' '.join(str(causes[-1]).split())[:500]}"

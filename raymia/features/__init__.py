@@ -1,0 +1,1 @@
+"""Models beside the attacked one: CLIP embeddings and the perceptual distance."""

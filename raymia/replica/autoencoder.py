@@ -1,0 +1,91 @@
+"""The autoencoder of a pipeline, in float32 and in parts that a device takes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from jaxtyping import Float
+from torch import Tensor
+
+from raymia.errors import ConfigError
+from raymia.replica.weights import load_part
+
+
+class Autoencoder:
+    """diffusers' AutoencoderKL: z_0 = (mean of the posterior - shift) x scale, by its own config.
+
+    Attributes:
+        batch: images in a call.
+        factor: pixels by side of a latent.
+        channels: of the latents.
+    """
+
+    def __init__(self, folder: Path, variant: str | None, device: torch.device, batch: int) -> None:
+        """Load it, in float32: its activations overflow in half precision.
+
+        Args:
+            folder: of the pipeline.
+            variant: of the weight files.
+            device: where it computes.
+            batch: images in a call.
+
+        Raises:
+            ConfigError: weights that do not fit their config.
+        """
+        vae = load_part(AutoencoderKL, folder, "vae", variant, torch_dtype=torch.float32)
+        # Channels-last is the layout that convolutions compute in fastest, on CPU and on GPU.
+        self._vae = vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self._device = device
+        self._scale = float(vae.config.scaling_factor)
+        self._shift = vae.config.get("shift_factor")
+        self.batch = batch
+        self.factor = factor_of(vae.config)
+        self.channels: int = vae.config.latent_channels
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of an image of that size in px."""
+        return self.channels, height // self.factor, width // self.factor
+
+    @torch.no_grad()
+    def encode(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch c h w"]:
+        """Scaled mean (not a draw) of the posterior for images in [-1, 1]."""
+        images = images.to(self._device, torch.float32)
+        parts = [part.contiguous(memory_format=torch.channels_last) for part in torch.split(images, self.batch)]
+        mean = torch.cat([self._vae.encode(part).latent_dist.mean for part in parts]).contiguous()
+        return (mean if self._shift is None else mean - self._shift) * self._scale
+
+    @torch.no_grad()
+    def decode(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
+        """Images for clean latents, clamped to [-1, 1]."""
+        scaled = z0.float() / self._scale
+        scaled = scaled if self._shift is None else scaled + self._shift
+        parts = [part.contiguous(memory_format=torch.channels_last) for part in torch.split(scaled, self.batch)]
+        decoded = torch.cat([self._vae.decode(part).sample for part in parts])
+        return decoded.clamp(-1.0, 1.0).contiguous()
+
+
+def check_config(config: Mapping[str, Any], source: object) -> None:
+    """Refuse an autoencoder whose latents are scaled in another way.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    for field in ("latents_mean", "latents_std"):
+        if config.get(field) is not None:
+            raise ConfigError(f"{source}: has {field}; only latents scaled by scaling_factor and shift_factor are supported")
+
+
+def factor_of(config: Mapping[str, Any]) -> int:
+    """Pixels by side of a latent, from an autoencoder's config."""
+    blocks: Sequence[int] = config.get("block_out_channels", (64,))
+    return int(2 ** (len(blocks) - 1))
+
+
+def latent_shape_of(config: Mapping[str, Any], resolution_px: int) -> tuple[int, int, int]:
+    """Channels, height and width of the latents of a square image, from an autoencoder's config."""
+    side = resolution_px // factor_of(config)
+    return int(config.get("latent_channels", 4)), side, side

@@ -1,0 +1,200 @@
+"""What families that denoise an autoencoder's latents share: calls of the denoiser and of the autoencoder on one device."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.backends import cudnn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from raymia.errors import ConfigError
+from raymia.replica.autoencoder import Autoencoder
+from raymia.replica.conditioning import Conditioning
+from raymia.replica.device import DTYPES, MEMORY_BOUND, available, device_batches, fits, quiet_libraries
+from raymia.replica.families import Family, LoadOptions
+
+log = logging.getLogger(__name__)
+
+PARTS = 4
+"""Calls of a compiled denoiser are of two sizes: `denoiser_batch`, and this part of it."""
+
+
+class LatentDiffusion(ABC):
+    """A denoiser and an autoencoder on one device; see `raymia.replica.protocol.Replica`.
+
+    Attributes:
+        family: of the model.
+        dtype: that the denoiser computes in.
+        autoencoder: in float32 always.
+    """
+
+    def __init__(self, family: Family, folder: Path, variant: str | None, options: LoadOptions) -> None:
+        """Load the model; see `raymia.replica.families.Family.load`."""
+        self.family = family
+        self.device = torch.device(available(options.device))
+        self.dtype = DTYPES[options.dtype]
+        self.schedule = family.schedule(folder, options.naming)
+        quiet_libraries()
+        side = options.resolution_px
+        _, height, width = family.latent_shape(folder, side)
+        usual, autoencoder_batch = device_batches(self.device.type, height * width, side**2)
+        self.autoencoder = Autoencoder(folder, variant, self.device, autoencoder_batch)
+        if side % self.autoencoder.factor:
+            raise ConfigError(
+                f"replica.resolution_px {side} is not a multiple of {self.autoencoder.factor}, as the autoencoder needs"
+            )
+        denoiser = self._load_denoiser(folder, variant)
+        placed = denoiser.to(self.device).to(memory_format=torch.channels_last)
+        self._denoiser: nn.Module = placed.eval().requires_grad_(False)
+        self._load_text(folder, variant, side)
+        self._empty: Conditioning | None = None
+        self._compiled: Callable[..., Any] | None = None
+        self._in_float32: Self | None = None
+        self.denoiser_batch = options.denoiser_batch or usual
+        if self.device.type in MEMORY_BOUND:
+            self._fit(side, options.denoiser_batch is not None, options.also_float32)
+        if options.compiled:
+            self._compiled = torch.compile(self._denoiser, fullgraph=True, dynamic=False)
+        log.info("denoiser: up to %d images a call; autoencoder: %d", self.denoiser_batch, self.autoencoder.batch)
+
+    @abstractmethod
+    def _load_denoiser(self, folder: Path, variant: str | None) -> nn.Module:
+        """The denoiser in the replica's dtype."""
+
+    @abstractmethod
+    def _load_text(self, folder: Path, variant: str | None, resolution_px: int) -> None:
+        """Text encoders and tokenizers, onto the device."""
+
+    @abstractmethod
+    def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """What the model is told under each prompt."""
+
+    @abstractmethod
+    def _arguments(self, conditioning: Conditioning) -> dict[str, Any]:
+        """What the denoiser takes beside latents and time, by the names of its parameters."""
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of an image of that size in px."""
+        return self.autoencoder.latent_shape(height, width)
+
+    def encode(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch c h w"]:
+        """Scaled mean (not a draw) of the autoencoder's posterior for images in [-1, 1]."""
+        return self.autoencoder.encode(images)
+
+    def decode(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
+        """Images for clean latents, clamped to [-1, 1]."""
+        return self.autoencoder.decode(z0)
+
+    @torch.no_grad()
+    def text(self, prompts: Sequence[str]) -> Conditioning:
+        """What the model is told under each prompt."""
+        if list(prompts) == [""]:  # asked for with every batch
+            if self._empty is None:
+                self._empty = self._encode_prompts(prompts)
+            return self._empty
+        return self._encode_prompts(prompts)
+
+    def predicted_noise(
+        self, z_t: Float[Tensor, "batch c h w"], t: int | Int[Tensor, " batch"], conditioning: Conditioning
+    ) -> Float[Tensor, "batch c h w"]:
+        """Predicted noise in float32, whatever the output means and the dtype of the denoiser; differentiable in `z_t`."""
+        latents, arguments = z_t.to(self.dtype), self._arguments(conditioning.to(self.dtype))
+        # cuDNN's convolutions would round float32 to ten bits of mantissa.
+        with cudnn.flags(enabled=True, allow_tf32=False):
+            if self._compiled is not None and not torch.is_grad_enabled():
+                output = self._compiled_calls(self._compiled, latents, t, arguments)
+            else:
+                output = self._denoiser(latents, self._time(t), **arguments, return_dict=False)[0]
+        return self.schedule.noise_from_output(output.float(), z_t, t)
+
+    def _time(self, t: int | Tensor) -> Tensor:
+        """What the denoiser is told of `t`."""
+        return self.schedule.time(t)
+
+    def _compiled_calls(
+        self, denoiser: Callable[..., Any], latents: Tensor, t: int | Tensor, arguments: dict[str, Any]
+    ) -> Tensor:
+        """The compiled denoiser in calls of two sizes, in one layout: `denoiser_batch`, and a quarter of it for the rest."""
+        times = self._time(t if isinstance(t, Tensor) else torch.full((len(latents),), t, device=self.device))
+        outputs, start = [], 0
+        while start < len(latents):
+            left = len(latents) - start
+            size = self.denoiser_batch if left >= self.denoiser_batch else max(1, self.denoiser_batch // PARTS)
+            # Where fewer are left, the last image fills the call up: another size would be compiled anew.
+            rows = torch.arange(start, start + size, device=self.device).clamp(max=len(latents) - 1)
+            chosen = _rows_of(arguments, rows)
+            output: Tensor = denoiser(latents[rows].contiguous(), times[rows], **chosen, return_dict=False)[0]
+            outputs.append(output[:left])
+            start += size
+        return torch.cat(outputs)
+
+    def in_float32(self) -> Self:
+        """This model with a copy of its denoiser in float32, made once; itself, where it computes in float32 already."""
+        if self.dtype == torch.float32:
+            return self
+        if self._in_float32 is None:
+            twin = copy.copy(self)
+            twin.dtype, twin._compiled = torch.float32, None
+            twin._denoiser = copy.deepcopy(self._denoiser).float()
+            self._in_float32 = twin
+        return self._in_float32
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The denoiser's parameters by name."""
+        return dict(self._denoiser.named_parameters())
+
+    def parameter_group(self, name: str) -> str | None:
+        """The part of the denoiser and the kind of layer that a parameter belongs to."""
+        return self.family.parameter_group(name)
+
+    def predicted_noise_with(
+        self, parameters: Mapping[str, Tensor], z_t: Float[Tensor, "batch c h w"], t: int, conditioning: Conditioning
+    ) -> Float[Tensor, "batch c h w"]:
+        """Predicted noise of the denoiser with other parameters, differentiable in all."""
+        arguments = {**self._arguments(conditioning.to(self.dtype)), "return_dict": False}
+        # The fused attention kernels have no batching rule in torch.func; the plain one has.
+        with sdpa_kernel(SDPBackend.MATH):
+            called = functional_call(self._denoiser, dict(parameters), (z_t.to(self.dtype), self._time(t)), arguments)
+        output: Tensor = called[0]
+        return self.schedule.noise_from_output(output.float(), z_t, t)
+
+    def _fit(self, resolution_px: int, fixed: bool, also_float32: bool) -> None:
+        """Halve the batches until a call of each fits into the memory that is free.
+
+        Raises:
+            ConfigError: not even one image fits, or not the batch that was asked for.
+        """
+        shape = self.latent_shape(resolution_px, resolution_px)
+
+        def denoise() -> None:
+            z = torch.zeros(self.denoiser_batch, *shape, device=self.device)
+            for model in (self, self.in_float32()) if also_float32 else (self,):
+                model.predicted_noise(z, 0, self.text([""]).expand(self.denoiser_batch))
+
+        def encode_and_decode() -> None:
+            count = self.autoencoder.batch
+            self.encode(torch.zeros(count, 3, resolution_px, resolution_px, device=self.device))
+            self.decode(torch.zeros(count, *shape, device=self.device))
+
+        while not fits(denoise):
+            if fixed or self.denoiser_batch == 1:
+                raise ConfigError(f"the GPU lacks memory for {self.denoiser_batch} images in the denoiser")
+            self.denoiser_batch //= 2
+        while not fits(encode_and_decode):
+            if self.autoencoder.batch == 1:
+                raise ConfigError("the GPU lacks memory for one image in the autoencoder")
+            self.autoencoder.batch //= 2
+
+
+def _rows_of(arguments: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+    """Some images' rows of every tensor, also of those in maps."""
+    return {name: _rows_of(value, rows) if isinstance(value, Mapping) else value[rows] for name, value in arguments.items()}

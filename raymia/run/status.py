@@ -1,0 +1,84 @@
+"""How a scan is doing, read from its run directory: while it runs, from any machine, and afterwards."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel
+
+from raymia.run.ledger import Ledger
+from raymia.run.record import PROGRESS_FILE, Progress, ScanRecord
+
+SILENT_S = 300.0
+"""A scan whose last sign of life is older is taken for stopped."""
+
+
+class Status(BaseModel):
+    """What is known of a run."""
+
+    run: str
+    state: Literal["finished", "running", "stopped"]
+    started: str
+    attempts: int
+    units: int
+    samples: int
+    expected: int | None
+    by_reason: dict[str, int]
+    quarantined: int
+    images_per_s: float | None
+    """Of the current or last attempt."""
+    eta_s: float | None
+    last_sign_of_life: str | None
+    stages: dict[str, float]
+    bottleneck: str | None
+
+
+def read_status(run: str) -> Status:
+    """Read a run's status.
+
+    Args:
+        run: run directory, a path or fsspec URL.
+
+    Raises:
+        ConfigError: there is no run.
+    """
+    ledger = Ledger(run)
+    record = ledger.require_run()
+    tally = ledger.peek().tally
+    text = ledger.read_text(PROGRESS_FILE)
+    progress = Progress.model_validate_json(text) if text else None
+    finished = record.finished is not None
+    # Before an attempt's first sign of life, while models load, there is only the time at which it began.
+    signs = [record.attempted or record.started, *([progress.time] if progress else [])]
+    alive = min(map(_age_s, signs)) < SILENT_S
+    rate = progress.images_per_s if progress else None
+    left = None if record.expected is None else max(0, record.expected - tally.samples)
+    stages = record.stages if finished and isinstance(record, ScanRecord) else progress.stages if progress else {}
+    bottleneck = record.bottleneck if isinstance(record, ScanRecord) else None
+    return Status(
+        run=ledger.run,
+        state="finished" if finished else "running" if alive else "stopped",
+        started=record.started,
+        attempts=record.attempts,
+        units=tally.units,
+        samples=tally.samples,
+        expected=record.expected,
+        by_reason=dict(tally.by_reason.most_common()),
+        quarantined=tally.quarantined,
+        images_per_s=rate,
+        eta_s=None if finished or not rate or left is None or not alive else round(left / rate, 1),
+        last_sign_of_life=progress.time if progress else None,
+        stages=stages,
+        bottleneck=bottleneck.stage if bottleneck else None,
+    )
+
+
+def _age_s(time: str) -> float:
+    return abs((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -1,0 +1,90 @@
+"""What a set of attacks costs per image, counted before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from raymia.attacks.base import Attack
+from raymia.replica.conditioning import Conditioning
+from raymia.replica.schedule import Schedule
+from raymia.run.record import Evaluations
+from raymia.trial.trial import NoImagesError, Trial
+
+SIDE_PX = 16
+
+
+def count(attacks: Iterable[Attack], schedule: Schedule) -> Evaluations:
+    """Evaluations per image when these attacks run together, sharing what they can.
+
+    The attacks run, on one image, in front of a model that computes next to nothing: what is counted is what a scan does.
+    """
+    trial = _hollow_trial(schedule, images=torch.zeros(1, 3, SIDE_PX, SIDE_PX))
+    for attack in attacks:
+        attack.score(trial)
+    return trial.evaluations
+
+
+def works_on_images(attack: Attack, schedule: Schedule) -> bool:
+    """Whether an attack needs more than the latents of an image, found by running it on latents alone."""
+    try:
+        attack.score(_hollow_trial(schedule, latents=torch.ones(1, 1, 2, 2)))
+    except NoImagesError:
+        return True
+    return False
+
+
+def _hollow_trial(schedule: Schedule, images: Tensor | None = None, latents: Tensor | None = None) -> Trial:
+    hollow, captions = _Hollow(schedule), ["a caption of six different words"]
+    return Trial(hollow, images, captions, ["key"], seed=0, clip=hollow, lpips=hollow, latents=latents)
+
+
+class _Hollow:
+    """Replica, CLIP and LPIPS of the right shapes and no content."""
+
+    device = torch.device("cpu")
+    denoiser_batch = 1
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        return 1, 2, 2
+
+    def encode(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch c h w"]:
+        return torch.ones(len(images), 1, 2, 2)
+
+    def text(self, prompts: Sequence[str]) -> Conditioning:
+        return Conditioning(states=torch.zeros(len(prompts), 1, 1))
+
+    def predicted_noise(
+        self, z_t: Float[Tensor, "batch c h w"], t: int | Tensor, conditioning: Conditioning
+    ) -> Float[Tensor, "batch c h w"]:
+        return z_t / 2
+
+    def in_float32(self) -> Self:
+        return self
+
+    def parameter_group(self, name: str) -> str | None:
+        return name.removesuffix(".weight")
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"conv_in.weight": torch.ones(1)}
+
+    def predicted_noise_with(
+        self, parameters: Mapping[str, Tensor], z_t: Float[Tensor, "batch c h w"], t: int, conditioning: Conditioning
+    ) -> Float[Tensor, "batch c h w"]:
+        return z_t * parameters["conv_in.weight"]
+
+    def decode(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
+        return torch.zeros(len(z0), 3, SIDE_PX, SIDE_PX)
+
+    def embed_images(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch width"]:
+        return torch.ones(len(images), 1)
+
+    def distance(self, one: Float[Tensor, "batch 3 H W"], other: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, " batch"]:
+        return torch.zeros(len(one))

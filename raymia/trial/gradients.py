@@ -1,0 +1,55 @@
+"""Gradients of each sample's loss, in one batched pass."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad, vmap
+
+from raymia.replica.conditioning import Conditioning
+from raymia.replica.protocol import Replica
+
+
+def parameter_gradients(
+    replica: Replica,
+    z_t: Float[Tensor, "batch c h w"],
+    t: int,
+    conditioning: Conditioning,
+    noise: Float[Tensor, "batch c h w"],
+) -> tuple[dict[str, Tensor], Float[Tensor, "batch c h w"]]:
+    """Gradients of each sample's summed squared error ||noise - E(z_t, t, conditioning)||^2.
+
+    The sum and not the mean: in half precision the mean's gradients underflow. Divide by the number of elements in
+    float32. Memory grows by the size of the denoiser with every sample: give a part of a batch.
+
+    Returns:
+        By parameter name (batch, *shape of the parameter), in the parameter's dtype; and (batch, c, h, w) by `z_t`.
+    """
+
+    def error(parameters: dict[str, Tensor], z: Tensor, given: dict[str, Tensor], e: Tensor) -> Tensor:
+        alone = Conditioning(**{name: tensor[None] for name, tensor in given.items()})
+        predicted = replica.predicted_noise_with(parameters, z[None], t, alone)
+        return (e - predicted[0]).square().sum()
+
+    by_sample = vmap(grad(error, argnums=(0, 1)), in_dims=(None, 0, 0, 0))
+    by_parameter, by_latent = by_sample(replica.parameters(), z_t, conditioning.tensors(), noise)
+    return by_parameter, by_latent
+
+
+def latent_gradients(
+    replica: Replica,
+    z_t: Float[Tensor, "batch c h w"],
+    t: int,
+    conditioning: Conditioning,
+    noise: Float[Tensor, "batch c h w"],
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch c h w"]]:
+    """Each sample's mean squared error of the predicted noise, and its gradient with respect to `z_t`.
+
+    No layer of the denoiser mixes samples, so that one backward pass of the sum gives every sample its own gradient.
+    """
+    with torch.enable_grad():
+        z = z_t.detach().requires_grad_(True)
+        error = (noise - replica.predicted_noise(z, t, conditioning)).square().flatten(1)
+        (summed,) = torch.autograd.grad(error.sum(), z)
+    return error.detach().mean(1), summed / error.shape[1]

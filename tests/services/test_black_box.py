@@ -1,0 +1,148 @@
+"""Black-box attacks: what they ask, what they make of the answers, and that they ask nothing else."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from raymia.attacks.autoencoder import Autoencoder
+from raymia.attacks.base import ATTACKS, Access, Attack
+from raymia.attacks.generation import Generation
+from raymia.attacks.loss import Loss
+from raymia.attacks.pokemon import Pokemon
+from raymia.attacks.rediffuse import ReDiffuse
+from raymia.replica.schedule import VariancePreserving
+from raymia.services.local import LocalPipeline
+from raymia.trial.shared import SharedReplica
+from raymia.trial.similarity import similarity
+from raymia.trial.trial import Trial
+from tests.attacks.replicas import SD1, GaussianReplica, PixelEmbedder, random_images, trial
+
+BLACK = [kind for kind in ATTACKS.all().values() if kind.access == Access.BLACK]
+
+
+class Service:
+    """A hosted service: it blends the image with seeded noise, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+
+    def image_to_image(
+        self, images: Tensor, prompts: Sequence[str], strength: float, steps: int, guidance: float, seeds: Sequence[int]
+    ) -> Tensor:
+        self.asked.append(("image", len(images), strength, steps, guidance, tuple(seeds)))
+        return (1 - strength) * images + strength * self._noise(seeds, images.shape[-2], images.shape[-1])
+
+    def text_to_image(
+        self, prompts: Sequence[str], height: int, width: int, steps: int, guidance: float, seeds: Sequence[int]
+    ) -> Tensor:
+        self.asked.append(("text", len(prompts), height, steps, guidance, tuple(seeds)))
+        return self._noise(seeds, height, width)
+
+    def _noise(self, seeds: Sequence[int], height: int, width: int) -> Tensor:
+        draws = [torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.stack(draws) * 2 - 1
+
+
+class Unreachable:
+    """A model behind a service: its schedule is known, nothing of it can be computed."""
+
+    device = torch.device("cpu")
+    schedule = VariancePreserving(SD1)
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"a black-box attack used the replica's {name}")
+
+
+def remote_trial(service: Service) -> Trial:
+    replica: GaussianReplica = Unreachable()  # type: ignore[assignment]
+    return trial(replica, clip=PixelEmbedder(), lpips=SquaredDistance(), black_box=service)
+
+
+class SquaredDistance:
+    def distance(self, one: Tensor, other: Tensor) -> Tensor:
+        return (one - other).square().flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("kind", BLACK, ids=lambda kind: kind.name)
+def test_a_black_box_attack_touches_the_model_only_through_queries(kind: type[Attack]) -> None:
+    service = Service()
+    subject = remote_trial(service)
+    scores = kind().score(subject)
+    assert set(scores) == {signal.name for signal in kind().signals()}
+    assert all(torch.isfinite(score).all() for score in scores.values())
+    assert subject.evaluations.queries == sum(int(str(asked[1])) for asked in service.asked) == 3 * kind().cost().queries
+    assert (subject.evaluations.forwards, subject.evaluations.encodes, subject.evaluations.decodes) == (0, 0, 0)
+
+
+def test_a_grey_attack_cannot_run_on_a_service() -> None:
+    with pytest.raises(AssertionError, match="used the replica's"):
+        Loss().score(remote_trial(Service()))
+
+
+def test_the_same_variation_is_asked_for_once() -> None:
+    service = Service()
+    subject = remote_trial(service)
+    ReDiffuse(timestep=200, steps=10, variations=2).score(subject)
+    Pokemon(timesteps=(200,), draws=2, metrics=("ssim",)).score(subject)
+    assert [asked[2] for asked in service.asked] == [0.2, 0.2, 0.0]
+
+
+def test_variations_average_and_generations_take_the_mean_and_the_best() -> None:
+    service = Service()
+    subject = remote_trial(service)
+    variations = torch.stack([subject.image_to_image(50, k, 1) for k in range(4)]).mean(0)
+    assert torch.equal(ReDiffuse().score(subject)["rediffuse"], similarity(subject, "ssim", variations))
+    scores = Generation(images=2, metric="lpips").score(subject)
+    each = torch.stack([similarity(subject, "lpips", subject.text_to_image(k, 30, 7.5)) for k in range(2)])
+    assert torch.equal(scores["generation"], each.mean(0))
+    assert torch.equal(scores["generation.max"], each.amax(0))
+
+
+def test_pokemon_is_calibrated_by_the_autoencoder_alone() -> None:
+    subject = remote_trial(Service())
+    scores = Pokemon(timesteps=(200, 400), draws=1, steps=4).score(subject)
+    for metric in ("ssim", "clip", "lpips"):
+        raw = [similarity(subject, metric, subject.image_to_image(t, 0, 4)) for t in (200, 400)]
+        baseline = similarity(subject, metric, subject.images)
+        assert torch.allclose(scores[f"pokemon.{metric}.t=400"], raw[1] - baseline)
+        assert torch.allclose(scores[f"pokemon.{metric}.raw"], (raw[0] + raw[1]) / 2)
+        assert torch.allclose(scores[f"pokemon.{metric}"], (raw[0] + raw[1]) / 2 - baseline)
+    assert torch.equal(scores["pokemon"], scores["pokemon.ssim"])
+
+
+@pytest.mark.parametrize("metric", ["ssim", "clip"])
+def test_similarity_is_one_for_the_same_image_and_falls_as_noise_grows(metric: str) -> None:
+    subject = trial(clip=PixelEmbedder())
+    noise = torch.randn(subject.images.shape, generator=torch.Generator().manual_seed(0))
+    values = [similarity(subject, metric, subject.images + scale * noise) for scale in (0.0, 0.05, 0.1, 0.2, 0.4)]  # type: ignore[arg-type]
+    assert torch.allclose(values[0], torch.ones(3), atol=1e-6)
+    assert all((after < before).all() for before, after in itertools.pairwise(values))
+
+
+def test_the_local_pipeline_denoises_over_evenly_spaced_timesteps_to_clean_latents() -> None:
+    model = SharedReplica(GaussianReplica(variance=0.0))
+    images = random_images()
+    # A model of a single point denoises everything to that point.
+    made = LocalPipeline(model).image_to_image(images, [""] * 3, 0.4, 4, 1.0, (1, 2, 3))
+    assert torch.allclose(made, torch.full_like(made, model._replica.mean), atol=1e-5)  # type: ignore[attr-defined]
+    assert model.evaluations.forwards == 4 * 3
+    assert torch.equal(LocalPipeline(model).image_to_image(images, [""] * 3, 0.0, 0, 1.0, (1, 2, 3)), images)
+    drawn = LocalPipeline(model).text_to_image(["a", "b"], 16, 16, 5, 7.5, (1, 2))
+    assert drawn.shape == (2, 3, 16, 16)
+    assert torch.allclose(drawn, torch.full_like(drawn, 0.3), atol=1e-5)
+
+
+def test_image_to_image_shares_latents_and_its_first_step_with_the_loss() -> None:
+    subject = trial(clip=PixelEmbedder())
+    Loss(timesteps=(200,), draws=1).score(subject)
+    Autoencoder().score(subject)
+    before = subject.evaluations.forwards, subject.evaluations.decodes
+    Pokemon(timesteps=(200,), draws=1, steps=5, metrics=("ssim",)).score(subject)
+    assert subject.evaluations.forwards - before[0] == 4 * 3
+    assert subject.evaluations.decodes - before[1] == 3
+    assert subject.evaluations.encodes == 3
