@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint soak
+.PHONY: demo test lint docs docs-serve soak
 
 demo: $(READY)
 	$(BIN)/raymia demo
@@ -15,10 +15,19 @@ test: $(READY)
 soak: $(READY)
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest tests/faults || exit 1; done
 
-lint: $(READY)
+lint: $(READY) docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+# The documents as pages in site/. A link that leads nowhere, or to a heading that is gone, is an error.
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
+
+# The same on http://127.0.0.1:8000, built anew whenever a document is saved.
+docs-serve: $(READY)
+	$(BIN)/mkdocs serve
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

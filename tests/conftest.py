@@ -15,6 +15,8 @@ from PIL import Image
 
 from raymia.testbed.architecture import save_tiny
 
+pytest_plugins = ["tests.skips"]
+
 os.environ["RAY_AUTH_MODE"] = "disabled"
 
 
