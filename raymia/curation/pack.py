@@ -22,7 +22,7 @@ from rich.console import Console
 from raymia.curation.attrition import SCHEMA, Attrition, analyse, fetch_reason
 from raymia.curation.derive import output_folder, write_manifest
 from raymia.curation.fetch import fetch
-from raymia.curation.inputs import FilePart, ImageFile, Part, ShardPart, parts_of_manifest
+from raymia.curation.inputs import FilePart, ImageFile, Part, ShardPart, fit_keys, parts_of_manifest
 from raymia.curation.stage import run_parts
 from raymia.data.images import MAX_PIXELS, ImageError, decode_image
 from raymia.data.manifest import Label, Manifest, Split, load_manifest
@@ -186,11 +186,14 @@ def _sorted(part: ShardPart, spool: IO[bytes], rows: list[dict[str, Any]], max_p
     for key in attempted.keys() - found.keys():
         gone = "img2dataset lists it as fetched, but it is not in the tar"
         found[key] = {"key": key, "source": attempted[key]["url"], "stage": "read", "reason": "not_in_tar", "detail": gone}
-    rows += [found[key] for key in sorted(found)]
-    for key in sorted(places):
+    names = fit_keys(found.keys() - {""})
+    for key, name in names.items():
+        found[key]["key"] = name
+    rows += [found[key] for key in sorted(found, key=lambda key: names.get(key, ""))]
+    for key in sorted(places, key=names.__getitem__):
         start, size, extension, caption = places[key]
         spool.seek(start)
-        yield _Packed(key, extension, spool.read(size), caption, str(found[key]["source"]))
+        yield _Packed(names[key], extension, spool.read(size), caption, str(found[key]["source"]))
 
 
 def _img2dataset_rows(table: str, shard: str) -> dict[str, dict[str, Any]]:
