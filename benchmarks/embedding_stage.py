@@ -23,11 +23,15 @@ from raymia.config import Job, parse_job
 from raymia.data.manifest import load_manifest
 from raymia.data.prompts import Prompts
 from raymia.data.selection import shard_readers
+from raymia.engine.shards import ShardDatasource
+from raymia.engine.start import configure
+from raymia.engine.stream import DECODING_CPUS
 from raymia.features.clip import Clip
-from raymia.scan.batches import ShardDatasource, ShardWork
+from raymia.run.columns import scored
+from raymia.scan.batches import BATCH_SCHEMA, ReadBatches, ShardWork
 from raymia.scan.decoding import decode_rows
-from raymia.scan.pipeline import DECODING_CPUS, configure
-from raymia.scan.rows import score_rows, score_type
+from raymia.scan.rows import score_rows
+from raymia.scan.scorer import load_scorer
 from raymia.testbed import CLIP
 
 BATCH, SIDE_PX = 32, 64
@@ -47,7 +51,7 @@ class Scoring:
         self._signals = [signal.name for attack in job.attacks.values() for signal in attack.signals()]
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return score_rows(table, self._scorer, score_type(self._signals), SIDE_PX)
+        return score_rows(table, self._scorer, scored(self._signals), SIDE_PX)
 
 
 class Embedding:
@@ -71,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     cores = os.cpu_count() or 2
     ray.init("local", num_cpus=2 * cores, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
-    configure(ray.data.DataContext.get_current())
+    configure()
     rates: dict[str, list[float]] = {"in the scorer": [], "stage of its own": []}
     for _ in range(options.rounds):
         for name in rates:
@@ -87,7 +91,7 @@ def run(processes: int, own_stage: bool) -> float:
     job = parse_job(JOB if own_stage else {**JOB, "clip": "testbed"}, "benchmark")
     manifest, folder = load_manifest(job.manifest)
     work = [ShardWork(reader, frozenset()) for reader in shard_readers(manifest, folder)]
-    source = ShardDatasource(work, 64, BATCH, Prompts("own", 0))
+    source = ShardDatasource([ReadBatches(part, 64, BATCH, Prompts("own", 0)) for part in work], BATCH_SCHEMA)
     rows = ray.data.read_datasource(source, override_num_blocks=len(work)).map_batches(
         decode_rows, fn_args=(SIDE_PX, 10**8), batch_format="pyarrow", batch_size=1, num_cpus=DECODING_CPUS
     )

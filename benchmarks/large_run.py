@@ -11,7 +11,6 @@ import argparse
 import io
 import logging
 import os
-import tarfile
 import tempfile
 import threading
 import time
@@ -25,6 +24,7 @@ from PIL import Image
 from rich.console import Console
 
 from raymia.config import Job, parse_job
+from raymia.curation.writing import write_tar
 from raymia.run.ledger import Ledger, ShardRecord
 from raymia.scan.pipeline import run_scan
 
@@ -105,16 +105,16 @@ def main() -> None:
 def make_job(folder: Path, samples: int) -> Job:
     """Shards of small JPEGs, each different, and a job whose attack asks nothing of the model."""
     random = np.random.default_rng(0)
+
+    def picture(i: int) -> dict[str, bytes]:
+        buffer = io.BytesIO()
+        coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((96, 80), Image.Resampling.BICUBIC).save(buffer, "JPEG")
+        return {"jpg": buffer.getvalue(), "txt": b"picture %d" % i}
+
     for shard, first in enumerate(range(0, samples, PER_SHARD)):
-        with tarfile.open(folder / f"m{shard:04d}.tar", "w") as tar:
-            for i in range(first, min(samples, first + PER_SHARD)):
-                buffer = io.BytesIO()
-                coarse = random.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-                Image.fromarray(coarse).resize((96, 80), Image.Resampling.BICUBIC).save(buffer, "JPEG")
-                for name, content in ((f"{i:07d}.jpg", buffer.getvalue()), (f"{i:07d}.txt", b"picture %d" % i)):
-                    entry = tarfile.TarInfo(name)
-                    entry.size = len(content)
-                    tar.addfile(entry, io.BytesIO(content))
+        with (folder / f"m{shard:04d}.tar").open("wb") as stream:
+            write_tar(stream, ((f"{i:07d}", picture(i)) for i in range(first, min(samples, first + PER_SHARD))))
     split = {"name": "all", "member": "unknown", "shards": ["m*.tar"], "samples": samples}
     (folder / "manifest.yaml").write_text(yaml.safe_dump({"name": "many", "splits": [split]}))
     content = {

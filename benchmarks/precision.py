@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from raymia.attacks.base import ATTACKS, Access
 from raymia.bench.attacks import load_samples, score_all, testbed_job
 from raymia.config import Job, LpipsConfig
+from raymia.scan.scorer import load_scorer
 from raymia.testbed.alexnet import build_trunk
 
 
@@ -68,7 +69,7 @@ def job_of(attacks: list[str], folder: Path) -> Job:
 def scored(
     job: Job, dtype: str, compiled: bool, pixels: np.ndarray, captions: list[str], keys: list[str]
 ) -> dict[str, np.ndarray]:
-    replica = job.replica.model_copy(update={"compile": compiled})
+    replica = job.model.model_copy(update={"compile": compiled})
     scorer = load_scorer(job.model_copy(update={"replica": replica}), dtype, "auto", os.cpu_count())
     return score_all(scorer, pixels, captions, keys)
 

@@ -7,7 +7,6 @@ rows, committing. Rates are from a quarter of the batches to the last, by the ti
 from __future__ import annotations
 
 import io
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.config import Job, parse_job
+from raymia.curation.writing import write_tar
 from raymia.data.images import decode_image
 from raymia.data.tar import RawSample, read_shard
 from raymia.engine.start import on_ray
@@ -112,13 +112,10 @@ def write_shards(folder: Path, samples: int) -> Path:
     coarse = random.integers(0, 256, (20, 24, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(coarse).resize((768, 640), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    files = {"jpg": buffer.getvalue(), "txt": b"a picture"}
     for shard in range(SHARDS):
-        with tarfile.open(folder / f"m{shard}.tar", "w") as tar:
-            for i in range(shard, samples, SHARDS):
-                for name, content in ((f"{i:06d}.jpg", buffer.getvalue()), (f"{i:06d}.txt", b"a picture")):
-                    entry = tarfile.TarInfo(name)
-                    entry.size = len(content)
-                    tar.addfile(entry, io.BytesIO(content))
+        with (folder / f"m{shard}.tar").open("wb") as stream:
+            write_tar(stream, ((f"{i:06d}", files) for i in range(shard, samples, SHARDS)))
     split = {"name": "members", "member": True, "shards": ["m*.tar"], "samples": samples}
     (folder / "manifest.yaml").write_text(yaml.safe_dump({"name": "set", "splits": [split]}))
     return folder

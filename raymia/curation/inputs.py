@@ -6,7 +6,7 @@ import hashlib
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import fsspec
@@ -22,6 +22,10 @@ SIDE_CARS = ("txt", "json")
 PATH_COLUMNS = ("file", "path", "image")
 CAPTION_COLUMNS = ("caption", "text", "TEXT")
 UNSAFE = re.compile(r"[^A-Za-z0-9_/-]+")
+META = re.compile(r"^_+(?=[^/]*__/)")
+"""What makes WebDataset pass over a folder, as one for its own use, at the start of a key."""
+FIT = re.compile(r"(?!__[^/]*__/)[^.\x00-\x1f\x7f]+")
+"""Keys of a tar that are read back as they are written, by WebDataset's rule too."""
 
 
 @dataclass(frozen=True)
@@ -173,12 +177,32 @@ def _in_parts(split: str, files: list[ImageFile], per_shard: int) -> list[Part]:
     return [FilePart(split, number, tuple(files[start : start + per_shard])) for number, start in enumerate(starts)]
 
 
+def fit_keys(keys: Collection[str]) -> dict[str, str]:
+    """The key under which each sample of a tar is packed: its own, or one near to it where that holds a dot or the like."""
+    unfit = sorted(key for key in keys if not FIT.fullmatch(key))
+    names = {key: key for key in keys}
+    return names | dict(zip(unfit, _distinct(unfit, unfit, names.keys() - set(unfit)), strict=True))
+
+
 def _keys(names: Sequence[str]) -> list[str]:
     """A distinct key for each file, near to its name and fit for the name of a tar's member."""
-    plain = [UNSAFE.sub("_", posixpath.splitext(name)[0].lstrip("/")) or "image" for name in names]
-    counts = Counter(plain)
+    return _distinct([posixpath.splitext(name)[0].lstrip("/") for name in names], names)
+
+
+def _distinct(stems: Sequence[str], names: Sequence[str], taken: Collection[str] = ()) -> list[str]:
+    """A key near to each stem: with a digest of the name where there are others like it, and then, if need be, a number."""
+    plain = [META.sub("", UNSAFE.sub("_", stem)) or "image" for stem in stems]
+    counts = Counter([*plain, *taken])
     digests = (hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8] for name in names)
-    return [key if counts[key] == 1 else f"{key}-{digest}" for key, digest in zip(plain, digests, strict=True)]
+    keys, used, numbers = [], set(taken), Counter[str]()
+    for key, digest in zip(plain, digests, strict=True):
+        near = distinct = key if counts[key] == 1 else f"{key}-{digest}"
+        while distinct in used:
+            numbers[near] += 1
+            distinct = f"{near}-{numbers[near] + 1}"
+        used.add(distinct)
+        keys.append(distinct)
+    return keys
 
 
 def _column(table: pd.DataFrame, candidates: Sequence[str], source: str) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import itertools
 import json
-import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,8 @@ from rich.console import Console
 from raymia.curation.attrition import SCHEMA, Attrition, analyse, fetch_reason
 from raymia.curation.derive import output_folder, write_manifest
 from raymia.curation.fetch import fetch
-from raymia.curation.inputs import FilePart, ImageFile, Part, ShardPart, parts_of_manifest
+from raymia.curation.inputs import FilePart, ImageFile, Part, ShardPart, fit_keys, parts_of_manifest
+from raymia.curation.writing import write_tar
 from raymia.data.images import MAX_PIXELS, ImageError, decode_image
 from raymia.data.manifest import Label, Manifest, Split, load_manifest
 from raymia.data.tar import ShardEnd
@@ -125,7 +125,7 @@ def pack_part(part: Part, out: str, max_pixels: int) -> int:
         first = next(packed, None)
         if first is not None:
             with storage.create(_shard_path(part)) as stream:
-                shard = _write_tar(stream, itertools.chain([first], packed))
+                shard = _write(stream, itertools.chain([first], packed))
     for row in rows:
         row |= {"split": part.split, "shard": _shard_name(part)}
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
@@ -186,11 +186,14 @@ def _sorted(part: ShardPart, spool: IO[bytes], rows: list[dict[str, Any]], max_p
     for key in attempted.keys() - found.keys():
         gone = "img2dataset lists it as fetched, but it is not in the tar"
         found[key] = {"key": key, "source": attempted[key]["url"], "stage": "read", "reason": "not_in_tar", "detail": gone}
-    rows += [found[key] for key in sorted(found)]
-    for key in sorted(places):
+    names = fit_keys(found.keys() - {""})
+    for key, name in names.items():
+        found[key]["key"] = name
+    rows += [found[key] for key in sorted(found, key=lambda key: names.get(key, ""))]
+    for key in sorted(places, key=names.__getitem__):
         start, size, extension, caption = places[key]
         spool.seek(start)
-        yield _Packed(key, extension, spool.read(size), caption, str(found[key]["source"]))
+        yield _Packed(names[key], extension, spool.read(size), caption, str(found[key]["source"]))
 
 
 def _img2dataset_rows(table: str, shard: str) -> dict[str, dict[str, Any]]:
@@ -228,20 +231,16 @@ def _read(location: str) -> bytes:
     return content
 
 
-def _write_tar(stream: BinaryIO, packed: Iterator[_Packed]) -> dict[str, Any]:
+def _write(stream: BinaryIO, packed: Iterator[_Packed]) -> dict[str, Any]:
     """Write a tar; return its number of samples and its digest."""
-    digest, samples = hashlib.sha256(), 0
-    tee = _Tee(stream, digest)
-    with tarfile.open(fileobj=cast(Any, tee), mode="w|", format=tarfile.GNU_FORMAT) as tar:
-        for sample in packed:
-            samples += 1
-            facts = json.dumps({"caption": sample.caption, "source": sample.source}, ensure_ascii=False)
-            files = {sample.extension: sample.content, "txt": sample.caption.encode(), "json": facts.encode()}
-            for extension, content in files.items():
-                entry = tarfile.TarInfo(f"{sample.key}.{extension}")
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
+    digest = hashlib.sha256()
+    samples = write_tar(cast(BinaryIO, _Tee(stream, digest)), ((sample.key, _members(sample)) for sample in packed))
     return {"samples": samples, "sha256": digest.hexdigest()}
+
+
+def _members(sample: _Packed) -> dict[str, bytes]:
+    facts = json.dumps({"caption": sample.caption, "source": sample.source}, ensure_ascii=False)
+    return {sample.extension: sample.content, "txt": sample.caption.encode(), "json": facts.encode()}
 
 
 class _Tee:

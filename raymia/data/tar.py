@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import fsspec
 
+from raymia.data.groups import TEXTS, Placed, place, remember
 from raymia.data.images import EXTENSIONS
 
 MAX_IMAGE_BYTES = 256 * 2**20
@@ -64,8 +65,8 @@ class ShardEnd:
 
 
 @dataclass
-class _Group:
-    """Consecutive members of one key."""
+class _Sample:
+    """A sample whose members are being read."""
 
     index: int
     key: str
@@ -128,86 +129,99 @@ class _TarReader:
         return ShardEnd(self._count, self._reached, fault)
 
     def samples(self) -> Iterator[RawSample]:
-        group: _Group | None = None
-        broken_key: str | None = None
-        try:
-            for member in self._members():
-                key, extension = split_name(member.name)
-                broken_key = key
-                if group is None or key != group.key or extension in group.seen:
-                    if group is not None and group.wanted:
-                        yield self._finish(group)
-                    group = self._start(key)
-                self._take(group, member, extension)
-                broken_key = None
-                self._reached = member.offset_data + member.size
-        except (_TruncatedError, tarfile.TarError, *_HEADER_ERRORS) as error:
-            self._fault = Fault("truncated_shard", f"{error}; readable up to byte {self._reached}")
-        except OSError as error:
-            self._fault = Fault("unreadable_shard", f"{error}; readable up to byte {self._reached}")
-        if group is None or not group.wanted:
+        sample: _Sample | None = None
+        for placed in place(self._members()):
+            if sample is None or placed.first:
+                if sample is not None and sample.wanted:
+                    yield self._finish(sample)
+                sample = self._start(placed.key)
+            self._take(sample, placed)
+        if sample is None or not sample.wanted:
             return
-        if self._fault is not None and (broken_key == group.key or not {"txt", "json"} & group.seen):
+        if self._fault is not None and not (sample.image_extension and sample.seen & set(TEXTS)):
             # The tar breaks off inside or right behind this sample: what is missing from it cannot be known.
-            group.fault = group.fault or Fault("truncated_sample", f"the shard breaks off here: {self._fault.detail}")
-        yield self._finish(group)
+            sample.fault = sample.fault or _broken_off(self._fault)
+        yield self._finish(sample)
 
-    def _start(self, key: str) -> _Group:
-        group = _Group(self._count, key, self._wanted(self._count, key))
+    def _start(self, key: str) -> _Sample:
+        sample = _Sample(self._count, key, self._wanted(self._count, key))
         self._count += 1
         if key in self._keys:
-            group.fault = Fault("duplicate_key", "the key stands in this shard before; the first sample is kept")
+            sample.fault = Fault("duplicate_key", "the key stands in this shard before; the first sample is kept")
         self._keys.add(key)
-        return group
+        return sample
 
-    def _take(self, group: _Group, member: tarfile.TarInfo, extension: str) -> None:
-        group.seen.add(extension)
-        if not group.wanted or extension not in (*EXTENSIONS, "txt", "json"):
-            return
-        if extension in EXTENSIONS:
-            if group.image_extension is not None:
-                group.flags.append(SEVERAL_IMAGES)
+    def _take(self, sample: _Sample, placed: Placed) -> None:
+        remember(sample.seen, placed.extension)
+        if sample.wanted and placed.extension in (*EXTENSIONS, *TEXTS):
+            try:
+                self._read(sample, placed.extension, placed.member)
+            except (_TruncatedError, tarfile.TarError, OSError, *_HEADER_ERRORS) as error:
+                self._break_off(error)
+                sample.fault = sample.fault or _broken_off(self._fault)
                 return
-            group.image_extension = extension
+        self._reached = max(self._reached, placed.member.offset_data + placed.member.size)
+
+    def _read(self, sample: _Sample, extension: str, member: tarfile.TarInfo) -> None:
+        if extension in EXTENSIONS:
+            if sample.image_extension is not None:
+                sample.flags.append(SEVERAL_IMAGES)
+                return
+            sample.image_extension = extension
             if not self._with_images:
-                group.contents[extension] = b""
+                sample.contents[extension] = b""
                 return
         content = self._content(member, MAX_IMAGE_BYTES if extension in EXTENSIONS else MAX_TEXT_BYTES)
         if isinstance(content, bytes):
-            group.contents[extension] = content
+            sample.contents[extension] = content
         elif extension in EXTENSIONS:
-            group.fault = group.fault or content
+            sample.fault = sample.fault or content
         else:
-            group.flags.append(CAPTION_UNREADABLE)
+            sample.flags.append(CAPTION_UNREADABLE)
 
-    def _finish(self, group: _Group) -> RawSample:
-        caption, flags = _caption(group)
-        fault = group.fault
-        if fault is None and group.image_extension is None:
-            found = ", ".join(sorted(f".{extension}" for extension in group.seen))
+    def _finish(self, sample: _Sample) -> RawSample:
+        caption, flags = _caption(sample.contents)
+        fault = sample.fault
+        if fault is None and sample.image_extension is None:
+            found = ", ".join(sorted(f".{extension}" for extension in sample.seen))
             fault = Fault("no_image", f"no member with one of {', '.join('.' + e for e in EXTENSIONS)}; found {found}")
-        image = None if fault or group.image_extension is None else group.contents.get(group.image_extension)
-        return RawSample(group.index, group.key, image, caption, (*group.flags, *flags), fault)
+        image = None if fault or sample.image_extension is None else sample.contents.get(sample.image_extension)
+        return RawSample(sample.index, sample.key, image, caption, (*sample.flags, *flags), fault)
 
     def _members(self) -> Iterator[tarfile.TarInfo]:
-        """Everything but folders and WebDataset's own ``__meta__`` entries, in order.
-
-        Raises:
-            tarfile.TarError, OSError, ValueError and the like: the tar cannot be read on from here.
-        """
+        """Everything but folders and WebDataset's own ``__meta__`` entries, in order, until the tar ends or breaks off."""
         try:
             self._tar = tarfile.TarFile(fileobj=self._stream, mode="r", errors="backslashreplace")
         except (tarfile.TarError, *_HEADER_ERRORS) as error:
             self._fault = _not_a_tar(self._stream, error)
             return
-        while (member := self._tar.next()) is not None:
-            # tarfile keeps every header it has read; a shard of a million members would fill memory with them.
-            self._tar.members.clear()  # type: ignore[attr-defined]
-            self._reached = member.offset
+        except OSError as error:
+            self._break_off(error)
+            return
+        while (member := self._next()) is not None:
+            self._reached = max(self._reached, member.offset)
             base = posixpath.basename(member.name)
             if not (member.isdir() or (base.startswith("__") and base.endswith("__"))):
                 yield member
-        self._fault = self._check_end(self._tar.offset)
+
+    def _next(self) -> tarfile.TarInfo | None:
+        """The next header; none at the end of what can be read."""
+        if self._fault is not None:
+            return None
+        try:
+            member = self._tar.next()
+            # tarfile keeps every header it has read; a shard of a million members would fill memory with them.
+            self._tar.members.clear()  # type: ignore[attr-defined]
+            if member is None:
+                self._fault = self._check_end(self._tar.offset)
+        except (tarfile.TarError, OSError, *_HEADER_ERRORS) as error:
+            self._break_off(error)
+            return None
+        return member
+
+    def _break_off(self, error: Exception) -> None:
+        reason = "unreadable_shard" if isinstance(error, OSError) else "truncated_shard"
+        self._fault = self._fault or Fault(reason, f"{error}; readable up to byte {self._reached}")
 
     def _content(self, member: tarfile.TarInfo, limit: int) -> bytes | Fault:
         file = self._tar.extractfile(member) if member.isreg() else None
@@ -244,14 +258,8 @@ class _TruncatedError(Exception):
 _HEADER_ERRORS = (ValueError, OverflowError, EOFError, KeyError, IndexError, RecursionError)
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """Key and lower-case extension of a member: ``a/b.c.JPG`` gives ``a/b.c`` and ``jpg``."""
-    name = name.removeprefix("./")
-    folder, base = posixpath.split(name)
-    stem, dot, extension = base.rpartition(".")
-    if not dot or not stem:
-        return _encodable(name), ""
-    return _encodable(posixpath.join(folder, stem)), extension.lower()
+def _broken_off(fault: Fault | None) -> Fault:
+    return Fault("truncated_sample", f"the shard breaks off here: {fault.detail if fault else ''}")
 
 
 def _not_a_tar(stream: BinaryIO, error: Exception) -> Fault:
@@ -264,19 +272,15 @@ def _not_a_tar(stream: BinaryIO, error: Exception) -> Fault:
     return Fault("not_a_tar", f"no tar header at byte 0 ({error}); compressed tars must be unpacked first")
 
 
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _caption(group: _Group) -> tuple[str, list[str]]:
+def _caption(contents: dict[str, bytes]) -> tuple[str, list[str]]:
     """The caption from ``.txt``, else from the ``caption`` field of ``.json``; remarks where it is missing or damaged."""
     flags: list[str] = []
     caption: object = None
-    if "txt" in group.contents:
-        caption = _text(group.contents["txt"], flags)
-    elif "json" in group.contents:
+    if "txt" in contents:
+        caption = _text(contents["txt"], flags)
+    elif "json" in contents:
         try:
-            facts = json.loads(_text(group.contents["json"], flags))
+            facts = json.loads(_text(contents["json"], flags))
             caption = facts.get("caption") if isinstance(facts, dict) else None
         except (ValueError, RecursionError):
             caption = None

@@ -8,7 +8,6 @@ import io
 import json
 import platform
 import shutil
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from raymia.curation.writing import write_tar
 from raymia.data.images import decode_image
 from raymia.testbed import architecture, openclipart, training
 
@@ -98,23 +98,22 @@ def write_shards(folder: Path, samples: list[AuditSample]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for shard in sorted({sample.shard for sample in samples}):
-        with tarfile.open(folder / shard, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in (sample for sample in samples if sample.shard == shard):
-                clipart = sample.clipart
-                facts = {
-                    "caption": clipart.caption,
-                    "source": f"openclipart-png {openclipart.VERSION}: {clipart.path}",
-                    "title": clipart.title,
-                    "concept": clipart.concept,
-                    "original_width": clipart.original_size[0],
-                    "original_height": clipart.original_size[1],
-                    "original_sha256": clipart.sha256,
-                }
-                members = {"jpg": sample.content, "txt": clipart.caption.encode(), "json": json.dumps(facts).encode()}
-                for extension, content in members.items():
-                    entry = tarfile.TarInfo(f"{sample.key}.{extension}")
-                    entry.size = len(content)
-                    tar.addfile(entry, io.BytesIO(content))
+        with (folder / shard).open("wb") as stream:
+            write_tar(stream, ((sample.key, _members(sample)) for sample in samples if sample.shard == shard))
+
+
+def _members(sample: AuditSample) -> dict[str, bytes]:
+    clipart = sample.clipart
+    facts = {
+        "caption": clipart.caption,
+        "source": f"openclipart-png {openclipart.VERSION}: {clipart.path}",
+        "title": clipart.title,
+        "concept": clipart.concept,
+        "original_width": clipart.original_size[0],
+        "original_height": clipart.original_size[1],
+        "original_sha256": clipart.sha256,
+    }
+    return {"jpg": sample.content, "txt": clipart.caption.encode(), "json": json.dumps(facts).encode()}
 
 
 def write_manifest(path: Path) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import webdataset
 from rich.console import Console
 
 from raymia.curation.attrition import analyse, fetch_reason
@@ -18,8 +20,10 @@ from raymia.data.tar import RawSample
 from raymia.errors import ConfigError
 from tests.conftest import image_bytes, tar_bytes
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+# WebDataset leaves it to the garbage collector to close what it has read.
+pytestmark = [pytest.mark.usefixtures("local_ray"), pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")]
 CONSOLE = Console(stderr=True)
+SAFE_KEY = re.compile(r"[A-Za-z0-9_/-]+")
 
 
 def folder_of(path: Path, count: int = 5) -> str:
@@ -49,6 +53,72 @@ def test_a_folder_is_packed_into_the_same_bytes_each_time_with_every_image_accou
     assert [sample.key for sample in samples] == [f"deep/picture_{i}" for i in range(5)]
     assert [sample.caption for sample in samples] == [f"caption {i}" for i in range(5)]
     assert samples[0].image == image_bytes(0, "PNG")
+
+
+def read_by_webdataset(manifest: Manifest, folder: Path) -> list[tuple[str, str]]:
+    """Keys and captions, as WebDataset's own library reads them."""
+    shards = [str(folder / name) for split in manifest.splits for name in split.shards]
+    samples = webdataset.WebDataset(shards, resampled=False, shardshuffle=False)
+    return [(sample["__key__"], sample["txt"].decode()) for sample in samples]
+
+
+def read_by_raymia(manifest: Manifest, folder: Path) -> list[tuple[str, str]]:
+    items = [item for reader in shard_readers(manifest, str(folder)) for item in reader.read()]
+    samples = [item for item in items if isinstance(item, RawSample)]
+    assert [sample.fault for sample in samples] == [None] * len(samples)
+    return [(sample.key, sample.caption) for sample in samples]
+
+
+def packed_keys(attrition: list[dict[str, str | None]]) -> list[str | None]:
+    return [row["key"] for row in attrition if row["stage"] is None]
+
+
+def test_what_is_packed_is_read_by_webdataset_with_equal_keys_and_captions(tmp_path: Path) -> None:
+    manifest, attrition = pack_folder(folder_of(tmp_path / "images"), tmp_path / "out")
+    found = read_by_webdataset(manifest, tmp_path / "out")
+    assert found == [(f"deep/picture_{i}", f"caption {i}") for i in range(5)]
+    assert found == read_by_raymia(manifest, tmp_path / "out")
+    assert [key for key, _ in found] == packed_keys(attrition)
+
+
+def test_files_whose_names_are_alike_or_hold_what_no_key_may_are_packed_under_distinct_keys(tmp_path: Path) -> None:
+    names = ["__a__/x.1.png", "a__/x.1.png", "dir.v1/y.png", "dir v1/y.png", "Bild \u00e4.png", "Bild \u00f6.png"]
+    for number, name in enumerate(names):
+        (tmp_path / "images" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "images" / name).write_bytes(image_bytes(number, "PNG"))
+    table = pd.DataFrame({"file": [*names, names[-1]], "caption": [*names, "the same file again"]})
+    table.to_csv(tmp_path / "images" / "table.csv")
+    manifest, attrition = pack_folder(str(tmp_path / "images" / "table.csv"), tmp_path / "out")
+    found = read_by_webdataset(manifest, tmp_path / "out")
+    assert found == read_by_raymia(manifest, tmp_path / "out")
+    assert [caption for _, caption in found] == [*names, "the same file again"]
+    assert len({key for key, _ in found}) == 7
+    assert all(SAFE_KEY.fullmatch(key) for key, _ in found)
+    assert [key for key, _ in found] == packed_keys(attrition)
+
+
+def test_a_tar_is_packed_again_without_dots_in_its_keys_and_with_the_rest_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "tars").mkdir()
+    keys = ["a.b", "a.c", "a_c", "dir.v1/0001", "__m__/x", ".hidden", "\u00e4 \u00f6", "gone.gone"]
+    members = [(f"{key}.{kind}", content) for key in keys for kind, content in (("jpg", image_bytes(1)), ("txt", key.encode()))]
+    members[-2] = ("gone.gone.jpg", b"nonsense")
+    (tmp_path / "tars" / "0.tar").write_bytes(tar_bytes(members))
+    manifest, attrition = pack_folder(str(tmp_path / "tars"), tmp_path / "out")
+    found = read_by_webdataset(manifest, tmp_path / "out")
+    assert found == read_by_raymia(manifest, tmp_path / "out") == sorted(found)
+    names = {caption: key for key, caption in found}
+    assert names.keys() == set(keys[:-1])
+    assert [names[key] for key in ("a.b", "a_c", "dir.v1/0001", "__m__/x", ".hidden", "\u00e4 \u00f6")] == [
+        "a_b",
+        "a_c",
+        "dir_v1/0001",
+        "m__/x",
+        "_hidden",
+        "\u00e4 \u00f6",
+    ]
+    assert re.fullmatch(r"a_c-[0-9a-f]{8}", names["a.c"])
+    assert {row["source"]: row["key"] for row in attrition} == names | {"gone.gone": "gone_gone"}
+    assert [row["key"] for row in attrition] == sorted(str(row["key"]) for row in attrition)
 
 
 def test_packing_goes_on_where_it_was_stopped_and_never_mixes_two_sets(tmp_path: Path) -> None:

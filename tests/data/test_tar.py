@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raymia.data.tar import RawSample, ShardEnd, read_shard, split_name
+from raymia.data.tar import RawSample, ShardEnd, read_shard
 from tests.conftest import good_members, image_bytes, tar_bytes
 
 Write = Callable[[str, list[tuple[str, bytes]]], Path]
@@ -27,20 +27,6 @@ def test_every_sample_of_a_good_tar_comes_out_whole(write_tar: Write) -> None:
     assert samples[3].image == image_bytes(3)
     assert samples[3].caption == "picture number 3"
     assert end == ShardEnd(5, end.bytes_reached, None)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a.b.jpg", ("a.b", "jpg")),
-        ("d/x.JPG", ("d/x", "jpg")),
-        ("./k.png", ("k", "png")),
-        ("noext", ("noext", "")),
-        (".h", (".h", "")),
-    ],
-)
-def test_keys_are_cut_at_the_last_dot(name: str, expected: tuple[str, str]) -> None:
-    assert split_name(name) == expected
 
 
 def test_keys_with_dots_stay_apart_and_extensions_match_in_any_case(write_tar: Write) -> None:
