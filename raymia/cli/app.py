@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,6 @@ from raymia.errors import ConfigError, RaymiaError
 app = typer.Typer(
     help="Was this image in the training set of this diffusion model?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
@@ -32,8 +32,17 @@ JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Job file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE of the job, such as pool.batch_size=8.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"raymia {package_version('raymia')}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     log_format: Annotated[
         Literal["text", "json"],
@@ -352,6 +361,51 @@ def attacks(as_json: Json = False) -> None:
             "reference": attack.reference,
         }
         for name, attack in known.items()
+    ]
+    out.print_json(json.dumps(rows))
+
+
+@app.command()
+def families(as_json: Json = False) -> None:
+    """List the model families that can be attacked: models, native resolution, parts."""
+    from raymia.cli.printing_seams import print_families
+    from raymia.replica.families import FAMILIES
+
+    known = [kind() for kind in FAMILIES.all().values()]
+    if not as_json:
+        print_families(out, known)
+        return
+    rows = [
+        {
+            "family": family.name,
+            "models": family.title,
+            "resolution_px": family.resolution_px,
+            "parts": list(family.weights),
+            "files": list(family.files),
+        }
+        for family in known
+    ]
+    out.print_json(json.dumps(rows))
+
+
+@app.command()
+def services(as_json: Json = False) -> None:
+    """List the services that black-box attacks can ask: what each is and what can be asked of it."""
+    from raymia.cli.printing_seams import print_services
+    from raymia.services.protocol import SERVICES
+
+    known = list(SERVICES.all().values())
+    if not as_json:
+        print_services(out, known)
+        return
+    rows = [
+        {
+            "service": kind.name,
+            "what": kind.title,
+            "capabilities": sorted(kind.capabilities),
+            "options": {name: field.description for name, field in kind.model_fields.items()},
+        }
+        for kind in known
     ]
     out.print_json(json.dumps(rows))
 
