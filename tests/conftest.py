@@ -11,9 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from jaxtyping import install_import_hook
 from PIL import Image
 
-from raymia.testbed.architecture import save_tiny
+# Shapes that the public functions of these rooms state are checked at every call in every test.
+install_import_hook(("raymia.trial", "raymia.replica"), "beartype.beartype")
+
+from raymia.testbed.architecture import save_tiny  # noqa: E402 - after the hook
 
 pytest_plugins = ["tests.skips"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
@@ -14,12 +14,10 @@ from raymia.registry import Registry
 from raymia.replica.schedule import Schedule
 from raymia.run.record import Access, Evaluations
 from raymia.services.protocol import Capability
+from raymia.trial.similarity import Need
 from raymia.trial.trial import Trial
 
 __all__ = ["ATTACKS", "Access", "Attack", "Evaluations", "Need", "Signal", "signal_key"]
-
-Need = Literal["clip", "lpips"]
-"""A model beside the attacked one."""
 
 
 @dataclass(frozen=True)

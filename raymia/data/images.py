@@ -50,7 +50,7 @@ class DecodedImage:
     sha256: str
     """Of the image file's bytes."""
     extension: str
-    """Of the image file's format, whatever its name says: ``jpg``, ``png`` or ``webp``."""
+    """Of the image file's format, whatever its name says: ``jpg``, ``png`` or ``webp``; empty where there is no file."""
 
 
 def decode_image(content: bytes, resolution_px: int, max_pixels: int) -> DecodedImage:
@@ -73,6 +73,20 @@ def decode_image(content: bytes, resolution_px: int, max_pixels: int) -> Decoded
         raise ImageError("corrupt_image", f"{type(error).__name__}: {error}") from error
     digest = hashlib.sha256(content).hexdigest()
     return DecodedImage(pixels, upright.width, upright.height, digest, extension)
+
+
+def prepare_image(image: Image.Image, resolution_px: int) -> DecodedImage:
+    """The same of a picture that is open already: upright RGB, resized and cropped; its sha256 is that of its upright pixels.
+
+    Raises:
+        ImageError: it cannot be converted.
+    """
+    try:
+        upright = _upright_rgb(image)
+        pixels = _square(upright, resolution_px)
+    except DECODE_ERRORS as error:
+        raise ImageError("corrupt_image", f"{type(error).__name__}: {error}") from error
+    return DecodedImage(pixels, upright.width, upright.height, hashlib.sha256(upright.tobytes()).hexdigest(), "")
 
 
 def upright_image(content: bytes, max_pixels: int) -> tuple[Image.Image, str]:

@@ -41,7 +41,9 @@ class Cluster:
     """A Ray cluster's job server."""
 
     def __init__(self, address: str) -> None:
-        """Args:
+        """Reach the job server.
+
+        Args:
             address: of the dashboard, such as ``http://127.0.0.1:8265``.
 
         Raises:

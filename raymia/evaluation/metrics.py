@@ -32,14 +32,12 @@ from raymia.evaluation.results import Curve, Evaluation, Floor, Metrics, RunVerd
 from raymia.evaluation.roc import FPRS, Floats, exact_roc
 from raymia.evaluation.transfer import halves, transfer
 from raymia.evaluation.verdict import blind_statement, run_verdict, signal_statement, signal_verdict
-from raymia.run.columns import facts
+from raymia.run.columns import SIGNALS, facts
 from raymia.run.ledger import Ledger
 from raymia.run.record import Access, Counts, RunRecord, ScanRecord, SignalRecord
 
 UNTRIED = ("control", "blind")
 """Access of scores that nobody would report as an attack."""
-SIGNALS = "signals"
-"""Attribute of a score table: descriptions of its signals, as run.json has them."""
 MIN_FALSE_ALARMS = 10
 """Fewer non-members than this beyond a threshold make its TPR a matter of luck."""
 Described = SignalRecord

@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -58,7 +58,7 @@ class LatentDiffusion(ABC):
         self._load_text(folder, variant, side)
         self._empty: Conditioning | None = None
         self._compiled: Callable[..., Any] | None = None
-        self._in_float32: Self | None = None
+        self._in_float32: LatentDiffusion | None = None
         self.denoiser_batch = options.denoiser_batch or usual
         if self.device.type in MEMORY_BOUND:
             self._fit(side, options.denoiser_batch is not None, options.also_float32)
@@ -137,7 +137,7 @@ class LatentDiffusion(ABC):
             start += size
         return torch.cat(outputs)
 
-    def in_float32(self) -> Self:
+    def in_float32(self) -> LatentDiffusion:
         """This model with a copy of its denoiser in float32, made once; itself, where it computes in float32 already."""
         if self.dtype == torch.float32:
             return self

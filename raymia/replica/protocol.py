@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from raymia.replica.conditioning import Conditioning
 from raymia.replica.schedule import Schedule
 
 
+@runtime_checkable
 class Replica(Protocol):
     """One model on one device. Latents are float32 whatever the model computes in; t is a timestep as jobs name it.
 
@@ -43,7 +44,7 @@ class Replica(Protocol):
         """Noise that the model sees in `z_t` at `t`, or each image's own, without guidance; differentiable in `z_t`."""
         ...
 
-    def in_float32(self) -> Self:
+    def in_float32(self) -> Replica:
         """The same model, with a denoiser that computes in float32; itself, where it does already."""
         ...
 

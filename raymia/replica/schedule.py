@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from diffusers import DDIMScheduler
@@ -27,6 +27,7 @@ STABLE_DIFFUSION_1 = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_
 """Whose steps name the levels."""
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """What attacks and replicas ask of a model's noise schedule; t is a timestep as jobs name it.
 

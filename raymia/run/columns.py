@@ -34,6 +34,8 @@ class Column:
         return pa.field(self.name, self.kind)
 
 
+SIGNALS = "signals"
+"""Attribute of a score table: descriptions of its signals, as run.json has them."""
 EMBEDDING, TEXT_EMBEDDING = "clip_embedding", "clip_text_embedding"
 """Of the image, and of its caption."""
 

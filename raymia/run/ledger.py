@@ -104,7 +104,7 @@ class Ledger:
             content = json.loads(text)
             return parse_record(content if isinstance(content, dict) else {})
         except ValidationError as error:
-            found = describe_validation(error, RunRecord)
+            found = describe_validation(error, ScanRecord)
         except (ValueError, RecursionError) as error:
             found = first_line(error)
         raise RaymiaError(f"{self.run}/{RUN_FILE}: cannot be read: {found}; the run is damaged, or of another version")

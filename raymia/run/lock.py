@@ -33,10 +33,12 @@ class RunLock:
     """
 
     def __init__(self, storage: Storage, beat_s: float = BEAT_S, patience_s: float = PATIENCE_S) -> None:
-        """Args:
-        storage: the run directory, which exists.
-        beat_s: seconds between renewals.
-        patience_s: seconds to watch another's lease; several times `beat_s`.
+        """Make the lock; it is taken when the block begins.
+
+        Args:
+            storage: the run directory, which exists.
+            beat_s: seconds between renewals.
+            patience_s: seconds to watch another's lease; several times `beat_s`.
         """
         self._storage = storage
         self._beat_s = beat_s

@@ -18,7 +18,7 @@ RUN_FILE = "run.json"
 PROGRESS_FILE = "progress.json"
 CONTROL = "control"
 """Name of the control model's run directory within that of the run that it controls."""
-FORMER_NAMES = {"forwards": "forwards", "backwards": "backwards"}
+FORMER_NAMES = {"unet_forwards": "forwards", "unet_backwards": "backwards"}
 """Of evaluations, in format 1."""
 
 

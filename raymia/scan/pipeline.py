@@ -12,13 +12,13 @@ from functools import partial
 from importlib.metadata import version
 
 import pyarrow as pa
-from ray.util.metrics import Counter as Metric
 from rich.console import Console
 
 from raymia.config import Job
 from raymia.data.manifest import labels_hold
 from raymia.data.prompts import Prompts
 from raymia.data.selection import ShardReader
+from raymia.engine.counters import Counter
 from raymia.engine.pool import Pool
 from raymia.engine.progress import ScanProgress
 from raymia.engine.start import on_ray
@@ -221,7 +221,7 @@ def score_all(rows: Stream, ledger: Ledger, pool: Pool, console: Console) -> tup
     ]
     first: float | None = None
     with ScanProgress(console, rows.expected, state.tally, rows.what) as progress:
-        monitor = Monitor(ledger, state.tally, rows.expected, Metric, progress.show)
+        monitor = Monitor(ledger, state.tally, rows.expected, Counter, progress.show)
         if not work:
             return monitor, 0.0
         units = Units(ledger, rows.row_type, rows.unit_size, state.committed, monitor)

@@ -100,7 +100,7 @@ def make_plan(job: Job) -> ScanPlan:
             attack.check(schedule)
         except ConfigError as error:
             raise ConfigError(f"attacks.{name}: {error}") from error
-        signals += _described(name, attack)
+        signals += described(name, attack)
     # open_clip and lpips take seconds to import, which most jobs need not spend.
     if job.clip is not None:
         from raymia.features.clip import check_clip
@@ -170,7 +170,7 @@ def _latent_cache(job: Job, pipeline: PipelineFolder | None, schedule: Schedule)
     return LatentCache(job.latent_cache, key, pipeline.latent_shape(side), bool(on_images))
 
 
-def _described(key: str, attack: Attack) -> list[SignalRecord]:
+def described(key: str, attack: Attack) -> list[SignalRecord]:
     """The signals of an attack that the job calls `key`."""
     return [
         SignalRecord(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ Capability = Literal["image_to_image", "text_to_image", "strength", "steps", "gu
 """What can be asked of a service: kinds of images, and what can be said about how they are made."""
 
 
+@runtime_checkable
 class BlackBox(Protocol):
     """An open service. Images are in [-1, 1], seeds one per image."""
 
@@ -51,6 +52,7 @@ class BlackBox(Protocol):
         ...
 
 
+@runtime_checkable
 class LocalModel(Protocol):
     """What the service on this machine asks of a model."""
 

@@ -10,10 +10,11 @@ from pydantic import AfterValidator
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from raymia.attacks.base import Need
 from raymia.trial.parameters import distinct
 from raymia.trial.trial import Trial
 
+Need = Literal["clip", "lpips"]
+"""A model beside the attacked one."""
 Metric = Literal["ssim", "clip", "lpips"]
 Metrics = Annotated[tuple[Metric, ...], Len(min_length=1), AfterValidator(distinct)]
 """One or more distinct measures."""

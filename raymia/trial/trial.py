@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from raymia.trial.shared import SharedReplica
 T = TypeVar("T")
 
 
+@runtime_checkable
 class ImageEmbedder(Protocol):
     """What a trial asks of a CLIP model."""
 
@@ -32,6 +33,7 @@ class ImageEmbedder(Protocol):
         ...
 
 
+@runtime_checkable
 class PerceptualDistance(Protocol):
     """What a trial asks of an LPIPS model."""
 

@@ -15,12 +15,11 @@ from raymia.attacks.generation import Generation
 from raymia.attacks.loss import Loss
 from raymia.attacks.pokemon import Pokemon
 from raymia.attacks.rediffuse import ReDiffuse
-from raymia.replica.schedule import VariancePreserving
 from raymia.services.local import LocalPipeline
 from raymia.trial.shared import SharedReplica
 from raymia.trial.similarity import similarity
-from raymia.trial.trial import Trial
-from tests.attacks.replicas import SD1, GaussianReplica, PixelEmbedder, random_images, trial
+from raymia.trial.trial import NoModelError, Trial
+from tests.attacks.replicas import GaussianReplica, PixelEmbedder, random_images, trial
 
 BLACK = [kind for kind in ATTACKS.all().values() if kind.access == Access.BLACK]
 
@@ -48,19 +47,11 @@ class Service:
         return torch.stack(draws) * 2 - 1
 
 
-class Unreachable:
-    """A model behind a service: its schedule is known, nothing of it can be computed."""
-
-    device = torch.device("cpu")
-    schedule = VariancePreserving(SD1)
-
-    def __getattr__(self, name: str) -> object:
-        raise AssertionError(f"a black-box attack used the replica's {name}")
-
-
 def remote_trial(service: Service) -> Trial:
-    replica: GaussianReplica = Unreachable()  # type: ignore[assignment]
-    return trial(replica, clip=PixelEmbedder(), lpips=SquaredDistance(), black_box=service)
+    """A trial in front of a service, with no model anywhere."""
+    images, captions = random_images(), ["one", "two words", "a caption of six different words"]
+    keys = [f"k{i}" for i in range(len(images))]
+    return Trial(None, images, captions, keys, 7, PixelEmbedder(), SquaredDistance(), black_box=service)
 
 
 class SquaredDistance:
@@ -80,8 +71,10 @@ def test_a_black_box_attack_touches_the_model_only_through_queries(kind: type[At
 
 
 def test_a_grey_attack_cannot_run_on_a_service() -> None:
-    with pytest.raises(AssertionError, match="used the replica's"):
+    with pytest.raises(NoModelError, match="images alone"):
         Loss().score(remote_trial(Service()))
+    with pytest.raises(ValueError, match="a replica or a service"):
+        Trial(None, random_images(), ["", "", ""], ["a", "b", "c"], 0)
 
 
 def test_the_same_variation_is_asked_for_once() -> None:

@@ -1,0 +1,171 @@
+"""Scores of images at hand, without Ray, a manifest or a run directory: for notebooks and scripts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+
+from raymia.config import Job, parse_job
+from raymia.data.groups import split_name
+from raymia.data.images import MAX_PIXELS, DecodedImage, ImageError, decode_image, prepare_image
+from raymia.data.statistics import image_statistics
+from raymia.data.tar import Fault
+from raymia.errors import ConfigError
+from raymia.replica.device import available
+from raymia.run.columns import SIGNALS
+from raymia.scan.plan import described
+from raymia.scan.scorer import Scorer, load_scorer
+
+ImageLike = str | Path | Image.Image | NDArray[np.uint8]
+"""A file, a picture, or an array of shape (height, width, 3)."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    keys: list[str]
+    captions: list[str]
+    images: list[ImageLike]
+
+
+def score(
+    images: Sequence[ImageLike],
+    captions: Sequence[str] | None = None,
+    *,
+    model: str,
+    attacks: Mapping[str, Mapping[str, Any]] | Sequence[str],
+    keys: Sequence[str] | None = None,
+    member: Sequence[bool | None] | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    device: str = "auto",
+    clip: str | None = None,
+    progress: bool = True,
+    **replica: Any,
+) -> pd.DataFrame:
+    """Score images as a scan does: the same image, caption and key give the same scores.
+
+    Args:
+        images: paths, PIL images, or arrays (height, width, 3) of 8-bit RGB.
+        captions: one per image; by default none.
+        model: as in a job: a folder in diffusers' layout, its URL, a hub id, or `testbed`.
+        attacks: names, or a map from name to parameters, as in a job.
+        keys: with `seed` they determine all noise; by default the file's name up to its first dot, or the image's number.
+        member: one per image where it is known, for `raymia.evaluate`.
+        seed: see `keys`.
+        batch_size: images in front of the model at once.
+        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+        clip: as in a job, for attacks that compare by it and for the blind baseline on embeddings.
+        progress: show a bar.
+        replica: further fields of a job's `replica`, such as ``resolution_px=64`` or ``dtype="bfloat16"``.
+
+    Returns:
+        A row per image, in order: key, caption, member where it is given, what is known of the image, a column per signal, and
+        `reason` and `detail` of an image that could not be scored, whose scores are missing. `raymia.evaluate` takes it.
+
+    Raises:
+        ConfigError: the model or the attacks cannot be used, two images have one key, or as many captions, keys or labels as
+            images are expected.
+    """
+    names = list(keys) if keys is not None else [_key(image, number) for number, image in enumerate(images)]
+    texts = list(captions) if captions is not None else [""] * len(images)
+    _require(images, {"captions": texts, "keys": names, "member": member}, names)
+    job = _job(model, attacks, seed, clip, replica)
+    scorer = load_scorer(job, _dtype(job, device), available(device), None if available(device) == "cuda" else os.cpu_count())
+    starts = range(0, len(images), batch_size)
+    rows: list[dict[str, Any]] = []
+    for start in track(starts, "score", disable=not progress):
+        part = slice(start, start + batch_size)
+        rows += _score_batch(scorer, job, _Batch(names[part], texts[part], list(images[part])))
+    signals = [signal for key, attack in job.attacks.items() for signal in described(key, attack)]
+    table = pd.DataFrame(rows)
+    for column in (*(signal.name for signal in signals), "reason", "detail"):
+        table[column] = table.get(column, None)
+    if member is not None:
+        table.insert(2, "member", pd.Series(list(member), dtype=object))
+    table.attrs[SIGNALS] = [signal.model_dump(mode="json") for signal in signals]
+    return table
+
+
+def _require(images: Sequence[ImageLike], given: Mapping[str, Sequence[Any] | None], keys: Sequence[str]) -> None:
+    for name, values in given.items():
+        if values is not None and len(values) != len(images):
+            raise ConfigError(f"{name}: {len(values)} for {len(images)} images; expected one for each")
+    twice = next((key for key, count in pd.Series(keys, dtype=object).value_counts().items() if count > 1), None)
+    if twice is not None:
+        raise ConfigError(f"keys: {twice!r} stands for two images, whose noise would be the same; give each a key of its own")
+
+
+def _job(
+    model: str,
+    attacks: Mapping[str, Mapping[str, Any]] | Sequence[str],
+    seed: int,
+    clip: str | None,
+    replica: Mapping[str, Any],
+) -> Job:
+    chosen = {key: dict(value) for key, value in attacks.items()} if isinstance(attacks, Mapping) else {a: {} for a in attacks}
+    section = {"model": model, **replica}
+    content = {"manifest": "-", "replica": section, "attacks": chosen, "seed": seed, "clip": clip, "run": "-"}
+    return parse_job(content, "raymia.score")
+
+
+def _dtype(job: Job, device: str) -> str:
+    dtype = job.model.dtype
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if available(device) == "cuda" else "float32"
+
+
+def _key(image: ImageLike, number: int) -> str:
+    return split_name(Path(image).name)[0] if isinstance(image, str | Path) else f"{number}"
+
+
+def _score_batch(scorer: Scorer, job: Job, batch: _Batch) -> list[dict[str, Any]]:
+    side = job.model.resolution_px
+    rows: list[dict[str, Any]] = []
+    good: list[int] = []
+    pixels: list[NDArray[np.uint8]] = []
+    for place, (key, caption, image) in enumerate(zip(batch.keys, batch.captions, batch.images, strict=True)):
+        rows.append({"key": key, "caption": caption})
+        try:
+            decoded, facts = _decoded(image, side)
+        except ImageError as error:
+            rows[-1] |= {"reason": error.reason, "detail": error.detail}
+            continue
+        rows[-1] |= facts
+        good.append(place)
+        pixels.append(decoded.pixels)
+    if not good:
+        return rows
+    outcomes = scorer.score(np.stack(pixels), [batch.captions[i] for i in good], [batch.keys[i] for i in good])
+    for place, outcome in zip(good, outcomes, strict=True):
+        rows[place] |= {"reason": outcome.reason, "detail": outcome.detail} if isinstance(outcome, Fault) else outcome
+    return rows
+
+
+def _decoded(image: ImageLike, side: int) -> tuple[DecodedImage, dict[str, Any]]:
+    """An image's pixels, and what is known of it.
+
+    Raises:
+        ImageError: it cannot be read or decoded.
+    """
+    facts: dict[str, Any] = {}
+    if isinstance(image, str | Path):
+        try:
+            content = Path(image).read_bytes()
+        except OSError as error:
+            raise ImageError("unreadable_file", f"{image}: {error.strerror}") from error
+        decoded = decode_image(content, side, MAX_PIXELS)
+        facts["jpeg_bytes"] = len(content)
+    else:
+        decoded = prepare_image(image if isinstance(image, Image.Image) else Image.fromarray(image), side)
+    facts |= {"image_sha256": decoded.sha256, "width": decoded.width, "height": decoded.height}
+    return decoded, facts | image_statistics(decoded.pixels)
