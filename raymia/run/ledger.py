@@ -104,10 +104,10 @@ class Ledger:
             content = json.loads(text)
             return parse_record(content if isinstance(content, dict) else {})
         except ValidationError as error:
-            found = describe_validation(error, ScanRecord)
+            reason = f"{describe_validation(error, ScanRecord)}; the run directory is damaged"
         except (ValueError, RecursionError) as error:
-            found = first_line(error)
-        raise RaymiaError(f"{self.run}/{RUN_FILE}: cannot be read: {found}; the run is damaged, or of another version")
+            reason = first_line(error)
+        raise RaymiaError(f"{self.run}/{RUN_FILE}: cannot be read: {reason}")
 
     def require_run(self) -> RunRecord:
         """Contents of run.json.
