@@ -16,7 +16,7 @@ from rich.console import Console
 
 from raymia.config import PoolConfig, differences
 from raymia.data.clusters import join_clusters, load_clusters
-from raymia.data.facts import RESOLUTION_PX
+from raymia.data.facts import STATISTICS_RESOLUTION_PX
 from raymia.data.images import MAX_PIXELS
 from raymia.data.manifest import Manifest, load_manifest, within
 from raymia.data.prompts import Prompts
@@ -171,7 +171,7 @@ def embed(manifest_file: str, clip: str, out: str | None, pool: PoolConfig, cons
             expected=manifest.samples,
             unit_size=UNIT_SIZE,
             batch_size=pool.batch_size,
-            resolution_px=RESOLUTION_PX,
+            resolution_px=STATISTICS_RESOLUTION_PX,
             max_pixels=MAX_PIXELS,
             prompts=Prompts("own", 0),
             row_type=embedded(),
