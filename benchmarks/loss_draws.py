@@ -19,7 +19,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from raymia.bench.attacks import BATCH, load_samples
+from raymia.bench.attacks import SCORING_BATCH, load_samples
 from raymia.replica.families import LoadOptions
 from raymia.replica.folder import load_replica
 from raymia.replica.protocol import Replica
@@ -108,8 +108,8 @@ def score(
             torch.tensor([scale(int(t)) for t in each]) for scale in (replica.schedule.alpha, replica.schedule.sigma)
         )
         z = alpha[:, None, None, None] * z0 + sigma[:, None, None, None] * noise
-        for start in range(0, len(z0), 4 * BATCH):
-            part = slice(start, start + 4 * BATCH)
+        for start in range(0, len(z0), 4 * SCORING_BATCH):
+            part = slice(start, start + 4 * SCORING_BATCH)
             predicted = replica.predicted_noise(z[part], each[part], states[part])
             total[part] += (predicted - noise[part]).square().mean(dim=(1, 2, 3))
     found: np.ndarray = -(total / len(which)).numpy()

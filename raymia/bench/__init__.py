@@ -1,1 +1,1 @@
-"""What this machine makes of the work: the model alone, the input path, the attacks, and the pipeline around them."""
+"""How fast this machine is: the model alone, the input path, the attacks, and the pipeline around them."""

@@ -1,4 +1,4 @@
-"""What each attack finds on the test bed, and what it costs in evaluations and time."""
+"""How well each attack tells members on the test bed, and what it costs in evaluations and time."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from raymia.scan.scorer import Scorer, load_scorer
 from raymia.testbed import TESTBED
 from raymia.testbed.architecture import RESOLUTION_PX
 
-BATCH = 32
+SCORING_BATCH = 32
 Samples = tuple[NDArray[np.uint8], list[str], list[str], NDArray[np.bool_]]
-"""Pixels, captions, keys and membership."""
+"""Pixels (n, side, side, 3), captions, keys and membership (n,)."""
 
 
 class AttackBench(BaseModel):
@@ -36,10 +36,11 @@ class AttackBench(BaseModel):
     access: str
     samples: int
     auc: float
-    """Of its primary signal; DeLong's standard error at 512 + 512 is about 0.01."""
+    """AUC of the attack's primary signal; DeLong's standard error at 512 + 512 samples is about 0.01."""
     forwards: float
-    """Per image."""
+    """Forwards of the UNet per image."""
     encodes: float
+    """Encodes of the autoencoder per image."""
     images_s: float
 
 
@@ -47,8 +48,8 @@ def bench_attacks(names: Sequence[str] = (), samples: int = 256) -> Iterator[Att
     """Score members and non-members of the test bed with one attack after the other.
 
     Args:
-        names: of attacks; by default all that need nothing but the UNet and the autoencoder.
-        samples: half of them members.
+        names: names of attacks; by default all that need nothing but the UNet and the autoencoder.
+        samples: number of images, half of them members.
 
     Raises:
         ConfigError: an unknown attack, one whose models cannot be loaded, or more samples than there are.
@@ -59,7 +60,8 @@ def bench_attacks(names: Sequence[str] = (), samples: int = 256) -> Iterator[Att
     pixels, captions, keys, member = load_samples(samples)
     for name, job in jobs.items():
         scorer = load_scorer(job, "float32", "auto", os.cpu_count())
-        scorer.score(pixels[:BATCH], captions[:BATCH], keys[:BATCH])  # the first calls are slower than the rest
+        # The first calls are slower than the rest.
+        scorer.score(pixels[:SCORING_BATCH], captions[:SCORING_BATCH], keys[:SCORING_BATCH])
         before, start = (scorer.evaluations.forwards, scorer.evaluations.encodes), time.perf_counter()
         scores = score_all(scorer, pixels, captions, keys)[name]
         seconds = time.perf_counter() - start
@@ -77,17 +79,20 @@ def bench_attacks(names: Sequence[str] = (), samples: int = 256) -> Iterator[Att
 def load_samples(count: int) -> Samples:
     """Images of the test bed, members and non-members in equal numbers, in turn.
 
+    Args:
+        count: number of images, an even one.
+
     Raises:
-        ConfigError: there are not so many.
+        ConfigError: `count` is odd, or there are not so many.
     """
-    found: dict[bool, list[RawSample]] = {True: [], False: []}
+    by_member: dict[bool, list[RawSample]] = {True: [], False: []}
     for reader in shard_readers(*load_manifest(TESTBED)):
         items = (item for item in reader.read() if isinstance(item, RawSample))
-        found[bool(reader.shard.member)] += items
-    half = count // 2
-    if count % 2 or half > min(map(len, found.values())):
-        raise ConfigError(f"samples {count}: expected an even number up to {2 * min(map(len, found.values()))}")
-    chosen = [found[member][i] for i in range(half) for member in (True, False)]
+        by_member[bool(reader.shard.member)] += items
+    half, most = count // 2, min(map(len, by_member.values()))
+    if count % 2 or half > most:
+        raise ConfigError(f"samples {count}: expected an even number up to {2 * most}")
+    chosen = [by_member[member][i] for i in range(half) for member in (True, False)]
     pixels = np.stack([decode_image(sample.image or b"", RESOLUTION_PX, MAX_PIXELS).pixels for sample in chosen])
     captions, keys = [sample.caption for sample in chosen], [sample.key for sample in chosen]
     return pixels, captions, keys, np.tile([True, False], half)
@@ -110,14 +115,23 @@ def testbed_job(names: Sequence[str]) -> Job:
 def score_all(
     scorer: Scorer, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """(samples,) scores by signal, made in batches.
+    """Score samples in batches.
+
+    Args:
+        scorer: attacks in front of a replica.
+        pixels: (samples, side, side, 3) of 8 bits.
+        captions: caption of each sample.
+        keys: key of each sample.
+
+    Returns:
+        (samples,) scores by signal.
 
     Raises:
         ConfigError: a sample could not be scored.
     """
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(keys), BATCH):
-        part = slice(start, start + BATCH)
+    for start in range(0, len(keys), SCORING_BATCH):
+        part = slice(start, start + SCORING_BATCH)
         for key, outcome in zip(keys[part], scorer.score(pixels[part], captions[part], keys[part]), strict=True):
             if isinstance(outcome, Fault):
                 raise ConfigError(f"sample {key}: {outcome.reason}: {outcome.detail}")

@@ -19,24 +19,28 @@ T = TypeVar("T")
 SIDES_PX = (600, 1000)
 """Range of widths and heights: what LAION's images typically have."""
 QUALITY = 90
+"""JPEG's quality setting."""
 FILES = 48
+"""How many files are read."""
 
 
 class InputBench(BaseModel):
-    """Images a second of one core, medians of the rounds."""
+    """Images per second of one core; each rate is the median of the rounds."""
 
     resolution_px: int
     files: int
     mean_kib: float
+    """Mean size of a file."""
     pillow_images_s: float
-    """Open, convert, resize (Lanczos), crop: nothing else."""
+    """Rate of opening, converting, resizing (Lanczos) and cropping with Pillow, and nothing else."""
     decode_images_s: float
-    """The same result by `decode_image`, with all of its checks and the file's digest."""
+    """Rate of `decode_image`, which gives the same pixels, with all of its checks and the file's digest."""
     statistics_images_s: float
+    """Rate of the image statistics, from pixels."""
     ratio: float
     """`decode_images_s` over `pillow_images_s`."""
     bytes_per_image: int
-    """That go through the object store: pixels of 8 bits."""
+    """Bytes of one image's pixels, as they go through the object store."""
 
 
 def bench_input(resolution_px: int = 512, rounds: int = 5, seed: int = 0) -> InputBench:
@@ -44,19 +48,19 @@ def bench_input(resolution_px: int = 512, rounds: int = 5, seed: int = 0) -> Inp
 
     Args:
         resolution_px: side of the result.
-        rounds: whose median counts.
-        seed: of the images.
+        rounds: how often each way is timed.
+        seed: seed of the images.
     """
     files = photographs(FILES, seed)
     pixels = [decode_image(file, resolution_px, MAX_PIXELS).pixels for file in files]
     plain: list[float] = []
     decoded: list[float] = []
-    measured: list[float] = []
+    described: list[float] = []
     for _ in range(rounds):
         plain.append(_rate(lambda file: pillow(file, resolution_px), files))
         decoded.append(_rate(lambda file: decode_image(file, resolution_px, MAX_PIXELS), files))
-        measured.append(_rate(image_statistics, pixels))
-    medians = [float(np.median(rates)) for rates in (plain, decoded, measured)]
+        described.append(_rate(image_statistics, pixels))
+    medians = [float(np.median(rates)) for rates in (plain, decoded, described)]
     return InputBench(
         resolution_px=resolution_px,
         files=len(files),
@@ -70,7 +74,15 @@ def bench_input(resolution_px: int = 512, rounds: int = 5, seed: int = 0) -> Inp
 
 
 def pillow(content: bytes, resolution_px: int) -> np.ndarray:
-    """What a script does: decode at full size, resize the shorter side, crop the centre."""
+    """Decode at full size, resize the shorter side and crop the centre, as a plain script would.
+
+    Args:
+        content: an image file.
+        resolution_px: side of the result.
+
+    Returns:
+        (resolution_px, resolution_px, 3) pixels.
+    """
     image = Image.open(io.BytesIO(content)).convert("RGB")
     scale = resolution_px / min(image.size)
     width, height = (max(resolution_px, round(side * scale)) for side in image.size)
@@ -80,7 +92,7 @@ def pillow(content: bytes, resolution_px: int) -> np.ndarray:
 
 
 def photographs(count: int, seed: int) -> list[bytes]:
-    """JPEGs with the smooth areas, edges and grain of photographs, of sizes as LAION's."""
+    """JPEG files with the smooth areas, edges and grain of photographs, of the sizes that LAION's have."""
     random = np.random.default_rng(seed)
     files = []
     for _ in range(count):

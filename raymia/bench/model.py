@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from raymia.bench.shapes import CHANNELS, FACTOR, FAMILIES, Family, count_flops
+from raymia.bench.shapes import CHANNELS, FACTOR, SHAPES, ModelShape, count_flops
 from raymia.errors import ConfigError, suggest
 from raymia.replica.device import DTYPES, available, device_batches, quiet_libraries
 
 MATRICES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 """Sides of the square matrices whose products show the peak, by kind of device."""
 WARM_UP = 3
-VARIANTS: dict[str, dict[str, Any]] = {
+"""Calls that are made before those that count."""
+UNET_VARIANTS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "float32, channels-last": {"dtype": "float32", "channels_last": True},
     "float32, channels-last, compiled": {"dtype": "float32", "channels_last": True, "compiled": True},
@@ -34,37 +35,42 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "bfloat16, channels-last, compiled, CUDA graphs": {"dtype": "bfloat16", "channels_last": True, "cuda_graphs": True},
 }
-"""Ways to run the UNet."""
-USUAL = {"cpu": "float32, channels-last", "cuda": "bfloat16, channels-last"}
-"""The one of a scan's defaults, by kind of device."""
+"""Ways to run the UNet, with their options."""
+DEFAULT_VARIANTS = {"cpu": "float32, channels-last", "cuda": "bfloat16, channels-last"}
+"""The variant that a scan's defaults come to, by kind of device."""
 
 
 class ModelBench(BaseModel):
-    """What was measured, and on what."""
+    """Speed of a model's UNet and autoencoder on one device."""
 
     device: str
     torch_version: str
     threads: int
     family: str
+    """Name of the model's shapes."""
     variant: str
     dtype: str
     resolution_px: int
     denoiser_batch: int
+    """Images in a call of the UNet."""
     vae_batch: int
+    """Images in a call of the autoencoder."""
     compile_s: float | None
-    """Seconds of the first call, where the UNet is compiled."""
+    """Seconds of the UNet's first call; none where it is not compiled."""
     peak_memory_gib: float | None
-    """On a GPU."""
+    """GPU memory of the UNet at its peak; none on CPUs."""
     forwards_s: float
+    """Images per second that the UNet takes."""
     encodes_s: float | None
     decodes_s: float | None
     unet_gflop: float
-    """Of one forward."""
+    """Floating point operations of one forward of one image, in 10^9."""
     unet_tflops: float
-    """TFLOP/s of the UNet."""
+    """Floating point operations per second of the UNet, in 10^12."""
     peak_tflops: float
-    """Of products of large square matrices in the same dtype on this device."""
+    """Floating point operations per second of products of large square matrices in the same dtype, in 10^12."""
     share_of_peak: float
+    """`unet_tflops` over `peak_tflops`."""
 
 
 def bench_model(
@@ -76,26 +82,26 @@ def bench_model(
     seconds: float = 5.0,
     with_vae: bool = True,
 ) -> ModelBench:
-    """Time the UNet and the autoencoder of a family with random weights.
+    """Time the UNet and the autoencoder of a model with random weights.
 
     Args:
-        family: one of `FAMILIES`.
-        variant: one of `VARIANTS`; by default how a scan runs on the device.
+        family: name of the model's shapes, one of `SHAPES`.
+        variant: name of one of `UNET_VARIANTS`; by default how a scan runs on the device.
         batch: images in a call of the UNet; by default what a replica would take.
-        resolution_px: of the images; by default the family's own.
+        resolution_px: side of the images; by default the model's own.
         device: ``auto``, ``cpu`` or ``cuda``.
-        seconds: that each part is run for, after warming up.
+        seconds: how long each part is run for, after warming up.
         with_vae: whether to time the autoencoder, which computes in float32 as in a scan.
 
     Raises:
         ConfigError: an unknown name, or a resolution that the autoencoder cannot take.
     """
     device = available(device)
-    variant = variant or USUAL[device]
-    for what, name, known in (("model", family, FAMILIES), ("variant", variant, VARIANTS)):
+    variant = variant or DEFAULT_VARIANTS[device]
+    for what, name, known in (("model", family, SHAPES), ("variant", variant, UNET_VARIANTS)):
         if name not in known:
             raise ConfigError(f"{what} {name!r}{suggest(name, list(known))}; known are {', '.join(known)}")
-    shape, options = FAMILIES[family], VARIANTS[variant]
+    shape, options = SHAPES[family], UNET_VARIANTS[variant]
     side_px = resolution_px or shape.resolution_px
     if side_px % FACTOR:
         raise ConfigError(f"resolution {side_px} px is not a multiple of {FACTOR}, as the autoencoder needs")
@@ -134,8 +140,10 @@ def bench_model(
     )
 
 
-def _time_unet(shape: Family, options: dict[str, Any], inputs: dict[str, Any], seconds: float) -> tuple[float | None, float]:
-    """Seconds of the first call of a compiled UNet, and calls per second after it."""
+def _time_unet(
+    shape: ModelShape, options: dict[str, Any], inputs: dict[str, Any], seconds: float
+) -> tuple[float | None, float]:
+    """Seconds of the first call, none where the UNet is not compiled, and calls per second after it."""
     device, dtype = inputs["sample"].device.type, inputs["sample"].dtype
     unet = shape.new_unet().to(dtype).eval().requires_grad_(False)
     if options.get("channels_last"):
@@ -154,7 +162,7 @@ def _time_unet(shape: Family, options: dict[str, Any], inputs: dict[str, Any], s
     return first_s if compiled else None, rate(lambda: forward(**inputs, return_dict=False), device, seconds)
 
 
-def _time_vae(shape: Family, batch: int, side_px: int, device: str, seconds: float) -> tuple[float, float]:
+def _time_vae(shape: ModelShape, batch: int, side_px: int, device: str, seconds: float) -> tuple[float, float]:
     """Images encoded and decoded per second."""
     vae = shape.new_vae().eval().requires_grad_(False).to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, side_px, side_px)
@@ -164,19 +172,24 @@ def _time_vae(shape: Family, batch: int, side_px: int, device: str, seconds: flo
 
 
 def bench_variants(seconds: float = 5.0, **options: Any) -> Iterator[ModelBench]:
-    """`bench_model` in every variant that the device knows, one after the other."""
-    for number, variant in enumerate(VARIANTS):
+    """Run `bench_model` in every variant that the device can run, one after the other.
+
+    Args:
+        seconds: how long each part is run for.
+        options: further arguments of `bench_model`.
+    """
+    for number, variant in enumerate(UNET_VARIANTS):
         if "CUDA" not in variant or torch.cuda.is_available():
             yield bench_model(variant=variant, seconds=seconds, with_vae=number == 0, **options)
 
 
 def peak_tflops(device: str, dtype: torch.dtype) -> float:
     """TFLOP/s of products of two square matrices, of the size at which they are fastest."""
-    found = []
+    measured = []
     for side in MATRICES[device]:
-        one, other = torch.randn(2, side, side, device=device, dtype=dtype)
-        found.append(2 * side**3 * rate(partial(torch.matmul, one, other), device, 1.0) / 1e12)
-    return max(found)
+        left, right = torch.randn(2, side, side, device=device, dtype=dtype)
+        measured.append(2 * side**3 * rate(partial(torch.matmul, left, right), device, 1.0) / 1e12)
+    return max(measured)
 
 
 def device_name(device: str) -> str:
@@ -192,7 +205,14 @@ def device_name(device: str) -> str:
 
 
 def rate(call: Callable[[], object], device: str, seconds: float, warm_up: int = WARM_UP) -> float:
-    """Calls per second, after as many that do not count."""
+    """Measure calls per second.
+
+    Args:
+        call: what is timed; on a GPU it need not wait for the result.
+        device: ``cpu`` or ``cuda``.
+        seconds: how long to go on, for one call at least.
+        warm_up: calls beforehand that do not count.
+    """
     for _ in range(warm_up):
         call()
     _wait(device)

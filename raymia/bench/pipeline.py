@@ -32,17 +32,18 @@ from raymia.scan.pipeline import run_scan
 from raymia.scan.scorer import Scorer
 from raymia.trial.trial import Trial
 
-BATCH, SIDE_PX, SHARDS = 8, 512, 8
+SCAN_BATCH, SCAN_SIDE_PX, SHARDS = 8, 512, 8
+"""Images in a batch, side of the decoded images, and shards of the data set."""
 
 
 class Sleeping(Attack):
-    """Takes so long for a batch, and no processor; the score is the time at which the batch was done."""
+    """Sleeps for each batch, which takes no processor; the score is the time at which the batch was done."""
 
     name: ClassVar = "sleeping"
     access: ClassVar = Access.CONTROL
     reference: ClassVar = "none"
 
-    seconds: float = Field(0.5, description="For a full batch.")
+    seconds: float = Field(0.5, description="Seconds that a full batch takes.")
 
     def signals(self) -> list[Signal]:
         return [Signal("sleeping", primary=True)]
@@ -51,19 +52,19 @@ class Sleeping(Attack):
         return Evaluations()
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
-        time.sleep(self.seconds * len(trial.keys) / BATCH)
+        time.sleep(self.seconds * len(trial.keys) / SCAN_BATCH)
         return {"sleeping": torch.full((len(trial.keys),), time.time(), dtype=torch.double)}
 
 
 class NoModel:
-    """Stands where a replica stands; nothing is asked of it."""
+    """Fills the place of a replica where no attack asks for one."""
 
     device = torch.device("cpu")
     evaluations = Evaluations()
 
 
 def scorer_without_model(job: Job, dtype: str = "", device: str = "", threads: int | None = None) -> Scorer:
-    """A scorer with a model's place left empty; see `raymia.scan.pipeline.LoadScorer`."""
+    """A scorer without a model; its arguments are those of `raymia.scan.pipeline.LoadScorer`."""
     return Scorer(NoModel(), job.attacks, job.seed)  # type: ignore[arg-type]
 
 
@@ -73,9 +74,11 @@ class PipelineBench(BaseModel):
     batch_s: float
     replicas: int
     images: int
+    """Images that the scan scores."""
     bare_images_s: float
-    """Of one replica over images that are decoded already."""
+    """Rate of one replica over images that are decoded already."""
     scan_images_s: float
+    """Rate of the whole scan, with all its replicas."""
     ratio: float
     """The scan's rate over that of as many bare loops."""
 
@@ -86,9 +89,9 @@ def bench_pipeline(
     """Scan generated JPEGs of 768 x 640 px at 512 px on a local Ray, with batches of 8.
 
     Args:
-        durations_s: of a batch.
-        replicas: of the scans, each in turn; they sleep, so that there may be more than cores.
-        samples: for each replica.
+        durations_s: seconds that a batch takes, each in turn.
+        replicas: numbers of replicas of the scans, each in turn; replicas sleep, so that there may be more than cores.
+        samples: images for each replica.
     """
     with on_ray("benchmark", max(replicas)), tempfile.TemporaryDirectory() as folder:
         for seconds in durations_s:
@@ -106,7 +109,7 @@ def bench_pipeline(
 
 
 def write_shards(folder: Path, samples: int) -> Path:
-    """Tars of photographs-like JPEGs and the manifest over them."""
+    """Write tars of one JPEG over and over, and the manifest over them; return `folder`, which is made."""
     folder.mkdir()
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (20, 24, 3), dtype=np.uint8)
@@ -122,12 +125,13 @@ def write_shards(folder: Path, samples: int) -> Path:
 
 
 def job_of(folder: Path, seconds: float, replicas: int) -> Job:
+    """A scan of the shards in a folder by the sleeping attack, `seconds` for a batch."""
     content = {
         "manifest": str(folder / "manifest.yaml"),
-        "replica": {"model": "testbed-tiny", "dtype": "float32", "resolution_px": SIDE_PX},
+        "replica": {"model": "testbed-tiny", "dtype": "float32", "resolution_px": SCAN_SIDE_PX},
         "attacks": {"random": {}},
-        "pool": {"replicas": replicas, "gpus_per_replica": 0, "batch_size": BATCH},
-        "unit_size": BATCH,
+        "pool": {"replicas": replicas, "gpus_per_replica": 0, "batch_size": SCAN_BATCH},
+        "unit_size": SCAN_BATCH,
         "run": str(folder / f"run-{seconds}-{replicas}"),
     }
     job = parse_job(content, "benchmark")
@@ -137,14 +141,14 @@ def job_of(folder: Path, seconds: float, replicas: int) -> Job:
 def bare_loop(folder: Path, seconds: float) -> float:
     """Images per second of the scorer over images that are decoded already."""
     job = job_of(folder, seconds, 1)
-    found = [s for path in sorted(folder.glob("m*.tar")) for s in read_shard(str(path)) if isinstance(s, RawSample)]
-    pixels = np.stack([decode_image(sample.image or b"", SIDE_PX, 10**8).pixels for sample in found[:BATCH]])
-    scorer, rounds = scorer_without_model(job), len(found) // BATCH
+    samples = [s for path in sorted(folder.glob("m*.tar")) for s in read_shard(str(path)) if isinstance(s, RawSample)]
+    pixels = np.stack([decode_image(s.image or b"", SCAN_SIDE_PX, 10**8).pixels for s in samples[:SCAN_BATCH]])
+    scorer, rounds = scorer_without_model(job), len(samples) // SCAN_BATCH
     start = time.perf_counter()
     for i in range(rounds):
-        part = found[i * BATCH : (i + 1) * BATCH]
+        part = samples[i * SCAN_BATCH : (i + 1) * SCAN_BATCH]
         scorer.score(pixels, [sample.caption for sample in part], [sample.key for sample in part])
-    return rounds * BATCH / (time.perf_counter() - start)
+    return rounds * SCAN_BATCH / (time.perf_counter() - start)
 
 
 def scan_rate(folder: Path, seconds: float, replicas: int) -> float:
@@ -153,4 +157,4 @@ def scan_rate(folder: Path, seconds: float, replicas: int) -> float:
     run_scan(job, Console(quiet=True), scorer_without_model)
     times = sorted(set(Ledger(job.run).scores(["sleeping"]).column("sleeping").to_pylist()))
     steady = times[len(times) // 4 :]
-    return float((len(steady) - 1) * BATCH / (steady[-1] - steady[0]))
+    return float((len(steady) - 1) * SCAN_BATCH / (steady[-1] - steady[0]))

@@ -15,54 +15,60 @@ from pydantic import BaseModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from raymia.bench.model import device_name, rate
-from raymia.bench.shapes import FAMILIES, TOKENS, Family
+from raymia.bench.shapes import CONTEXT_TOKENS, SHAPES, ModelShape
 from raymia.config import parse_job
 from raymia.errors import ConfigError, suggest
 from raymia.replica.device import available, quiet_libraries
 from raymia.scan.scorer import Scorer, load_scorer
 from raymia.testbed.architecture import new_tokenizer, save_pipeline
 
-ATTACKS = ("loss", "pia", "secmi")
-CAPTION = "a small picture, of no meaning"
+DEFAULT_ATTACKS = ("loss", "pia", "secmi")
+BENCH_CAPTION = "a small picture, of no meaning"
+"""Caption of every image."""
 HEAD_WIDTH = 64
-"""Of the text encoders of all families."""
+"""Width of an attention head in the text encoders of all shapes."""
 
 
 class ScorerBench(BaseModel):
-    """One replica scoring batch after batch, against the same evaluations in a bare loop."""
+    """Speed of one replica that scores batch after batch, against the same evaluations in a bare loop."""
 
     device: str
     torch_version: str
     threads: int
     family: str
+    """Name of the model's shapes."""
     attacks: list[str]
     dtype: str
     compiled: bool
     resolution_px: int
     batch_size: int
+    """Samples in front of the replica at once."""
     denoiser_batch: int
+    """Images in a call of the UNet, as the replica chose."""
     vae_batch: int
-    """The last two as the replica chose them."""
+    """Images in a call of the autoencoder, as the replica chose."""
     load_s: float
-    """From the files to a replica, its memory tried out."""
+    """Seconds from the files to a replica that has tried out its memory."""
     first_batch_s: float
-    """With compilation, where asked for."""
+    """Seconds of the first batch, with compilation where that is asked for."""
     images_s: float
+    """Images per second that the scorer scores."""
     forwards: float
-    """Per image."""
+    """Forwards of the UNet per image."""
     encodes: float
+    """Encodes of the autoencoder per image."""
     forwards_s: float
-    """Of the scorer, as it encodes, too."""
+    """Forwards per second of the scorer, which encodes in the same time, too."""
     bare_images_s: float
-    """Of a loop that does nothing but as many forwards and encodes, in the largest calls."""
+    """Images per second of a loop that does nothing but as many forwards and encodes, in the largest calls."""
     ratio: float
     """`images_s` over `bare_images_s`."""
     peak_memory_gib: float | None
-    """On a GPU."""
+    """GPU memory at its peak; none on CPUs."""
 
 
 def bench_scorer(
-    attacks: Sequence[str] = ATTACKS,
+    attacks: Sequence[str] = DEFAULT_ATTACKS,
     family: str = "sd15",
     batch_size: int = 16,
     dtype: str = "auto",
@@ -74,14 +80,14 @@ def bench_scorer(
     """Write a pipeline of random weights, load it as a scan does, and score random images under one caption.
 
     Args:
-        attacks: names, at their defaults.
-        family: one of `FAMILIES` that a replica can be of.
+        attacks: names of attacks, which run at their defaults.
+        family: name of the model's shapes, one of `SHAPES` that a pipeline can be written of.
         batch_size: samples in front of the replica at once.
-        dtype: of the UNet; ``auto`` as in a scan.
-        compiled: compile the UNet.
-        resolution_px: of the images; by default the family's own.
+        dtype: type of the UNet; ``auto`` as in a scan.
+        compiled: whether to compile the UNet.
+        resolution_px: side of the images; by default the model's own.
         device: ``auto``, ``cpu`` or ``cuda``.
-        seconds: that each part is run for, at least one batch.
+        seconds: how long each part is run for, at least one batch.
 
     Raises:
         ConfigError: an unknown name, or a model that a replica cannot be of.
@@ -89,30 +95,13 @@ def bench_scorer(
     device = available(device)
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
-    known = [name for name, shape in FAMILIES.items() if shape.text_layers]
+    known = [name for name, shape in SHAPES.items() if shape.text_layers]
     if family not in known:
         raise ConfigError(f"model {family!r}{suggest(family, known)}; replicas can be {', '.join(known)}")
-    side_px = resolution_px or FAMILIES[family].resolution_px
+    side_px = resolution_px or SHAPES[family].resolution_px
     quiet_libraries()
-    with tempfile.TemporaryDirectory() as folder:
-        replica = {"model": folder, "resolution_px": side_px, "compile": compiled}
-        content = {"manifest": "unused", "replica": replica, "attacks": {name: {} for name in attacks}, "run": "unused"}
-        job = parse_job(content, "bench scorer")
-        write_pipeline(Path(folder), FAMILIES[family])
-        load_s = time.perf_counter()
-        scorer = load_scorer(job, dtype, device, os.cpu_count() if device == "cpu" else None)
-        load_s = time.perf_counter() - load_s
-    pixels = np.random.default_rng(0).integers(0, 256, (batch_size, side_px, side_px, 3), dtype=np.uint8)
-    keys = [str(number) for number in range(batch_size)]
-
-    def score() -> None:
-        scorer.score(pixels, [CAPTION] * batch_size, keys)
-
-    first_batch_s = time.perf_counter()
-    score()  # which ends with the scores on the CPU
-    first_batch_s = time.perf_counter() - first_batch_s
-    forwards, encodes = (getattr(scorer.evaluations, name) / batch_size for name in ("forwards", "encodes"))
-    images_s = batch_size * rate(score, device, seconds, warm_up=0)
+    scorer, load_s = _load(attacks, SHAPES[family], dtype, compiled, side_px, device)
+    first_batch_s, forwards, encodes, images_s = _score(scorer, batch_size, side_px, device, seconds)
     forward_s, encode_s, batches = _bare(scorer, side_px, device, seconds)
     bare_images_s = 1.0 / (forwards * forward_s + encodes * encode_s)
     return ScorerBench(
@@ -139,10 +128,40 @@ def bench_scorer(
     )
 
 
-def write_pipeline(folder: Path, shape: Family) -> None:
-    """A pipeline folder of a family's shapes with random weights, and a tokenizer of few words."""
-    tokenizer = new_tokenizer([CAPTION])
-    tokenizer.model_max_length = TOKENS
+def _load(
+    attacks: Sequence[str], shape: ModelShape, dtype: str, compiled: bool, side_px: int, device: str
+) -> tuple[Scorer, float]:
+    """A scorer over a model of random weights, and the seconds that it took to load it."""
+    with tempfile.TemporaryDirectory() as folder:
+        replica = {"model": folder, "resolution_px": side_px, "compile": compiled}
+        content = {"manifest": "unused", "replica": replica, "attacks": {name: {} for name in attacks}, "run": "unused"}
+        job = parse_job(content, "bench scorer")
+        write_pipeline(Path(folder), shape)
+        start = time.perf_counter()
+        scorer = load_scorer(job, dtype, device, os.cpu_count() if device == "cpu" else None)
+        return scorer, time.perf_counter() - start
+
+
+def _score(scorer: Scorer, batch_size: int, side_px: int, device: str, seconds: float) -> tuple[float, float, float, float]:
+    """Seconds of the first batch; forwards and encodes per image; and images per second of the batches after it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (batch_size, side_px, side_px, 3), dtype=np.uint8)
+    keys = [str(number) for number in range(batch_size)]
+
+    def score() -> None:
+        # This ends with the scores on the CPU, so that a clock read behind it has waited for the GPU.
+        scorer.score(pixels, [BENCH_CAPTION] * batch_size, keys)
+
+    start = time.perf_counter()
+    score()
+    first_batch_s = time.perf_counter() - start
+    forwards, encodes = scorer.evaluations.forwards / batch_size, scorer.evaluations.encodes / batch_size
+    return first_batch_s, forwards, encodes, batch_size * rate(score, device, seconds, warm_up=0)
+
+
+def write_pipeline(folder: Path, shape: ModelShape) -> None:
+    """Write a pipeline folder of a model's shapes with random weights, and a tokenizer of few words."""
+    tokenizer = new_tokenizer([BENCH_CAPTION])
+    tokenizer.model_max_length = CONTEXT_TOKENS
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -150,7 +169,7 @@ def write_pipeline(folder: Path, shape: Family) -> None:
             intermediate_size=4 * shape.text_width,
             num_hidden_layers=shape.text_layers,
             num_attention_heads=max(1, shape.text_width // HEAD_WIDTH),
-            max_position_embeddings=TOKENS,
+            max_position_embeddings=CONTEXT_TOKENS,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -164,9 +183,9 @@ def _bare(scorer: Scorer, side_px: int, device: str, seconds: float) -> tuple[fl
     replica: Any = scorer.replica
     z = torch.randn(replica.denoiser_batch, *replica.latent_shape(side_px, side_px), device=device)
     t = torch.full((len(z),), 100, device=device)
-    told = replica.text([CAPTION]).expand(len(z))
+    conditioning = replica.text([BENCH_CAPTION]).expand(len(z))
     images = torch.randn(replica.autoencoder.batch, 3, side_px, side_px, device=device)
     with torch.no_grad():
-        forwards_s = len(z) * rate(lambda: replica.predicted_noise(z, t, told), device, seconds, warm_up=1)
+        forwards_s = len(z) * rate(lambda: replica.predicted_noise(z, t, conditioning), device, seconds, warm_up=1)
         encodes_s = len(images) * rate(lambda: replica.encode(images), device, seconds, warm_up=1)
     return 1.0 / forwards_s, 1.0 / encodes_s, (len(z), len(images))

@@ -1,4 +1,4 @@
-"""The published shapes of Stable Diffusion 1.5, 2.1 and SDXL-base, to be filled with random weights: speed needs no others."""
+"""The published shapes of Stable Diffusion 1.5, 2.1 and SDXL-base, filled with random weights: speed needs no others."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 FACTOR, CHANNELS = 8, 4
-"""Pixels by side of a latent, and channels of latents: the same in all of them."""
-TOKENS = 77
+"""Pixels that one latent spans in width and height, and channels of the latents: the same for all shapes."""
+CONTEXT_TOKENS = 77
+"""Tokens of a text, as CLIP's text encoders take them."""
 
 CROSS_DOWN, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
-VAE: dict[str, Any] = {
+VAE_OPTIONS: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 2,
     "latent_channels": CHANNELS,
 }
+"""Arguments of diffusers' AutoencoderKL: the same for all shapes."""
 
 
 @dataclass(frozen=True)
-class Family:
-    """The shapes of one model.
+class ModelShape:
+    """The shapes of one model's parts.
 
     Attributes:
         unet: arguments of diffusers' UNet2DConditionModel.
-        text_width: of the text states.
-        text_layers: of the text encoder; none where a replica cannot be of the family.
-        resolution_px: that it was trained at last.
-        added: further conditions of the UNet by name, as widths.
+        text_width: width of the text states.
+        resolution_px: side of the images that the model was trained on last.
+        text_layers: layers of the text encoder; 0 where no pipeline of one text encoder has this shape.
+        added: widths of the UNet's further conditions, by name.
     """
 
     unet: dict[str, Any]
@@ -43,29 +45,36 @@ class Family:
     added: dict[str, int] = field(default_factory=dict)
 
     def new_unet(self) -> UNet2DConditionModel:
-        """With random weights, on the default device."""
+        """A UNet with random weights, on the default device."""
         return UNet2DConditionModel(**self.unet)
 
     def new_vae(self) -> AutoencoderKL:
-        """With random weights, on the default device; all families' autoencoders have one shape."""
-        return AutoencoderKL(**VAE)
+        """An autoencoder with random weights, on the default device; all models' autoencoders have one shape."""
+        return AutoencoderKL(**VAE_OPTIONS)
 
     def inputs(self, batch: int, resolution_px: int, device: str, dtype: torch.dtype) -> dict[str, Any]:
-        """Arguments of a call of the UNet."""
+        """Arguments of one call of the UNet, by name, filled with noise.
+
+        Args:
+            batch: images in the call.
+            resolution_px: side of the images, a multiple of `FACTOR`.
+            device: where the tensors are made.
+            dtype: type of all but the timesteps.
+        """
         side = resolution_px // FACTOR
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         added: dict[str, Tensor] = {name: torch.randn(batch, width, **options) for name, width in self.added.items()}
         return {
             "sample": torch.randn(batch, CHANNELS, side, side, **options),
             "timestep": torch.full((batch,), 100, device=device),
-            "encoder_hidden_states": torch.randn(batch, TOKENS, self.text_width, **options),
+            "encoder_hidden_states": torch.randn(batch, CONTEXT_TOKENS, self.text_width, **options),
             **({"added_cond_kwargs": added} if added else {}),
         }
 
 
-FAMILIES = {
-    "sd15": Family({"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}, 768, 512, 12),
-    "sd21": Family(
+SHAPES = {
+    "sd15": ModelShape({"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}, 768, 512, 12),
+    "sd21": ModelShape(
         {
             "cross_attention_dim": 1024,
             "attention_head_dim": (5, 10, 20, 20),
@@ -76,7 +85,7 @@ FAMILIES = {
         768,
         23,
     ),
-    "sdxl": Family(
+    "sdxl": ModelShape(
         {
             "block_out_channels": (320, 640, 1280),
             "down_block_types": ("DownBlock2D", CROSS_DOWN, CROSS_DOWN),
@@ -99,18 +108,24 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating point operations of one image, a multiplication and an addition counting as two."""
+    """Floating point operations for one image, a multiplication and an addition counting as two."""
 
     unet: int
+    """Operations of one forward of the UNet."""
     encode: int
     decode: int
 
 
-def count_flops(family: Family, resolution_px: int) -> Flops:
-    """Exact counts, by running the shapes without numbers; takes seconds."""
+def count_flops(shape: ModelShape, resolution_px: int) -> Flops:
+    """Count exactly, by running the model on tensors without numbers; takes seconds.
+
+    Args:
+        shape: shapes of the model.
+        resolution_px: side of the image, a multiple of `FACTOR`.
+    """
     with torch.device("meta"):
-        unet, vae = family.new_unet(), family.new_vae()
-        inputs = family.inputs(1, resolution_px, "meta", torch.float32)
+        unet, vae = shape.new_unet(), shape.new_vae()
+        inputs = shape.inputs(1, resolution_px, "meta", torch.float32)
         image = torch.empty(1, 3, resolution_px, resolution_px)
         latents = inputs["sample"]
 

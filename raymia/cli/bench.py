@@ -15,7 +15,7 @@ from raymia.cli.console import Json, out
 bench_app = typer.Typer(help="Speed: of the model, the input path, the attacks, the pipeline.", no_args_is_help=True)
 
 B = TypeVar("B", bound=BaseModel)
-Seconds = Annotated[float, typer.Option(min=0.1, help="To run each part for.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="How long to run each part for.")]
 
 
 @bench_app.command("model")
@@ -24,7 +24,9 @@ def bench_model_command(
     variant: Annotated[str | None, typer.Option(help="How the UNet is run; by default as a scan would.")] = None,
     variants: Annotated[bool, typer.Option("--variants", help="Run every variant, one after the other.")] = False,
     batch: Annotated[int | None, typer.Option(min=1, help="Images in a call of the UNet.")] = None,
-    resolution: Annotated[int | None, typer.Option(min=8, help="In pixels; by default the model's own.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=8, help="Side of the images in pixels; by default the model's own.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seconds: Seconds = 5.0,
     as_json: Json = False,
@@ -34,14 +36,14 @@ def bench_model_command(
     from raymia.cli.printing_bench import print_models
 
     options = {"family": model, "batch": batch, "resolution_px": resolution, "device": device, "seconds": seconds}
-    found = list(bench_variants(**options)) if variants else [bench_model(variant=variant, **options)]  # type: ignore[arg-type]
-    _show(found, print_models, as_json)
+    rows = list(bench_variants(**options)) if variants else [bench_model(variant=variant, **options)]  # type: ignore[arg-type]
+    _show(rows, print_models, as_json)
 
 
 @bench_app.command("input")
 def bench_input_command(
-    resolution: Annotated[int, typer.Option(min=8, help="In pixels.")] = 512,
-    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    resolution: Annotated[int, typer.Option(min=8, help="Side of the result in pixels.")] = 512,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each way is timed.")] = 5,
     as_json: Json = False,
 ) -> None:
     """Images per second and core from JPEG to pixels, against plain Pillow."""
@@ -54,7 +56,7 @@ def bench_input_command(
 @bench_app.command("attacks")
 def bench_attacks_command(
     attack: Annotated[list[str] | None, typer.Argument(help="By default all that need no model beside.")] = None,
-    samples: Annotated[int, typer.Option(min=10, help="Of the test bed, half of them members.")] = 256,
+    samples: Annotated[int, typer.Option(min=10, help="Images of the test bed, half of them members.")] = 256,
     as_json: Json = False,
 ) -> None:
     """AUC, evaluations and images per second of each attack on the test bed."""
@@ -69,38 +71,40 @@ def bench_scorer_command(
     attack: Annotated[list[str] | None, typer.Argument(help="By default loss, pia and secmi.")] = None,
     model: Annotated[str, typer.Option(help="Shapes: sd15 or sd21; the weights are random.")] = "sd15",
     batch: Annotated[int, typer.Option(min=1, help="Images in front of the replica at once.")] = 16,
-    dtype: Annotated[str, typer.Option(help="Of the UNet; auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Type of the UNet: auto, float32, bfloat16 or float16.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the UNet.")] = False,
-    resolution: Annotated[int | None, typer.Option(min=8, help="In pixels; by default the model's own.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=8, help="Side of the images in pixels; by default the model's own.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seconds: Seconds = 10.0,
     as_json: Json = False,
 ) -> None:
     """Images per second of attacks over a model of full size, against a bare loop. No download, no Ray."""
-    from raymia.bench.scorer import ATTACKS, bench_scorer
+    from raymia.bench.scorer import DEFAULT_ATTACKS, bench_scorer
     from raymia.cli.printing_bench import print_scorer
 
-    found = bench_scorer(attack or ATTACKS, model, batch, dtype, compiled, resolution, device, seconds)
-    _show([found], print_scorer, as_json)
+    measured = bench_scorer(attack or DEFAULT_ATTACKS, model, batch, dtype, compiled, resolution, device, seconds)
+    _show([measured], print_scorer, as_json)
 
 
 @bench_app.command("pipeline")
 def bench_pipeline_command(
     batch_seconds: Annotated[list[float] | None, typer.Option(help="Duration of a batch; several may be given.")] = None,
     replicas: Annotated[list[int] | None, typer.Option(help="Replicas of a scan; several may be given.")] = None,
-    samples: Annotated[int, typer.Option(min=32, help="For each replica.")] = 192,
+    samples: Annotated[int, typer.Option(min=32, help="Images for each replica.")] = 192,
     as_json: Json = False,
 ) -> None:
     """Images per second of a scan over those of a bare loop with the same, sleeping, scorer."""
     from raymia.bench.pipeline import bench_pipeline
     from raymia.cli.printing_bench import print_pipeline
 
-    found = list(bench_pipeline(batch_seconds or (0.25, 0.5, 1.0), replicas or (1,), samples))
-    _show(found, print_pipeline, as_json)
+    rows = list(bench_pipeline(batch_seconds or (0.25, 0.5, 1.0), replicas or (1,), samples))
+    _show(rows, print_pipeline, as_json)
 
 
-def _show(found: Sequence[B], printed: Callable[[Console, Sequence[B]], None], as_json: bool) -> None:
+def _show(measured: Sequence[B], print_them: Callable[[Console, Sequence[B]], None], as_json: bool) -> None:
     if as_json:
-        out.print_json(json.dumps([one.model_dump() for one in found]))
+        out.print_json(json.dumps([measurement.model_dump() for measurement in measured]))
     else:
-        printed(out, found)
+        print_them(out, measured)

@@ -67,13 +67,14 @@ def _by_split(
         "non_members": (False, non_member),
         "all": ("unknown", unknown),
     }
-    found = {split: (label, named) for split, (label, named) in given.items() if named}
-    if not found:
+    by_split = {split: (label, named) for split, (label, named) in given.items() if named}
+    if not by_split:
         raise ConfigError(f"no {what} given; name them, with --member and --non-member where membership is known")
-    return found
+    return by_split
 
 
 def _print_findings(manifest: Any, summaries: list[Any], as_json: bool) -> bool:
+    """Print how the shards differ from their manifest; return whether that is more than remarks."""
     from raymia.cli.printing_data import print_findings
     from raymia.data.index import verify
 
@@ -101,8 +102,13 @@ def data_pack(
         list[str] | None,
         typer.Argument(help="A manifest; or a folder of images, tars or img2dataset's output."),
     ] = None,
-    member: Annotated[list[str] | None, typer.Option("--member", help="The same, of members.")] = None,
-    non_member: Annotated[list[str] | None, typer.Option("--non-member", help="The same, of non-members.")] = None,
+    member: Annotated[
+        list[str] | None, typer.Option("--member", help="A folder of images, tars or img2dataset's output: the members.")
+    ] = None,
+    non_member: Annotated[
+        list[str] | None,
+        typer.Option("--non-member", help="A folder of images, tars or img2dataset's output: the non-members."),
+    ] = None,
     captions: Annotated[str | None, typer.Option(help="Parquet or CSV of file and caption, for a folder of images.")] = None,
     per_shard: Annotated[int, typer.Option(min=1, help="Images that go into a shard.")] = 1000,
     name: Annotated[str | None, typer.Option(help="Name of the data set; by default the folder's.")] = None,
@@ -158,7 +164,7 @@ def data_dedup(
     out_folder: OutFolder,
     features: FeaturesFolder = None,
     max_distance: Annotated[
-        float, typer.Option(min=0.0, max=2.0, help="Of unit image embeddings, below which two images are twins.")
+        float, typer.Option(min=0.0, max=2.0, help="Distance of unit image embeddings below which two images are twins.")
     ] = 0.5,
     verify: Annotated[bool, typer.Option("--verify", help="Twins must agree in their pixels, too.")] = False,
     as_json: Json = False,
@@ -170,14 +176,14 @@ def data_dedup(
     from raymia.report.pairs_page import write_pairs_page
     from raymia.run.storage import Storage
 
-    found = dedup(manifest_file, out_folder, err, features, max_distance, MIN_AGREEMENT if verify else None)
-    page = write_pairs_page(found, Storage(out_folder))
+    deduplicated = dedup(manifest_file, out_folder, err, features, max_distance, MIN_AGREEMENT if verify else None)
+    page = write_pairs_page(deduplicated, Storage(out_folder))
     if as_json:
-        out.print_json(found.summary.model_dump_json())
+        out.print_json(deduplicated.summary.model_dump_json())
         return
-    print_dedup(out, found.summary)
+    print_dedup(out, deduplicated.summary)
     out.print(f"Look at the pairs: {page}", markup=False, highlight=False, soft_wrap=True)
-    _print_made(out_folder, found.manifest)
+    _print_made(out_folder, deduplicated.manifest)
 
 
 @data_app.command("match")
@@ -202,8 +208,8 @@ def data_match(
     """Keep members and non-members that are alike in captions, embeddings and image statistics."""
     from raymia.curation.match import match
 
-    found = match(manifest_file, out_folder, err, features, method, target_auc, size, fold_captions, seed)
-    _print_matched(out_folder, found, as_json)
+    matched = match(manifest_file, out_folder, err, features, method, target_auc, size, fold_captions, seed)
+    _print_matched(out_folder, matched, as_json)
 
 
 @data_app.command("sanitise")
@@ -230,11 +236,11 @@ def data_attrition(
     from raymia.cli.printing_data import print_attrition
     from raymia.curation.attrition import attrition
 
-    found = attrition(manifest_file, run)
+    losses = attrition(manifest_file, run)
     if as_json:
-        out.print_json(found.model_dump_json())
+        out.print_json(losses.model_dump_json())
     else:
-        print_attrition(out, found)
+        print_attrition(out, losses)
 
 
 @data_app.command("split")
@@ -244,33 +250,34 @@ def data_split(
     groups: Annotated[
         str | None, typer.Option(help="Parquet or CSV of split, key and COLUMN; by default the manifest's clusters.")
     ] = None,
-    column: Annotated[str, typer.Option(help="Of the group's name, such as a concept.")] = "cluster",
-    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the samples that become members.")] = 0.5,
+    column: Annotated[str, typer.Option(help="Column that holds the group's name, such as a concept.")] = "cluster",
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the samples that become members.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Json = False,
 ) -> None:
     """Draw members and non-members at random, whole groups at a time, to train a model on the members alone."""
     from raymia.curation.assign import assign
 
-    found = assign(manifest_file, out_folder, groups, column, share, seed)
+    assignment = assign(manifest_file, out_folder, groups, column, share, seed)
     if as_json:
-        out.print_json(found.model_dump_json())
+        out.print_json(assignment.model_dump_json())
         return
-    _print_made(out_folder, found.manifest)
-    unreadable = f"; {found.unreadable} samples without a readable image left out" if found.unreadable else ""
-    out.print(f"{found.groups:,} groups of {column}{unreadable}", markup=False, highlight=False)
+    _print_made(out_folder, assignment.manifest)
+    unreadable = f"; {assignment.unreadable} samples without a readable image left out" if assignment.unreadable else ""
+    out.print(f"{assignment.groups:,} groups of {column}{unreadable}", markup=False, highlight=False)
 
 
 def _print_made(folder: str, made: Manifest) -> None:
+    """Print where a new manifest is, and how many samples its splits have."""
     counts = ", ".join(f"{split.name} {split.samples:,}" for split in made.splits)
     out.print(f"{folder}/manifest.yaml: {counts}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_matched(folder: str, found: Matched, as_json: bool) -> None:
+def _print_matched(folder: str, matched: Matched, as_json: bool) -> None:
     from raymia.cli.printing_data import print_matched
 
     if as_json:
-        out.print_json(found.summary.model_dump_json())
+        out.print_json(matched.summary.model_dump_json())
         return
-    print_matched(out, found.summary)
-    _print_made(folder, found.manifest)
+    print_matched(out, matched.summary)
+    _print_made(folder, matched.manifest)

@@ -1,4 +1,4 @@
-"""What people read of data sets on the terminal: what became of the images, twins, and what a set gives away."""
+"""Data sets as tables on the terminal: what became of the images, twins, and what a set gives away."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # these need Ray or faiss, which printing does not
 
 
 def print_findings(out: Console, findings: list[Any]) -> None:
-    """What `raymia data verify` found."""
+    """Print what `raymia data verify` found."""
     table = Table(title="Findings")
     for heading in ("split", "shard", "", "finding"):
         table.add_column(heading, overflow="fold")
@@ -28,74 +28,77 @@ def print_findings(out: Console, findings: list[Any]) -> None:
     out.print(table)
 
 
-def print_attrition(out: Console, found: Attrition) -> None:
-    """How far the images of each split got, why they were lost, and whether that was alike."""
+def print_attrition(out: Console, losses: Attrition) -> None:
+    """Print how far the images of each split got, why they were lost, and whether that was alike."""
     table = Table(title="Images by stage", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("split", overflow="fold")
-    scored = any(split.scored is not None for split in found.splits)
+    scored = any(split.scored is not None for split in losses.splits)
     for heading in ("attempted", "fetched", "decoded", *(("scored",) if scored else ())):
         table.add_column(heading, justify="right")
-    for split in found.splits:
+    for split in losses.splits:
         counts = [split.attempted, split.fetched, split.decoded, *((split.scored,) if scored else ())]
         table.add_row(escape(split.split), *("-" if count is None else f"{count:,}" for count in counts))
     out.print(table)
-    tested = {test.reason: test for test in found.tests}
-    reasons = dict.fromkeys(reason for split in found.splits for reason in split.lost)
+    tested = {test.reason: test for test in losses.tests}
+    reasons = dict.fromkeys(reason for split in losses.splits for reason in split.lost)
     if reasons:
-        losses = Table(title="Lost, by reason", box=box.SIMPLE, padding=(0, 1, 0, 0))
-        losses.add_column("reason", overflow="fold")
-        for split in found.splits:
-            losses.add_column(escape(split.split), justify="right")
-        losses.add_column("p (Holm)", justify="right")
+        by_reason = Table(title="Lost, by reason", box=box.SIMPLE, padding=(0, 1, 0, 0))
+        by_reason.add_column("reason", overflow="fold")
+        for split in losses.splits:
+            by_reason.add_column(escape(split.split), justify="right")
+        by_reason.add_column("p (Holm)", justify="right")
         for reason in (*(("any",) if "any" in tested else ()), *reasons):
-            lost = [sum(split.lost.values()) if reason == "any" else split.lost.get(reason, 0) for split in found.splits]
+            lost = [sum(split.lost.values()) if reason == "any" else split.lost.get(reason, 0) for split in losses.splits]
             p_value = f"{tested[reason].p_holm:.2g}" if reason in tested else "-"
-            losses.add_row(escape(reason), *(f"{count:,}" for count in lost), p_value)
-        out.print(losses)
-    out.print(found.statement, markup=False, highlight=False)
+            by_reason.add_row(escape(reason), *(f"{count:,}" for count in lost), p_value)
+        out.print(by_reason)
+    out.print(losses.statement, markup=False, highlight=False)
 
 
-def print_dedup(out: Console, found: DedupSummary) -> None:
-    """Pairs by distance, and what became of them."""
-    verified = found.min_agreement is not None
+def print_dedup(out: Console, summary: DedupSummary) -> None:
+    """Print pairs by distance, and what became of them."""
+    verified = summary.min_agreement is not None
     table = Table(title="Pairs by distance of their embeddings", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("distance")
     for heading in ("pairs", *(("pixels agree",) if verified else ())):
         table.add_column(heading, justify="right")
-    for part in found.bins:
+    for part in summary.bins:
         counts = [part.pairs, *((part.verified or 0,) if verified else ())]
         table.add_row(f"{part.low:g} to {part.high:g}", *(f"{count:,}" for count in counts))
     out.print(table)
-    within = ", ".join(f"{count:,} within {split}" for split, count in found.within.items())
+    within = ", ".join(f"{count:,} within {split}" for split, count in summary.within.items())
     out.print(
-        f"Twins: {within}, {found.across:,} across splits; {found.exact:,} files equal another.", markup=False, highlight=False
+        f"Twins: {within}, {summary.across:,} across splits; {summary.exact:,} files equal another.",
+        markup=False,
+        highlight=False,
     )
     out.print(
-        f"{found.in_clusters:,} samples in {found.clusters:,} clusters, the largest of {found.largest:,}.", highlight=False
+        f"{summary.in_clusters:,} samples in {summary.clusters:,} clusters, the largest of {summary.largest:,}.",
+        highlight=False,
     )
-    dropped = ", ".join(f"{split} {count:,}" for split, count in found.dropped.items()) or "none"
+    dropped = ", ".join(f"{split} {count:,}" for split, count in summary.dropped.items()) or "none"
     out.print(f"Dropped, as non-members with a twin among members: {dropped}.", markup=False, highlight=False)
-    if found.without_features:
-        out.print(f"Left out, without features: {found.without_features:,}.", highlight=False)
+    if summary.without_features:
+        out.print(f"Left out, without features: {summary.without_features:,}.", highlight=False)
 
 
-def print_matched(out: Console, found: MatchSummary) -> None:
-    """What a data set gave away before and after, and what that cost."""
+def print_matched(out: Console, summary: MatchSummary) -> None:
+    """Print what a data set gave away before and after, and what that cost."""
     table = Table(title="Blind AUC (95 % interval), out of fold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("baseline")
-    for heading, state in (("before", found.before), ("after", found.after)):
+    for heading, state in (("before", summary.before), ("after", summary.after)):
         table.add_column(f"{heading}: {state.members:,} + {state.non_members:,}", no_wrap=True)
-    for name, before in found.before.auc.items():
-        table.add_row(f"blind.{escape(name)}", interval_text(before), interval_text(found.after.auc.get(name)))
-    if found.before.embedding_shift is not None:
-        shifts = [state.embedding_shift for state in (found.before, found.after)]
+    for name, before in summary.before.auc.items():
+        table.add_row(f"blind.{escape(name)}", interval_text(before), interval_text(summary.after.auc.get(name)))
+    if summary.before.embedding_shift is not None:
+        shifts = [state.embedding_shift for state in (summary.before, summary.after)]
         shown_shifts = [f"{shift.distance:.4f} ({shift.of_random_halves:.4f})" if shift else "-" for shift in shifts]
         table.add_row("Fréchet (random halves)", *shown_shifts)
     out.print(table)
-    lost = ", ".join(f"{split} {count:,}" for split, count in found.lost.items())
-    out.print(f"Left out: {lost}, in {found.rounds} rounds of {found.method}.", markup=False, highlight=False)
-    if found.without_features:
-        out.print(f"Left out, without features: {found.without_features:,}.", highlight=False)
-    if not found.met:
-        aim = "none above .5 for certain" if found.target_auc is None else f"none above {found.target_auc:g}"
+    lost = ", ".join(f"{split} {count:,}" for split, count in summary.lost.items())
+    out.print(f"Left out: {lost}, in {summary.rounds} rounds of {summary.method}.", markup=False, highlight=False)
+    if summary.without_features:
+        out.print(f"Left out, without features: {summary.without_features:,}.", highlight=False)
+    if not summary.met:
+        aim = "none above .5 for certain" if summary.target_auc is None else f"none above {summary.target_auc:g}"
         out.print(f"Note: blind AUC is not what was asked for ({aim}); the splits still differ.", highlight=False)

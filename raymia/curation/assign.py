@@ -6,17 +6,19 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from raymia.curation.derive import derive, output_folder
 from raymia.data.clusters import load_clusters
 from raymia.data.manifest import Manifest, Shard, load_manifest, name_shards
-from raymia.data.selection import IDENTITY, shard_readers
+from raymia.data.selection import IDENTITY, ShardReader, shard_readers
 from raymia.data.tables import read_table
 from raymia.data.tar import RawSample
 from raymia.errors import ConfigError
 
-MEMBERS, NON_MEMBERS = "members", "non_members"
+MEMBER_SPLIT, NON_MEMBER_SPLIT = "members", "non_members"
+"""Names of the two splits that are made."""
 
 
 class Assignment(BaseModel):
@@ -24,10 +26,11 @@ class Assignment(BaseModel):
 
     manifest: Manifest
     groups: int
+    """How many groups were assigned, a sample by itself counting as one."""
     members: int
     non_members: int
     unreadable: int
-    """Samples that have no image, which are left out."""
+    """Samples without a readable image, which are left out."""
 
 
 def assign(
@@ -39,13 +42,13 @@ def assign(
     relative among the members.
 
     Args:
-        manifest_file: its own labels are set aside.
-        out: folder for the manifest and `selection.parquet`.
+        manifest_file: the manifest whose samples are drawn; its own labels are set aside.
+        out: folder for the new manifest and `selection.parquet`.
         groups: Parquet or CSV of split, key and `column`; by default the manifest's clusters. A sample that is not named is a
             group of its own.
-        column: of the group's name.
-        share: of samples that become members, about.
-        seed: of the draw.
+        column: column that holds the group's name.
+        share: share of the samples that become members, 0 to 1; met as nearly as whole groups allow.
+        seed: seed of the random draw.
 
     Raises:
         ConfigError: the groups cannot be read, or a side would be empty.
@@ -53,33 +56,22 @@ def assign(
     storage = output_folder(out, manifest_file)
     manifest, folder = load_manifest(manifest_file)
     readers = shard_readers(manifest, folder)
-    rows, unreadable = [], 0
-    for reader in readers:
-        for item in reader.read(with_images=False):
-            if isinstance(item, RawSample):
-                unreadable += item.fault is not None
-                if item.fault is None:
-                    rows.append((*reader.place, item.key))
-    table = pd.DataFrame(rows, columns=IDENTITY)
-    named = _groups(table, manifest, folder, groups, column)
-    sizes = named.value_counts()
-    order = np.random.default_rng(seed).permutation(np.array(sorted(sizes.index), dtype=object))
-    filled = np.cumsum(sizes.loc[order].to_numpy())
-    # Groups in random order until the share is filled; the one that straddles the mark goes where it overshoots least.
-    cut = int(np.argmin(np.abs(np.r_[0, filled] - share * len(table))))
-    members = named.isin(order[:cut]).to_numpy()
+    identities, unreadable = _readable(readers)
+    table = pd.DataFrame(identities, columns=IDENTITY)
+    group = _groups(table, manifest, folder, groups, column)
+    members, count = _drawn(group, share, seed)
     if members.all() or not members.any():
-        raise ConfigError(f"manifest {manifest_file}: {len(order)} groups do not split into members and non-members")
-    table["split"] = np.where(members, MEMBERS, NON_MEMBERS)
+        raise ConfigError(f"manifest {manifest_file}: {count} groups do not split into members and non-members")
+    table["split"] = np.where(members, MEMBER_SPLIT, NON_MEMBER_SPLIT)
     shards, names = _renamed([reader.shard for reader in readers])
-    table["shard"] = [names[str(split), str(shard)] for split, shard, _ in rows]
+    table["shard"] = [names[split, shard] for split, shard, _ in identities]
     made = derive(
         manifest,
         folder,
         storage,
         table,
         shards,
-        {MEMBERS: True, NON_MEMBERS: False},
+        {MEMBER_SPLIT: True, NON_MEMBER_SPLIT: False},
         clusters=None,
         features=None,
         attrition=None,
@@ -89,18 +81,40 @@ def assign(
     counts = table["split"].value_counts()
     return Assignment(
         manifest=made,
-        groups=len(order),
-        members=int(counts[MEMBERS]),
-        non_members=int(counts[NON_MEMBERS]),
+        groups=count,
+        members=int(counts[MEMBER_SPLIT]),
+        non_members=int(counts[NON_MEMBER_SPLIT]),
         unreadable=unreadable,
     )
 
 
+def _readable(readers: list[ShardReader]) -> tuple[list[tuple[str, str, str]], int]:
+    """Split, shard and key of each sample that has an image, and how many samples have none."""
+    identities, unreadable = [], 0
+    for reader in readers:
+        for item in reader.read(with_images=False):
+            if isinstance(item, RawSample):
+                unreadable += item.fault is not None
+                if item.fault is None:
+                    identities.append((*reader.place, item.key))
+    return identities, unreadable
+
+
+def _drawn(group: pd.Series, share: float, seed: int) -> tuple[NDArray[np.bool_], int]:
+    """(n,) which samples are members, where whole groups are drawn; and how many groups there are."""
+    sizes = group.value_counts()
+    order = np.random.default_rng(seed).permutation(np.array(sorted(sizes.index), dtype=object))
+    filled = np.cumsum(sizes.loc[order].to_numpy())
+    # Groups in random order until the share is filled; the one that straddles the mark goes where it overshoots least.
+    cut = int(np.argmin(np.abs(np.r_[0, filled] - share * len(group))))
+    return group.isin(order[:cut]).to_numpy(), len(order)
+
+
 def _renamed(shards: list[Shard]) -> tuple[list[Shard], Mapping[tuple[str, str], str]]:
-    """Every shard as a shard of both new splits, and the names that they have there."""
+    """Every shard as a shard of both new splits; and its new name by new split and old split and name."""
     made: list[Shard] = []
     names: dict[tuple[str, str], str] = {}
-    for split, member in ((MEMBERS, True), (NON_MEMBERS, False)):
+    for split, member in ((MEMBER_SPLIT, True), (NON_MEMBER_SPLIT, False)):
         renamed = name_shards(split, member, [shard.url for shard in shards])
         made += renamed
         names |= {(shard.split, shard.name): new.name for shard, new in zip(shards, renamed, strict=True)}
@@ -108,6 +122,7 @@ def _renamed(shards: list[Shard]) -> tuple[list[Shard], Mapping[tuple[str, str],
 
 
 def _groups(table: pd.DataFrame, manifest: Manifest, folder: str, groups: str | None, column: str) -> pd.Series:
+    """(n,) name of each sample's group; one of its own for a sample that is in none."""
     if groups is None:
         clusters = load_clusters(manifest, folder)
         if clusters is None:
@@ -115,11 +130,11 @@ def _groups(table: pd.DataFrame, manifest: Manifest, folder: str, groups: str | 
                 f"manifest {manifest.name}: names no clusters to split by; give --groups TABLE of split, key and {column}, "
                 "or run `raymia data dedup` first"
             )
-        found = clusters.to_pandas().rename(columns={"cluster": column})
+        assigned = clusters.to_pandas().rename(columns={"cluster": column})
     else:
-        found = read_table(groups, ("split", "key", column), "groups")
-    identity = [name for name in IDENTITY if name in found]
-    joined = table.merge(found.astype(dict.fromkeys(identity, str)).drop_duplicates(identity), on=identity, how="left")
+        assigned = read_table(groups, ("split", "key", column), "groups")
+    identity = [name for name in IDENTITY if name in assigned]
+    joined = table.merge(assigned.astype(dict.fromkeys(identity, str)).drop_duplicates(identity), on=identity, how="left")
     if joined[column].isna().all():
         raise ConfigError(f"groups {groups or manifest.clusters}: names none of the samples of manifest {manifest.name}")
     alone = pd.Series([f"\0{i}" for i in range(len(joined))])

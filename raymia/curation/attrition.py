@@ -25,15 +25,14 @@ from raymia.errors import ConfigError, first_line
 from raymia.evaluation.intervals import holm
 from raymia.run.ledger import Ledger
 
-STAGES = ("fetch", "read", "decode", "score")
-"""Where a sample may be lost, in order."""
 REASONS_TESTED = 12
 """The most frequent reasons; rarer ones are counted and not tested."""
-SMALL = 5
+SMALL_COUNT = 5
 """Expected cell counts below this take Fisher's exact test, where there are two splits, instead of chi-squared."""
-ALARM = 0.05
+ALARM_P_VALUE = 0.05
+"""The splits lost samples at different rates where the corrected p-value is below this."""
 
-SCHEMA = pa.schema(
+ATTRITION_SCHEMA = pa.schema(
     [
         ("split", pa.string()),
         ("shard", pa.string()),
@@ -44,7 +43,8 @@ SCHEMA = pa.schema(
         ("detail", pa.string()),
     ]
 )
-"""A row per image that was attempted; `stage` and `reason` are null for one that was packed."""
+"""A row per image that was attempted. `stage` says where it was lost: ``fetch``, ``read``, ``decode`` or, in a scan, ``score``;
+`stage` and `reason` are null for an image that was packed."""
 
 FETCH_REASONS = {
     r"HTTP Error (\d{3})": r"http_\1",
@@ -53,6 +53,7 @@ FETCH_REASONS = {
     r"certificate|SSL|TLS": "tls",
     r"refused|reset|unreachable|disconnected": "no_connection",
 }
+"""Reasons by patterns of a downloader's messages; the first pattern that matches counts."""
 
 
 class SplitAttrition(BaseModel):
@@ -64,21 +65,25 @@ class SplitAttrition(BaseModel):
     fetched: int
     decoded: int
     scored: int | None
-    """None without a run."""
+    """Images that a scan scored; none where no run was given."""
     lost: dict[str, int]
-    """By reason, most frequent first."""
+    """Lost images by reason, the most frequent first."""
 
 
 class LossTest(BaseModel):
     """Whether the splits lost samples at different rates."""
 
     reason: str
-    """``any``, or one reason."""
+    """The reason whose losses are compared, or ``any`` for losses of every kind."""
     lost: dict[str, int]
+    """Lost images by split."""
     share: dict[str, float]
+    """Share of the attempted images that was lost, by split."""
     p_value: float
     p_holm: float
+    """The p-value after Holm's correction for the number of tests."""
     test: str
+    """``Fisher``, ``chi-squared`` or, where nothing or everything was lost, ``none``."""
 
 
 class Attrition(BaseModel):
@@ -87,26 +92,27 @@ class Attrition(BaseModel):
     splits: list[SplitAttrition]
     tests: list[LossTest]
     statement: str
+    """What the tests come to, in a sentence."""
 
 
 def fetch_reason(message: str | None) -> str:
     """A short fixed word for a downloader's message."""
     for pattern, reason in FETCH_REASONS.items():
-        found = re.search(pattern, message or "", re.IGNORECASE)
-        if found:
-            return found.expand(reason)
+        matched = re.search(pattern, message or "", re.IGNORECASE)
+        if matched:
+            return matched.expand(reason)
     return "download_failed"
 
 
 def attrition(source: str, run: str | None = None) -> Attrition:
-    """Follow the samples of a manifest.
+    """Say how far the samples of each split got, and whether the splits lost theirs alike.
 
     Args:
         source: a manifest that `raymia data pack` made.
-        run: a scan of it, for the samples that were lost there.
+        run: run directory of a scan of it, for the samples that were lost there.
 
     Raises:
-        ConfigError: the manifest names no attrition table, or the run is none of it.
+        ConfigError: the manifest names no attrition table, or the run is not a scan of its splits.
     """
     manifest, folder = load_manifest(source)
     if manifest.attrition is None:
@@ -120,27 +126,27 @@ def attrition(source: str, run: str | None = None) -> Attrition:
 
 
 def read_attrition(path: str) -> pd.DataFrame:
-    """Read the table that `raymia data pack` writes.
+    """Read the table that `raymia data pack` writes, with the columns of `ATTRITION_SCHEMA`.
 
     Raises:
-        ConfigError: it cannot be read, or lacks a column.
+        ConfigError: the table cannot be read, or lacks a column.
     """
     try:
         with fsspec.open(path, "rb") as stream:
             table = pq.read_table(io.BytesIO(stream.read()))
-        frame: pd.DataFrame = table.select(SCHEMA.names).to_pandas()
+        frame: pd.DataFrame = table.select(ATTRITION_SCHEMA.names).to_pandas()
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise ConfigError(f"attrition {path}: cannot be read ({first_line(error)})") from error
     return frame
 
 
 def analyse(table: pd.DataFrame, labels: Mapping[str, bool | None], scored: Mapping[str, int] | None = None) -> Attrition:
-    """Count and test.
+    """Count each split's images by how far they got, and test whether the splits lost theirs alike.
 
     Args:
-        table: columns of `SCHEMA`, a row per attempted image.
-        labels: membership by split.
-        scored: samples that a scan scored, by split; then the table's losses include the scan's.
+        table: columns of `ATTRITION_SCHEMA`, a row per attempted image.
+        labels: membership by split; none where it is unknown.
+        scored: samples that a scan scored, by split; the table's losses then include the scan's.
     """
     splits = []
     for split, part in table.groupby("split", sort=False):
@@ -162,14 +168,15 @@ def analyse(table: pd.DataFrame, labels: Mapping[str, bool | None], scored: Mapp
 
 
 def _tests(splits: list[SplitAttrition]) -> list[LossTest]:
+    """Tests of losses of any kind, and of the most frequent reasons."""
     if len(splits) < 2:
         return []
     totals = pd.DataFrame([split.lost for split in splits]).sum().sort_values(ascending=False)
     lost = {"any": [sum(split.lost.values()) for split in splits]}
     lost |= {str(reason): [split.lost.get(str(reason), 0) for split in splits] for reason in totals.index[:REASONS_TESTED]}
     attempted = np.array([split.attempted for split in splits])
-    found = {reason: _test(np.array(counts), attempted) for reason, counts in lost.items()}
-    corrected = holm({reason: p_value for reason, (p_value, _) in found.items()})
+    results = {reason: _test(np.array(counts), attempted) for reason, counts in lost.items()}
+    corrected = holm({reason: p_value for reason, (p_value, _) in results.items()})
     names = [split.split for split in splits]
     return [
         LossTest(
@@ -180,17 +187,18 @@ def _tests(splits: list[SplitAttrition]) -> list[LossTest]:
             p_holm=corrected[reason],
             test=test,
         )
-        for reason, (p_value, test) in found.items()
+        for reason, (p_value, test) in results.items()
     ]
 
 
 def _test(lost: np.ndarray, attempted: np.ndarray) -> tuple[float, str]:
-    kept = attempted - lost
-    if not lost.any() or not kept.any():
+    """The p-value of equal rates of loss in all splits, and the name of the test."""
+    remaining = attempted - lost
+    if not lost.any() or not remaining.any():
         return 1.0, "none"
-    counts = np.stack([lost, kept])
+    counts = np.stack([lost, remaining])
     expected = counts.sum(1, keepdims=True) * counts.sum(0) / counts.sum()
-    if counts.shape[1] == 2 and expected.min() < SMALL:
+    if counts.shape[1] == 2 and expected.min() < SMALL_COUNT:
         return float(fisher_exact(counts).pvalue), "Fisher"
     return float(chi2_contingency(counts).pvalue), "chi-squared"
 
@@ -199,8 +207,8 @@ def _statement(splits: list[SplitAttrition], tests: list[LossTest]) -> str:
     if not tests:
         return "One split: nothing to compare."
     shares = ", ".join(f"{split} {share:.1%}" for split, share in tests[0].share.items())
-    alarms = [test.reason for test in tests[1:] if test.p_holm < ALARM]
-    if tests[0].p_holm < ALARM:
+    alarms = [test.reason for test in tests[1:] if test.p_holm < ALARM_P_VALUE]
+    if tests[0].p_holm < ALARM_P_VALUE:
         by = f", above all by {', '.join(alarms)}" if alarms else ""
         return f"The splits lost samples at different rates ({shares}){by}: what is left need not be the draw that it was."
     if alarms:
@@ -209,6 +217,7 @@ def _statement(splits: list[SplitAttrition], tests: list[LossTest]) -> str:
 
 
 def _with_run(table: pd.DataFrame, ledger: Ledger, splits: list[str]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The table with a scan's losses added, and the samples that the scan scored, by split."""
     known = [split.name for split in ledger.require_run().manifest.splits]
     if not set(splits) & set(known):
         raise ConfigError(f"{ledger.run}: a scan of the splits {', '.join(known)}, none of which is in this manifest")
@@ -216,9 +225,9 @@ def _with_run(table: pd.DataFrame, ledger: Ledger, splits: list[str]) -> tuple[p
     lost = quarantine.set_index(["split", "key"])["reason"]
     lost = lost[~lost.index.duplicated()]
     index = pd.MultiIndex.from_frame(table[["split", "key"]])
-    here = table["reason"].isna().to_numpy() & index.isin(lost.index)
+    lost_in_scan = table["reason"].isna().to_numpy() & index.isin(lost.index)
     table = table.copy()
-    table.loc[here, "reason"] = lost.reindex(index[here]).to_numpy()
-    table.loc[here, "stage"] = "score"
+    table.loc[lost_in_scan, "reason"] = lost.reindex(index[lost_in_scan]).to_numpy()
+    table.loc[lost_in_scan, "stage"] = "score"
     scores: Any = ledger.scores(["split"]).column("split").to_pandas().value_counts()
     return table, {str(split): int(count) for split, count in scores.items()}

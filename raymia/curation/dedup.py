@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from rich.console import Console
 from raymia.curation.derive import CLUSTERS_FILE, derive_from, output_folder, write_frame
 from raymia.curation.embed import Features, load_features
 from raymia.curation.neighbours import Vectors, pairs_within
-from raymia.curation.verification import SIDE, Thumbnail, agreement, thumbnail_of
+from raymia.curation.verification import THUMBNAIL_PX, Thumbnail, agreement, thumbnail_of
 from raymia.data.clusters import components
 from raymia.data.images import MAX_PIXELS
 from raymia.data.manifest import Manifest
@@ -36,43 +37,51 @@ from raymia.engine.start import on_ray
 from raymia.run.storage import Storage
 
 MAX_DISTANCE = 0.5
-"""Of unit CLIP embeddings, as the authors of LAION-mi chose (Dubinski et al., arXiv 2306.12983)."""
-BINS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 2.0)
-PAIRS_FILE = "pairs.parquet"
-SUMMARY_FILE = "dedup.json"
+"""Euclidean distance of unit CLIP embeddings below which two images are twins, as the authors of LAION-mi chose (Dubinski et
+al., arXiv 2306.12983)."""
+DISTANCE_EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 2.0)
+"""Edges of the ranges of distances by which pairs are counted and shown."""
+PAIRS_TABLE_FILE = "pairs.parquet"
+DEDUP_SUMMARY_FILE = "dedup.json"
 COMPARED_AT_ONCE = 2000
+"""Pairs whose pixels are compared in one task."""
 
 
 class DistanceBin(BaseModel):
-    """Pairs of one range of distances."""
+    """Counts of the pairs whose distance is in one range."""
 
     low: float
     high: float
     pairs: int
     verified: int | None
-    """Of these, the pairs whose pixels agree; none without verification."""
+    """Those of the pairs whose pixels agree; none without verification."""
 
 
 class DedupSummary(BaseModel):
-    """What was found, and what became of it."""
+    """Contents of dedup.json: how many twins there are, and what became of them."""
 
     samples: int
+    """Samples with features."""
     without_features: int
+    """Samples that have no features and are left out."""
     max_distance: float
     min_agreement: float | None
     bins: list[DistanceBin]
     exact: int
     """Samples whose file equals an earlier one, byte for byte."""
     within: dict[str, int]
-    """Pairs within a split, by its name."""
+    """Pairs of twins of the same split, by its name."""
     across: int
-    """Pairs across splits."""
+    """Pairs of twins of different splits."""
     clusters: int
     in_clusters: int
+    """Samples that belong to a cluster."""
     largest: int
+    """Samples of the largest cluster."""
     dropped: dict[str, int]
-    """Non-members with a twin among members, by split."""
+    """Non-members with a twin among members, which are left out, by split."""
     kept: dict[str, int]
+    """Samples that stay, by split."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,11 @@ class Deduplicated:
     """The result of `dedup`.
 
     Attributes:
-        pairs: of twins, closest first: split, shard and key of one and of other, distance, agreement.
+        manifest: the new manifest.
+        summary: counts of what was found.
+        pairs: a row per pair of twins, closest first: split, shard, key and caption of either as ``one_..`` and ``other_..``,
+            distance and, where pixels were compared, agreement.
+        features: features of the samples of the manifest that was searched.
     """
 
     manifest: Manifest
@@ -102,6 +115,7 @@ def dedup(
     Args:
         manifest_file: see `raymia.data.manifest.load_manifest`; its features must be there.
         out: folder for the manifest, `clusters.parquet`, `selection.parquet`, `pairs.parquet` and `dedup.json`.
+        console: where progress is shown.
         features: see `raymia.curation.embed.load_features`.
         max_distance: Euclidean distance of unit image embeddings below which two images are twins.
         min_agreement: twins must agree in their pixels, too: see `raymia.curation.verification`; none leaves that out.
@@ -120,34 +134,57 @@ def dedup(
     bins = _bins(pairs, max_distance, min_agreement)
     if min_agreement is not None:
         pairs = pairs[pairs["agreement"] >= min_agreement].reset_index(drop=True)
-    twins = pd.concat([pairs, _exact(table, vectors)], ignore_index=True).drop_duplicates(["one", "other"], ignore_index=True)
-    one, other = twins["one"].to_numpy(), twins["other"].to_numpy()
-    cluster = _clusters(len(table), twins[["one", "other"]].to_numpy(np.int64))
-    dropped = _dropped(table, one, other)
-    split = table["split"].to_numpy()
-    sizes = pd.Series(cluster[cluster >= 0]).value_counts()
+    pairs = pd.concat([pairs, _exact(table, vectors)], ignore_index=True).drop_duplicates(["one", "other"], ignore_index=True)
+    numbers = pairs[["one", "other"]].to_numpy(np.int64)
+    twins = _Twins(pairs, _clusters(len(table), numbers), _dropped(table, numbers))
     summary = DedupSummary(
         samples=len(table),
         without_features=known.lost,
         max_distance=max_distance,
         min_agreement=min_agreement,
         bins=bins,
-        exact=int(table["image_sha256"].duplicated().sum()),
-        within={str(name): int(((split[one] == name) & (split[other] == name)).sum()) for name in pd.unique(split)},
-        across=int((split[one] != split[other]).sum()),
-        clusters=len(sizes),
-        in_clusters=int(sizes.sum()),
-        largest=int(sizes.max()) if len(sizes) else 0,
-        dropped=dict(Counter(split[dropped].tolist())),
-        kept=dict(Counter(split[~dropped].tolist())),
+        **_counts(table, twins),
     )
-    named = table.loc[cluster >= 0, IDENTITY].assign(cluster=[f"c{number:06d}" for number in cluster[cluster >= 0]])
+    clustered = twins.cluster >= 0
+    named = table.loc[clustered, IDENTITY].assign(cluster=[f"c{number:06d}" for number in twins.cluster[clustered]])
     write_frame(storage, CLUSTERS_FILE, named.astype(str))
-    described = _described(table, twins)
-    write_frame(storage, PAIRS_FILE, described)
-    storage.write(SUMMARY_FILE, summary.model_dump_json(indent=2).encode() + b"\n")
-    made = derive_from(known, storage, table.loc[~dropped, IDENTITY], clusters=CLUSTERS_FILE)
+    described = _described(table, pairs)
+    write_frame(storage, PAIRS_TABLE_FILE, described)
+    storage.write(DEDUP_SUMMARY_FILE, summary.model_dump_json(indent=2).encode() + b"\n")
+    made = derive_from(known, storage, table.loc[~twins.dropped, IDENTITY], clusters=CLUSTERS_FILE)
     return Deduplicated(made, summary, described, known)
+
+
+@dataclass(frozen=True)
+class _Twins:
+    """The twins among n samples.
+
+    Attributes:
+        pairs: a row per pair: one and other (numbers of samples), distance and, where pixels were compared, agreement.
+        cluster: (n,) number of each sample's cluster; -1 for a sample without twins.
+        dropped: (n,) which samples are left out.
+    """
+
+    pairs: pd.DataFrame
+    cluster: NDArray[np.int64]
+    dropped: NDArray[np.bool_]
+
+
+def _counts(table: pd.DataFrame, twins: _Twins) -> dict[str, Any]:
+    """Fields of `DedupSummary` that count the twins."""
+    split = table["split"].to_numpy()
+    one, other = split[twins.pairs["one"].to_numpy()], split[twins.pairs["other"].to_numpy()]
+    sizes = pd.Series(twins.cluster[twins.cluster >= 0]).value_counts()
+    return {
+        "exact": int(table["image_sha256"].duplicated().sum()),
+        "within": {str(name): int(((one == name) & (other == name)).sum()) for name in pd.unique(split)},
+        "across": int((one != other).sum()),
+        "clusters": len(sizes),
+        "in_clusters": int(sizes.sum()),
+        "largest": int(sizes.max()) if len(sizes) else 0,
+        "dropped": dict(Counter(split[twins.dropped].tolist())),
+        "kept": dict(Counter(split[~twins.dropped].tolist())),
+    }
 
 
 def _exact(table: pd.DataFrame, vectors: Vectors) -> pd.DataFrame:
@@ -163,13 +200,14 @@ def _clusters(count: int, links: NDArray[np.int64]) -> NDArray[np.int64]:
     """Number of each sample's cluster, by the order of their first samples; -1 for a sample without twins."""
     group = components(count, links)
     clustered = np.bincount(group, minlength=1)[group] > 1
-    found = np.full(count, -1, np.int64)
-    found[clustered], _ = pd.factorize(group[clustered])
-    return found
+    cluster = np.full(count, -1, np.int64)
+    cluster[clustered], _ = pd.factorize(group[clustered])
+    return cluster
 
 
-def _dropped(table: pd.DataFrame, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n,) which samples are non-members with a twin among members."""
+def _dropped(table: pd.DataFrame, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) which samples are non-members with a twin among members, by (pairs, 2) numbers of twins."""
+    one, other = pairs.T
     member = np.array([value is True for value in table["member"]])
     outside = np.array([value is False for value in table["member"]])
     dropped = np.zeros(len(table), bool)
@@ -179,21 +217,23 @@ def _dropped(table: pd.DataFrame, one: NDArray[np.int64], other: NDArray[np.int6
 
 
 def _bins(pairs: pd.DataFrame, max_distance: float, min_agreement: float | None) -> list[DistanceBin]:
-    edges = [edge for edge in BINS if edge < max_distance] + [max_distance]
-    found = []
+    """Counts of all pairs, before those are left out whose pixels do not agree."""
+    edges = [edge for edge in DISTANCE_EDGES if edge < max_distance] + [max_distance]
+    bins = []
     for low, high in itertools.pairwise(edges):
         inside = pairs[(pairs["distance"] >= low) & (pairs["distance"] < high)]
         verified = None if min_agreement is None else int((inside["agreement"] >= min_agreement).sum())
-        found.append(DistanceBin(low=low, high=high, pairs=len(inside), verified=verified))
-    return found
+        bins.append(DistanceBin(low=low, high=high, pairs=len(inside), verified=verified))
+    return bins
 
 
-def _described(table: pd.DataFrame, twins: pd.DataFrame) -> pd.DataFrame:
+def _described(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """Pairs with identity and caption of both samples instead of their numbers; see `Deduplicated`."""
     sides = []
     for side in ("one", "other"):
-        rows = table.iloc[twins[side].to_numpy()][[*IDENTITY, "caption"]].reset_index(drop=True)
+        rows = table.iloc[pairs[side].to_numpy()][[*IDENTITY, "caption"]].reset_index(drop=True)
         sides.append(rows.add_prefix(f"{side}_"))
-    measured = twins[["distance", "agreement"]] if "agreement" in twins else twins[["distance"]]
+    measured = pairs[["distance", "agreement"]] if "agreement" in pairs else pairs[["distance"]]
     return pd.concat([*sides, measured.reset_index(drop=True)], axis=1).sort_values("distance", ignore_index=True)
 
 
@@ -207,15 +247,15 @@ def _verified(pairs: pd.DataFrame, known: Features, storage: Storage, console: C
     left = [reader for reader in wanted if _thumbnails_of(storage, reader) is None]
     with on_ray("verify"):
         run_parts("thumbnails", left, partial(_reduce_shard, storage=storage), lambda count: count, console)
-        found: dict[tuple[str, str, str], bytes] = {}
+        thumbnails: dict[tuple[str, str, str], bytes] = {}
         for reader in wanted:
-            found |= {(*reader.place, key): pixels for key, pixels in (_thumbnails_of(storage, reader) or {}).items()}
-        places = [tuple(row) for row in identities.to_numpy()]
-        held = Shared({number: found[place] for number, place in enumerate(places) if place in found})
+            thumbnails |= {(*reader.place, key): pixels for key, pixels in (_thumbnails_of(storage, reader) or {}).items()}
+        named = [tuple(row) for row in identities.to_numpy()]
+        shared = Shared({number: thumbnails[name] for number, name in enumerate(named) if name in thumbnails})
         starts = range(0, len(pairs), COMPARED_AT_ONCE)
         blocks = [(start, numbers[start : start + COMPARED_AT_ONCE]) for start in starts]
         agreed = np.zeros(len(pairs))
-        for start, values in run_parts("compare", blocks, partial(_compare, held), lambda result: len(result[1]), console):
+        for start, values in run_parts("compare", blocks, partial(_compare, shared), lambda result: len(result[1]), console):
             agreed[start : start + len(values)] = values
     return pairs.assign(agreement=agreed)
 
@@ -237,6 +277,7 @@ def _thumbnails_of(storage: Storage, reader: ShardReader) -> dict[str, bytes] | 
 
 
 def _reduce_shard(reader: ShardReader, storage: Storage) -> int:
+    """Write the thumbnails of a shard's images; return how many samples were tried."""
     made: dict[str, bytes] = {}
     for item in reader.read():
         if isinstance(item, RawSample) and item.image is not None:
@@ -249,8 +290,9 @@ def _reduce_shard(reader: ShardReader, storage: Storage) -> int:
     return len(attempted)
 
 
-def _compare(held: Shared[dict[int, bytes]], block: tuple[int, NDArray[np.int64]]) -> tuple[int, Sequence[float]]:
-    thumbnails = held.get()
+def _compare(shared: Shared[dict[int, bytes]], block: tuple[int, NDArray[np.int64]]) -> tuple[int, Sequence[float]]:
+    """Agreements of a block of pairs, with the number of its first pair."""
+    thumbnails = shared.get()
     start, numbers = block
     values = []
     for one, other in numbers:
@@ -260,4 +302,4 @@ def _compare(held: Shared[dict[int, bytes]], block: tuple[int, NDArray[np.int64]
 
 
 def _thumbnail(pixels: bytes | None) -> Thumbnail:
-    return np.frombuffer(pixels or b"", np.uint8).reshape(SIDE, SIDE, 3)
+    return np.frombuffer(pixels or b"", np.uint8).reshape(THUMBNAIL_PX, THUMBNAIL_PX, 3)

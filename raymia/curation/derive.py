@@ -33,12 +33,16 @@ def derive(
     """Write a manifest of chosen samples beside their list.
 
     Args:
-        manifest: the one that the samples are of, and `folder` where its relative paths start.
-        out: where it is written as `manifest.yaml`.
+        manifest: the manifest that the samples are of.
+        folder: where its relative paths start.
+        out: folder of the new manifest, which is written as `manifest.yaml`, and of `selection.parquet`.
         kept: split, shard and key of the samples that count, by the new splits' names.
-        shards: of the new splits.
+        shards: shards of the new splits.
         labels: membership by new split.
-        fields: of the manifest that change; paths in them as from `out`.
+        fields: fields of the manifest that change; relative paths in them start at `out`.
+
+    Returns:
+        The new manifest.
 
     Raises:
         ConfigError: a split would be empty.
@@ -48,10 +52,10 @@ def derive(
     named = {(str(split), str(shard)) for split, shard in table[["split", "shard"]].drop_duplicates().to_numpy()}
     splits = []
     for split, label in labels.items():
-        mine = [relative(shard.url, out.url) for shard in shards if (shard.split, shard.name) in named and shard.split == split]
-        if not mine:
+        urls = [relative(shard.url, out.url) for shard in shards if (shard.split, shard.name) in named and shard.split == split]
+        if not urls:
             raise ConfigError(f"split {split}: no sample would be left of it")
-        splits.append(Split(name=split, member=label, shards=tuple(mine), samples=int(counts[split])))
+        splits.append(Split(name=split, member=label, shards=tuple(urls), samples=int(counts[split])))
     paths = {
         name: relative(within(folder, str(path)), out.url)
         for name in ("clusters", "attrition", "features")
@@ -65,7 +69,14 @@ def derive(
 
 
 def derive_from(known: Features, out: Storage, kept: pd.DataFrame, **fields: Any) -> Manifest:
-    """Write a manifest of the samples of the same splits that are kept, with their features; see `derive`."""
+    """Write a manifest of those samples of the same splits that are kept, with their features; see `derive`.
+
+    Args:
+        known: the samples' features.
+        out: folder of the new manifest.
+        kept: split, shard and key of the samples that stay.
+        fields: fields of the manifest that change.
+    """
     return derive(
         known.manifest,
         known.folder,
@@ -81,10 +92,11 @@ def output_folder(out: str, source: str | None = None) -> Storage:
     """The folder that a manifest is written to, made where it is not there.
 
     Args:
-        source: the manifest that it is made from, which must not be overwritten.
+        out: local path or fsspec URL of the folder.
+        source: the manifest that the new one is made from, which must not be overwritten.
 
     Raises:
-        ConfigError: it cannot be made, or holds the source.
+        ConfigError: the folder cannot be made, or holds the source.
     """
     try:
         storage = Storage(out)
@@ -108,7 +120,7 @@ def write_manifest(out: Storage, manifest: Manifest) -> None:
 
 
 def relative(url: str, folder: str) -> str:
-    """A local path as seen from a local folder; other URLs as they are."""
+    """A local path as seen from a local folder; any other URL as it is."""
     if "://" in url or "://" in folder:
         return url if "://" in url else str(Path(url).resolve())
     return os.path.relpath(url, folder)

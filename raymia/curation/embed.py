@@ -16,7 +16,7 @@ from rich.console import Console
 
 from raymia.config import PoolConfig, differences
 from raymia.data.clusters import join_clusters, load_clusters
-from raymia.data.facts import RESOLUTION_PX
+from raymia.data.facts import STATISTICS_RESOLUTION_PX
 from raymia.data.images import MAX_PIXELS
 from raymia.data.manifest import Manifest, load_manifest, within
 from raymia.data.prompts import Prompts
@@ -37,6 +37,7 @@ from raymia.scan.scorer import images_on
 from raymia.shipped import clip_folder
 
 UNIT_SIZE = 1024
+"""Samples in a unit, the grain of commit and resume."""
 
 
 class Embedder:
@@ -64,16 +65,25 @@ class Embedder:
     def score(
         self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]
     ) -> list[dict[str, float | list[float]] | Fault]:
-        """Embeddings of each image and its caption."""
+        """Embed each image and its caption.
+
+        Args:
+            pixels: (batch, side, side, 3) of 8 bits.
+            captions: caption of each image.
+            keys: key of each sample, which embeddings do not depend on.
+
+        Returns:
+            Both embeddings of each sample by column, or a fault where CLIP gives none.
+        """
         start = time.perf_counter()
         images = images_on(self._device, pixels)
         self.transfer_s += time.perf_counter() - start
-        both = zip(self._clip.embed_images(images).tolist(), self._clip.embed_texts(captions).tolist(), strict=True)
+        embedded_pairs = zip(self._clip.embed_images(images).tolist(), self._clip.embed_texts(captions).tolist(), strict=True)
         return [
             {EMBEDDING: image, TEXT_EMBEDDING: text}
             if np.isfinite(image).all() and np.isfinite(text).all()
             else Fault("non_finite", "CLIP gives no finite embedding")
-            for image, text in both
+            for image, text in embedded_pairs
         ]
 
 
@@ -82,13 +92,13 @@ class Features:
     """What curation knows of the samples that count.
 
     Attributes:
-        manifest: of the samples.
+        manifest: the samples' manifest.
         folder: where its relative paths start.
-        readers: its shards.
+        readers: readers of its shards.
         table: a row per sample: split, shard, key, member, caption, size, image statistics, embeddings (in Arrow), and cluster
             where the manifest names clusters.
         lost: samples without features, such as images that do not decode.
-        url: of the folder that holds the features.
+        url: path or URL of the folder that holds the features.
     """
 
     manifest: Manifest
@@ -100,26 +110,33 @@ class Features:
 
     @property
     def member(self) -> NDArray[np.bool_]:
-        """(n,) labels.
+        """(n,) which samples are members.
 
         Raises:
-            ConfigError: of some sample it is unknown, or only one class is there.
+            ConfigError: the membership of a sample is unknown, or there are only members or only non-members.
         """
         labels = self.table["member"]
         if labels.isna().any():
             split = self.table["split"][labels.isna()].iloc[0]
             raise ConfigError(f"manifest {self.manifest.name}: membership of split {split} is unknown; this needs labels")
-        found = labels.astype(bool).to_numpy()
-        if found.all() or not found.any():
+        member = labels.astype(bool).to_numpy()
+        if member.all() or not member.any():
             raise ConfigError(f"manifest {self.manifest.name}: needs splits of members and of non-members")
-        return found
+        return member
 
     def vectors(self, column: str = EMBEDDING) -> Floats:
-        """(n, width) embeddings."""
-        found = embeddings(self.table, column)
-        if found is None:
+        """(n, width) embeddings.
+
+        Args:
+            column: the embeddings' column of the table.
+
+        Raises:
+            ConfigError: a sample has none.
+        """
+        vectors = embeddings(self.table, column)
+        if vectors is None:
             raise ConfigError(f"features {self.url}: rows without {column}; run `raymia data embed` again")
-        return found
+        return vectors
 
 
 def embed(manifest_file: str, clip: str, out: str | None, pool: PoolConfig, console: Console) -> tuple[Counts, str]:
@@ -129,9 +146,11 @@ def embed(manifest_file: str, clip: str, out: str | None, pool: PoolConfig, cons
         manifest_file: see `raymia.data.manifest.load_manifest`.
         clip: folder, ARCHITECTURE/TAG of open_clip, or ``testbed``.
         out: folder for the features; by default the manifest's, else ``features/NAME`` beside the manifest.
+        pool: how many replicas of the CLIP run, and where.
+        console: where progress is shown.
 
     Returns:
-        Counts, and where the features are.
+        How many samples became what, and the folder of the features.
 
     Raises:
         ConfigError: the manifest, the CLIP or the folder cannot be used.
@@ -145,23 +164,7 @@ def embed(manifest_file: str, clip: str, out: str | None, pool: PoolConfig, cons
     url = out or features_folder(manifest, folder)
     ledger = Ledger(url)
     ledger.require_writable()
-    shards = [reader.shard.model_dump() for reader in readers]
-    parts = {
-        "clip": clip,
-        "shards": shards,
-        "selection": selection_digest(readers),
-        "manifest": manifest.model_dump(mode="json"),
-    }
-    identity = dict(without_secrets(parts))
-    before = _before(ledger, identity)
-    record = FeaturesRecord(
-        **identity,
-        expected=manifest.samples,
-        attempts=(before.attempts if before else 0) + 1,
-        started=before.started if before else now_text(),
-        attempted=now_text(),
-        finished=None,
-    )
+    record = _new_record(ledger, clip, manifest, readers)
     with RunLock(ledger.storage), on_ray("embed", pool.replicas or pool.max_replicas or 1):
         ledger.write_run(record)
         place = Pool.here(pool)
@@ -171,7 +174,7 @@ def embed(manifest_file: str, clip: str, out: str | None, pool: PoolConfig, cons
             expected=manifest.samples,
             unit_size=UNIT_SIZE,
             batch_size=pool.batch_size,
-            resolution_px=RESOLUTION_PX,
+            resolution_px=STATISTICS_RESOLUTION_PX,
             max_pixels=MAX_PIXELS,
             prompts=Prompts("own", 0),
             row_type=embedded(),
@@ -183,8 +186,32 @@ def embed(manifest_file: str, clip: str, out: str | None, pool: PoolConfig, cons
     return record.counts, url
 
 
+def _new_record(ledger: Ledger, clip: str, manifest: Manifest, readers: list[ShardReader]) -> FeaturesRecord:
+    """The record of the attempt that begins now.
+
+    Raises:
+        ConfigError: see `_before`.
+    """
+    parts = {
+        "clip": clip,
+        "shards": [reader.shard.model_dump() for reader in readers],
+        "selection": selection_digest(readers),
+        "manifest": manifest.model_dump(mode="json"),
+    }
+    identity = dict(without_secrets(parts))
+    before = _before(ledger, identity)
+    return FeaturesRecord(
+        **identity,
+        expected=manifest.samples,
+        attempts=(before.attempts if before else 0) + 1,
+        started=before.started if before else now_text(),
+        attempted=now_text(),
+        finished=None,
+    )
+
+
 def _before(ledger: Ledger, identity: dict[str, Any]) -> FeaturesRecord | None:
-    """The record of the features that are resumed, if any.
+    """The record of the features that are resumed; none where there are none yet.
 
     Raises:
         ConfigError: they are of other samples, or of another CLIP, or were begun by another version.
@@ -202,7 +229,12 @@ def _before(ledger: Ledger, identity: dict[str, Any]) -> FeaturesRecord | None:
 
 
 def features_folder(manifest: Manifest, folder: str) -> str:
-    """Where a manifest's features are, or will be."""
+    """The folder where a manifest's features are, or will be.
+
+    Args:
+        manifest: the manifest, as `raymia.data.manifest.load_manifest` gives it.
+        folder: where its relative paths start.
+    """
     return within(folder, manifest.features or posixpath.join("features", manifest.name))
 
 
@@ -214,7 +246,7 @@ def load_features(manifest_file: str, features: str | None = None) -> Features:
         features: folder that `embed` filled, for these samples and perhaps more; by default see `features_folder`.
 
     Raises:
-        ConfigError: there are none, or not for all samples.
+        ConfigError: there are no features, or not of all shards.
     """
     manifest, folder = load_manifest(manifest_file)
     readers = shard_readers(manifest, folder)
@@ -235,13 +267,7 @@ def load_features(manifest_file: str, features: str | None = None) -> Features:
     for reader in unknown:
         if not ((quarantine["split"] == reader.place[0]) & (quarantine["shard"] == reader.place[1])).any():
             raise ConfigError(f"features {url}: none of {'/'.join(reader.place)}; compute them with another --features")
-    kept = pd.Series(False, index=table.index)
-    keys = {reader.place: reader.keys for reader in readers}
-    for place, rows in table.groupby(["split", "shard"]).groups.items():
-        if place in keys:
-            mine = keys[place]
-            kept[rows] = True if mine is None else table.loc[rows, "key"].isin(mine)
-    table = table[kept].reset_index(drop=True)
+    table = _that_count(table, readers)
     labels = {split.name: split.label for split in manifest.splits}
     table["member"] = pd.Series([labels[split] for split in table["split"]], index=table.index, dtype=object)
     if manifest.fold_captions:
@@ -250,3 +276,14 @@ def load_features(manifest_file: str, features: str | None = None) -> Features:
     if not len(table):
         raise ConfigError(f"features {url}: none of the samples of manifest {manifest_file}")
     return Features(manifest, folder, readers, table, max(0, (manifest.samples or 0) - len(table)), url)
+
+
+def _that_count(table: pd.DataFrame, readers: list[ShardReader]) -> pd.DataFrame:
+    """The rows of the samples that count."""
+    counts = pd.Series(False, index=table.index)
+    keys = {reader.place: reader.keys for reader in readers}
+    for place, rows in table.groupby(["split", "shard"]).groups.items():
+        if place in keys:
+            selected = keys[place]
+            counts[rows] = True if selected is None else table.loc[rows, "key"].isin(selected)
+    return table[counts].reset_index(drop=True)

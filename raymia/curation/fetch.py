@@ -24,28 +24,29 @@ from raymia.errors import ConfigError, RaymiaError
 
 log = logging.getLogger(__name__)
 
-PROGRAM = "RAYMIA_IMG2DATASET"
+PROGRAM_VARIABLE = "RAYMIA_IMG2DATASET"
 """Environment variable that names the program, where it is not on PATH."""
 LOT = "\0lot"
-PER_SHARD = 1000
-TIMEOUT_S = 10
-RETRIES = 2
-THREADS = 64
+"""Column of the random numbers by which rows are drawn; no column of a user's has this name."""
+IMAGES_PER_SHARD = 1000
+FETCH_TIMEOUT_S = 10
+FETCH_RETRIES = 2
+FETCH_THREADS = 64
 
 
 def find_program() -> str:
     """The path of img2dataset.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such program.
     """
-    found = shutil.which(os.environ.get(PROGRAM, "img2dataset"))
-    if found is None:
+    program = shutil.which(os.environ.get(PROGRAM_VARIABLE, "img2dataset"))
+    if program is None:
         raise ConfigError(
             "img2dataset not found: lists of URLs are fetched by it; install it in an environment of its own (pipx install "
-            f"img2dataset), or name the program in {PROGRAM}"
+            f"img2dataset), or name the program in {PROGRAM_VARIABLE}"
         )
-    return found
+    return program
 
 
 def read_urls(source: UrlTable) -> pd.DataFrame:
@@ -86,7 +87,8 @@ def fetch(source: UrlTable, folder: Path) -> Path:
     """Fetch a list of URLs into tars; what was fetched before is not fetched again.
 
     Args:
-        folder: for the list, the tars and img2dataset's tables.
+        source: the list of URLs.
+        folder: local folder for the list, the tars and img2dataset's tables.
 
     Returns:
         The folder of img2dataset's output.
@@ -107,25 +109,8 @@ def fetch(source: UrlTable, folder: Path) -> Path:
     pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), urls)
     mark.write_text(f"{digest} begun\n")
     log.info("fetching %d images with %s", len(rows), program)
-    # Images are kept as they were sent: size, format and quality are among what a data set may give away.
-    options = {
-        "url_list": str(urls),
-        "input_format": "parquet",
-        "url_col": "url",
-        "caption_col": "caption",
-        "output_format": "webdataset",
-        "output_folder": str(out),
-        "disable_all_reencoding": "True",
-        "number_sample_per_shard": str(PER_SHARD),
-        "processes_count": str(os.cpu_count() or 1),
-        "thread_count": str(THREADS),
-        "timeout": str(TIMEOUT_S),
-        "retries": str(RETRIES),
-        "incremental_mode": "incremental",
-        "enable_wandb": "False",
-    }
     done = subprocess.run(
-        [program, *(f"--{name}={value}" for name, value in options.items())],
+        [program, *(f"--{name}={value}" for name, value in _options(urls, out).items())],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -136,3 +121,24 @@ def fetch(source: UrlTable, folder: Path) -> Path:
         raise RaymiaError(f"img2dataset ended with code {done.returncode}: {last}; run the same command again to resume")
     mark.write_text(f"{digest} complete\n")
     return out
+
+
+def _options(urls: Path, out: Path) -> dict[str, str]:
+    """Options of img2dataset."""
+    return {
+        "url_list": str(urls),
+        "input_format": "parquet",
+        "url_col": "url",
+        "caption_col": "caption",
+        "output_format": "webdataset",
+        "output_folder": str(out),
+        # Images are kept as they were sent: size, format and quality are among what a data set may give away.
+        "disable_all_reencoding": "True",
+        "number_sample_per_shard": str(IMAGES_PER_SHARD),
+        "processes_count": str(os.cpu_count() or 1),
+        "thread_count": str(FETCH_THREADS),
+        "timeout": str(FETCH_TIMEOUT_S),
+        "retries": str(FETCH_RETRIES),
+        "incremental_mode": "incremental",
+        "enable_wandb": "False",
+    }

@@ -19,11 +19,13 @@ from raymia.data.tables import is_table, read_table
 from raymia.errors import ConfigError, first_line
 
 SIDE_CARS = ("txt", "json")
+"""Extensions of the files beside an image that may hold its caption; the first that is there counts."""
 PATH_COLUMNS = ("file", "path", "image")
 CAPTION_COLUMNS = ("caption", "text", "TEXT")
 UNSAFE = re.compile(r"[^A-Za-z0-9_/-]+")
-META = re.compile(r"^_+(?=[^/]*__/)")
-"""What makes WebDataset pass over a folder, as one for its own use, at the start of a key."""
+"""Characters that do not go into a key."""
+INTERNAL = re.compile(r"^_+(?=[^/]*__/)")
+"""The start of a key that makes WebDataset pass over its folder as one for its own use."""
 FIT = re.compile(r"(?!__[^/]*__/)[^.\x00-\x1f\x7f]+")
 """Keys of a tar that are read back as they are written, by WebDataset's rule too."""
 
@@ -34,9 +36,10 @@ class ImageFile:
 
     Attributes:
         location: path or fsspec URL.
-        source: what the user calls it.
-        caption: none where it stands in a file beside the image, or nowhere.
-        side_car: that file, where there is one.
+        source: the name by which the user knows it.
+        key: key of the sample that it becomes.
+        caption: its caption; none where that stands in a file beside the image, or nowhere.
+        side_car: path or URL of the file beside the image that holds the caption; none where there is none.
     """
 
     location: str
@@ -48,7 +51,13 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class FilePart:
-    """Images that go into one shard."""
+    """Images that go into one shard.
+
+    Attributes:
+        split: the split's name.
+        number: number of the shard in its split, from 0.
+        files: the images, in order.
+    """
 
     split: str
     number: int
@@ -60,6 +69,9 @@ class ShardPart:
     """A shard that goes into another: undecodable images left out, samples in the order of their keys.
 
     Attributes:
+        split: the split's name.
+        number: number of the new shard in its split, from 0.
+        reader: reads the shard that goes in.
         table: img2dataset's Parquet of what it attempted, where it fetched the shard.
     """
 
@@ -76,6 +88,7 @@ def find_parts(split: str, source: str, captions: str | None, per_shard: int) ->
     """The shards that a source will be packed into, in a fixed order.
 
     Args:
+        split: name of the split that the images belong to.
         source: a folder of images, of tars, or of img2dataset's output; or a table of files (`file` and `caption`, relative to
             the table).
         captions: a table of `file` and `caption`, for a folder of images without captions beside them.
@@ -102,7 +115,8 @@ def parts_of_manifest(manifest: Manifest, folder: str, fetched: dict[str, str]) 
     """The shards of a manifest with the samples that count; splits one after another.
 
     Args:
-        folder: where the manifest's relative paths start.
+        manifest: the manifest, as `raymia.data.manifest.load_manifest` gives it.
+        folder: where its relative paths start.
         fetched: folder of img2dataset's output, of each split that is a list of URLs.
 
     Raises:
@@ -115,8 +129,8 @@ def parts_of_manifest(manifest: Manifest, folder: str, fetched: dict[str, str]) 
         if split.source is not None:
             parts += find_parts(split.name, fetched[split.name], None, 1)
             continue
-        mine = [reader for reader in readers if reader.shard.split == split.name and reader.keys != frozenset()]
-        parts += [ShardPart(split.name, number, reader, None) for number, reader in enumerate(mine)]
+        of_split = [reader for reader in readers if reader.shard.split == split.name and reader.keys != frozenset()]
+        parts += [ShardPart(split.name, number, reader, None) for number, reader in enumerate(of_split)]
     return parts
 
 
@@ -126,26 +140,29 @@ def _list(source: str) -> list[str]:
         filesystem, root = fsspec.core.url_to_fs(source)
         if not filesystem.isdir(root):
             raise ConfigError(f"{source}: expected a folder, or a table that ends in .parquet or .csv")
-        found = filesystem.find(root)
+        paths = filesystem.find(root)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"{source}: cannot be listed ({first_line(error)})") from error
     start = len(root.rstrip("/")) + 1
-    names = [str(path)[start:] for path in found]
+    names = [str(path)[start:] for path in paths]
     return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
 
 
 def _of_folder(source: str, images: Sequence[str], names: set[str], captions: str | None) -> list[ImageFile]:
-    given: dict[str, str] | None = None
+    """Images of a folder, with captions from a table or from files beside them."""
+    caption_of: dict[str, str] | None = None
     if captions is not None:
         table = read_table(captions, ("file", "caption"), "captions")
-        given = dict(zip(table["file"].astype(str), table["caption"].fillna("").astype(str), strict=True))
-        if not given.keys() & set(images):
-            raise ConfigError(f"captions {captions}: none of its files is in {source}, such as {next(iter(given), 'none')!r}")
+        caption_of = dict(zip(table["file"].astype(str), table["caption"].fillna("").astype(str), strict=True))
+        if not caption_of.keys() & set(images):
+            raise ConfigError(
+                f"captions {captions}: none of its files is in {source}, such as {next(iter(caption_of), 'none')!r}"
+            )
     files = []
     for name, key in zip(images, _keys(images), strict=True):
         stem = posixpath.splitext(name)[0]
         side_car = next((f"{stem}.{ending}" for ending in SIDE_CARS if f"{stem}.{ending}" in names), None)
-        caption = None if given is None else given.get(name, "")
+        caption = None if caption_of is None else caption_of.get(name, "")
         beside = None if side_car is None or caption is not None else within(source, side_car)
         files.append(ImageFile(within(source, name), name, key, caption, beside))
     return files
@@ -191,7 +208,7 @@ def _keys(names: Sequence[str]) -> list[str]:
 
 def _distinct(stems: Sequence[str], names: Sequence[str], taken: Collection[str] = ()) -> list[str]:
     """A key near to each stem: with a digest of the name where there are others like it, and then, if need be, a number."""
-    plain = [META.sub("", UNSAFE.sub("_", stem)) or "image" for stem in stems]
+    plain = [INTERNAL.sub("", UNSAFE.sub("_", stem)) or "image" for stem in stems]
     counts = Counter([*plain, *taken])
     digests = (hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8] for name in names)
     keys, used, numbers = [], set(taken), Counter[str]()
@@ -206,11 +223,11 @@ def _distinct(stems: Sequence[str], names: Sequence[str], taken: Collection[str]
 
 
 def _column(table: pd.DataFrame, candidates: Sequence[str], source: str) -> str:
-    found = next((name for name in candidates if name in table), None)
-    if found is None:
+    column = next((name for name in candidates if name in table), None)
+    if column is None:
         has = ", ".join(map(str, table.columns))
         raise ConfigError(f"table {source}: expected a column {' or '.join(candidates)}; it has {has}")
-    return found
+    return column
 
 
 def _extension(name: str) -> str:

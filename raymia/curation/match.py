@@ -7,6 +7,7 @@ on the logit after Austin, 2011. This is repeated, with classifiers fitted to wh
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -30,34 +31,35 @@ from raymia.run.storage import Storage
 
 CALIPER = 0.2
 """Greatest difference within a pair, in standard deviations of the propensity's logit (Austin, 2011)."""
-STRATA = 20
+PROPENSITY_STRATA = 20
 MAX_ROUNDS = 8
-SUMMARY_FILE = "match.json"
-TABLE_FILE = "propensity.parquet"
-Method = Literal["pairs", "strata"]
+MATCH_SUMMARY_FILE = "match.json"
+PROPENSITY_FILE = "propensity.parquet"
+MatchingMethod = Literal["pairs", "strata"]
 
 
 class BlindState(BaseModel):
-    """What a set gives away by itself."""
+    """How well members are told from non-members by classifiers that never see the attacked model."""
 
     members: int
     non_members: int
     auc: dict[str, Interval]
     """Out-of-fold AUC of each blind baseline, with DeLong's interval."""
     embedding_shift: FrechetShift | None
+    """Fréchet distance of the members' embeddings from the non-members'; none without embeddings."""
 
     @property
     def strongest(self) -> str:
-        """The baseline that is furthest above .5, for certain."""
+        """The baseline whose interval reaches least far down."""
         return max(self.auc, key=lambda name: self.auc[name].low)
 
     def meets(self, target: float | None) -> bool:
         """Whether the baselines find nothing (their intervals reach down to .5) or, with a target, no AUC is above it."""
-        return all(found.low <= 0.5 if target is None else found.value <= target for found in self.auc.values())
+        return all(auc.low <= 0.5 if target is None else auc.value <= target for auc in self.auc.values())
 
 
 class MatchSummary(BaseModel):
-    """A set before and after, and what that cost."""
+    """Contents of match.json: what a data set gave away before and after, and how many samples that cost."""
 
     method: str
     target_auc: float | None
@@ -67,8 +69,11 @@ class MatchSummary(BaseModel):
     before: BlindState
     after: BlindState
     lost: dict[str, int]
+    """Samples left out, by split."""
     without_features: int
+    """Samples that have no features and are left out."""
     fold_captions: bool
+    """Whether captions were made alike as CLIP's tokenizer reads them."""
 
 
 class Matched(BaseModel):
@@ -83,7 +88,7 @@ def match(
     out: str,
     console: Console,
     features: str | None = None,
-    method: Method = "pairs",
+    method: MatchingMethod = "pairs",
     target_auc: float | None = None,
     size: int | None = None,
     fold_captions: bool = False,
@@ -95,12 +100,13 @@ def match(
         manifest_file: see `raymia.data.manifest.load_manifest`; its features must be there.
         out: folder for the manifest, `selection.parquet`, `clusters.parquet` (near-duplicates and pairs), `propensity.parquet`
             and `match.json`.
+        console: where each round is shown.
         features: see `raymia.curation.embed.load_features`.
         method: ``pairs`` within a caliper, or ``strata`` of propensity that are sampled down to equal numbers.
         target_auc: stop when no blind baseline is above this; by default when none is above .5 for certain.
         size: keep at most so many members, and as many non-members.
         fold_captions: read captions as CLIP's tokenizer does, in lower case; the manifest then says so.
-        seed: of folds and draws.
+        seed: seed of folds and draws.
 
     Raises:
         ConfigError: labels or features are missing, or the splits have too little in common.
@@ -116,7 +122,7 @@ def match(
     groups, rounds = clusters, 0
     while not state.meets(target_auc) and rounds < MAX_ROUNDS:
         rounds += 1
-        scores = propensity(table.iloc[kept], member[kept], _of(groups, kept), seed + rounds)
+        scores = propensity(table.iloc[kept], member[kept], _only(groups, kept), seed + rounds)
         table.loc[kept, "propensity"] = scores
         pairs = kept[
             pair_up(scores, member[kept], CALIPER * scores.std())
@@ -131,13 +137,14 @@ def match(
                 "draw other samples"
             )
         groups = _with_pairs(clusters, pairs, len(table))
-        state = blind_state(table.iloc[kept], member[kept], _of(groups, kept), seed)
+        state = blind_state(table.iloc[kept], member[kept], _only(groups, kept), seed)
         console.print(f"round {rounds}: {_counted(member[kept])} left, {_strongest(state)}", markup=False, highlight=False)
     paired = groups if rounds else None
     if size is not None:
         kept = _draw(kept, member, paired, size, seed)
-        state = blind_state(table.iloc[kept], member[kept], _of(groups, kept), seed)
-    return _write(known, table, kept, storage, method, target_auc, rounds, before, state, fold_captions, paired)
+        state = blind_state(table.iloc[kept], member[kept], _only(groups, kept), seed)
+    outcome = _Outcome(method, target_auc, rounds, before, state, fold_captions)
+    return _write(known, storage, table, kept, paired, outcome)
 
 
 def sanitise(manifest_file: str, out: str, features: str | None = None, seed: int = 0) -> Matched:
@@ -148,7 +155,10 @@ def sanitise(manifest_file: str, out: str, features: str | None = None, seed: in
     al., arXiv 2306.12983.
 
     Args:
-        manifest_file, out, features, seed: see `match`.
+        manifest_file: see `match`.
+        out: see `match`; without `clusters.parquet`.
+        features: see `match`.
+        seed: seed of the folds.
 
     Raises:
         ConfigError: labels or features are missing, or no member is left.
@@ -161,13 +171,19 @@ def sanitise(manifest_file: str, out: str, features: str | None = None, seed: in
     kept = np.flatnonzero(~member | (scores < 0))
     if not can_fold(member[kept]):
         raise ConfigError(f"manifest {known.manifest.name}: leaves {_counted(member[kept])}: captions tell nearly all members")
-    state = blind_state(known.table.iloc[kept], member[kept], _of(groups, kept), seed)
+    state = blind_state(known.table.iloc[kept], member[kept], _only(groups, kept), seed)
     table = known.table.assign(propensity=scores)
-    return _write(known, table, kept, storage, "sanitise", None, 1, before, state, False, None)
+    return _write(known, storage, table, kept, None, _Outcome("sanitise", None, 1, before, state, False))
 
 
 def blind_state(table: pd.DataFrame, member: NDArray[np.bool_], groups: Groups, seed: int) -> BlindState:
     """Run the blind baselines on a set.
+
+    Args:
+        table: the samples' features; see `raymia.curation.embed.Features`.
+        member: (n,) which samples are members.
+        groups: (n,) group of each sample, never split between folds; none where each stands alone.
+        seed: seed of the folds.
 
     Raises:
         ConfigError: too few samples for folds.
@@ -179,7 +195,7 @@ def blind_state(table: pd.DataFrame, member: NDArray[np.bool_], groups: Groups, 
     return BlindState(
         members=int(member.sum()),
         non_members=int((~member).sum()),
-        auc={name: delong(found, member) for name, found in scores.items()},
+        auc={name: delong(of_baseline, member) for name, of_baseline in scores.items()},
         embedding_shift=None if vectors is None else frechet_shift(vectors, member, seed),
     )
 
@@ -188,6 +204,12 @@ def propensity(table: pd.DataFrame, member: NDArray[np.bool_], groups: Groups, s
     """(n,) log-odds of being a member, by all that a data set gives away, always by classifiers fitted to other samples.
 
     The scores of each blind baseline and of a classifier of the captions' embeddings are combined by a logistic regression.
+
+    Args:
+        table: the samples' features; see `raymia.curation.embed.Features`.
+        member: (n,) which samples are members.
+        groups: (n,) group of each sample, never split between folds; none where each stands alone.
+        seed: seed of the folds.
     """
     scores = blind_scores(table, member, seed, groups)
     texts = embeddings(table, TEXT_EMBEDDING)
@@ -200,6 +222,11 @@ def pair_up(scores: Floats, member: NDArray[np.bool_], caliper: float) -> NDArra
     """(pairs, 2) numbers of a member and a non-member whose scores differ by at most `caliper`.
 
     Along a line, taking pairs from the bottom up gives as many pairs as can be had.
+
+    Args:
+        scores: (n,) propensity.
+        member: (n,) which samples are members.
+        caliper: greatest difference within a pair.
     """
     order = np.argsort(scores, kind="stable")
     members, others = order[member[order]], order[~member[order]]
@@ -214,8 +241,15 @@ def pair_up(scores: Floats, member: NDArray[np.bool_], caliper: float) -> NDArra
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def thin_strata(scores: Floats, member: NDArray[np.bool_], seed: int, strata: int = STRATA) -> NDArray[np.int64]:
-    """(pairs, 2) numbers of members and non-members when each stratum of scores is sampled down to equal numbers."""
+def thin_strata(scores: Floats, member: NDArray[np.bool_], seed: int, strata: int = PROPENSITY_STRATA) -> NDArray[np.int64]:
+    """(pairs, 2) numbers of members and non-members when each stratum of scores is sampled down to equal numbers.
+
+    Args:
+        scores: (n,) propensity.
+        member: (n,) which samples are members.
+        seed: seed of the draw.
+        strata: how many strata there are, each with about as many samples.
+    """
     random = np.random.default_rng(seed)
     edges = np.quantile(scores, np.linspace(0, 1, strata + 1)[1:-1])
     stratum = np.searchsorted(edges, scores, side="right")
@@ -254,37 +288,46 @@ def _draw(kept: NDArray[np.int64], member: NDArray[np.bool_], groups: Groups, si
     return np.sort(np.concatenate(drawn))
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """How the samples that stay were chosen, and what that achieved; see `MatchSummary`."""
+
+    method: str
+    target_auc: float | None
+    rounds: int
+    before: BlindState
+    after: BlindState
+    fold_captions: bool
+
+
 def _write(
-    known: Features,
-    table: pd.DataFrame,
-    kept: NDArray[np.int64],
-    storage: Storage,
-    method: str,
-    target_auc: float | None,
-    rounds: int,
-    before: BlindState,
-    after: BlindState,
-    fold_captions: bool,
-    groups: Groups,
+    known: Features, storage: Storage, table: pd.DataFrame, kept: NDArray[np.int64], groups: Groups, outcome: _Outcome
 ) -> Matched:
+    """Write the manifest of the samples that stay, and what led to it.
+
+    Args:
+        table: a row per sample, with its `propensity`.
+        kept: numbers of the rows that stay.
+        groups: (n,) group of each sample, which becomes its cluster; none to leave the manifest's clusters as they are.
+        outcome: what the summary says.
+    """
     chosen = np.zeros(len(table), bool)
     chosen[kept] = True
     lost = table["split"][~chosen].value_counts()
     summary = MatchSummary(
-        method=method,
-        target_auc=target_auc,
-        met=after.meets(target_auc),
-        rounds=rounds,
-        before=before,
-        after=after,
+        method=outcome.method,
+        target_auc=outcome.target_auc,
+        met=outcome.after.meets(outcome.target_auc),
+        rounds=outcome.rounds,
+        before=outcome.before,
+        after=outcome.after,
         lost={split.name: int(lost.get(split.name, 0)) for split in known.manifest.splits},
         without_features=known.lost,
-        fold_captions=fold_captions,
+        fold_captions=outcome.fold_captions,
     )
-    write_frame(storage, TABLE_FILE, table[[*IDENTITY, "propensity"]].assign(kept=chosen))
-    storage.write(SUMMARY_FILE, summary.model_dump_json(indent=2).encode() + b"\n")
-    folded = fold_captions or known.manifest.fold_captions
-    fields: dict[str, Any] = {"fold_captions": folded}
+    write_frame(storage, PROPENSITY_FILE, table[[*IDENTITY, "propensity"]].assign(kept=chosen))
+    storage.write(MATCH_SUMMARY_FILE, summary.model_dump_json(indent=2).encode() + b"\n")
+    fields: dict[str, Any] = {"fold_captions": outcome.fold_captions or known.manifest.fold_captions}
     if groups is not None:
         named = table.loc[chosen, IDENTITY].assign(cluster=[f"c{number:06d}" for number in groups[chosen]])
         write_frame(storage, CLUSTERS_FILE, named.astype(str))
@@ -293,7 +336,7 @@ def _write(
     return Matched(manifest=made, summary=summary)
 
 
-def _of(groups: Groups, kept: NDArray[np.int64]) -> Groups:
+def _only(groups: Groups, kept: NDArray[np.int64]) -> Groups:
     return None if groups is None else groups[kept]
 
 
@@ -302,5 +345,5 @@ def _counted(member: NDArray[np.bool_]) -> str:
 
 
 def _strongest(state: BlindState) -> str:
-    found = state.auc[state.strongest]
-    return f"blind.{state.strongest} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    auc = state.auc[state.strongest]
+    return f"blind.{state.strongest} {auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}]"

@@ -37,14 +37,19 @@ PROBES = 96
 TRAINED = 64
 """Vectors for each cell that the cells are fitted to."""
 ROUNDING = 1e-5
+"""The search reaches so much further, lest rounding lose a pair; the distances are then held against the bound."""
 MARK = "pairs/search.sha256"
+"""File that says what is searched for, so that the pairs of another search are not taken for this one's."""
 
 Vectors = NDArray[np.float32]
-SCHEMA = pa.schema([("one", pa.int64()), ("other", pa.int64()), ("distance", pa.float32())])
+"""(n, width) vectors of length 1."""
+PAIRS_SCHEMA = pa.schema([("one", pa.int64()), ("other", pa.int64()), ("distance", pa.float32())])
 
 
 @dataclass(frozen=True)
 class _Block:
+    """Queries that are looked up together: those from `start` up to, not including, `stop`."""
+
     number: int
     start: int
     stop: int
@@ -55,7 +60,10 @@ def build_index(vectors: Vectors, seed: int = 0) -> Any:
 
     Args:
         vectors: (n, width), of length 1.
-        seed: of the cells.
+        seed: seed of the choice of cells.
+
+    Returns:
+        An index of faiss, with the vectors numbered as they stand in `vectors`.
     """
     count, width = vectors.shape
     if count <= EXACT:
@@ -78,16 +86,21 @@ def search(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Pairs of a query and an indexed vector within a Euclidean distance.
 
+    Args:
+        index: see `build_index`.
+        queries: (m, width), of length 1.
+        max_distance: distance that pairs stay below.
+
     Returns:
         Number of the query, number of the vector, and their distance, of each pair.
     """
     # |a - b|^2 = 2 - 2 a.b for unit vectors.
     least = 1.0 - max_distance**2 / 2.0
-    limits, products, found = index.range_search(queries, float(least) - ROUNDING)
-    rows = np.repeat(np.arange(len(queries)), np.diff(limits).astype(np.int64))
+    limits, products, indexed = index.range_search(queries, float(least) - ROUNDING)
+    asked = np.repeat(np.arange(len(queries)), np.diff(limits).astype(np.int64))
     distances = np.sqrt(np.maximum(0.0, 2.0 - 2.0 * products.astype(np.float64)))
     near = distances < max_distance
-    return rows[near], found[near].astype(np.int64), distances[near].astype(np.float32)
+    return asked[near], indexed[near].astype(np.int64), distances[near].astype(np.float32)
 
 
 def pairs_within(
@@ -97,10 +110,11 @@ def pairs_within(
 
     Args:
         vectors: (n, width), of length 1.
-        max_distance: Euclidean.
+        max_distance: Euclidean distance that pairs stay below.
         storage: folder that keeps the pairs of each block, so that a search that was stopped goes on.
+        console: where progress is shown.
         others: (m, width): search pairs of one of these and one of `vectors`, instead of pairs among `vectors`.
-        seed: of the index's cells.
+        seed: seed of the index's cells.
 
     Returns:
         Columns one, other (numbers of rows) and distance, closest first; among `vectors` each pair once, one < other.
@@ -117,14 +131,14 @@ def pairs_within(
     if left:
         with on_ray("search"):
             # In the object store both are shared by all processes of a node, not copied to each.
-            shared = Shared(faiss.serialize_index(build_index(vectors, seed)))
-            held = Shared(queries)
-            work = partial(_search_block, shared, held, max_distance, others is None, storage)
+            shared_index = Shared(faiss.serialize_index(build_index(vectors, seed)))
+            shared_queries = Shared(queries)
+            work = partial(_search_block, shared_index, shared_queries, max_distance, others is None, storage)
             # faiss uses all cores by itself, and a copy of the index takes memory: one block at a time on each node.
             run_parts("search", left, work, lambda count: count, console, cpus=cpus_of_a_node())
     tables = [pq.read_table(io.BytesIO(content)) for content in storage.read_many([_name(block) for block in blocks])]
-    found: pd.DataFrame = pa.concat_tables(tables).to_pandas()
-    return found.sort_values(["distance", "one", "other"], ignore_index=True)
+    pairs: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    return pairs.sort_values(["distance", "one", "other"], ignore_index=True)
 
 
 def _forget_others(storage: Storage, vectors: Vectors, others: Vectors | None, max_distance: float, seed: int) -> None:
@@ -138,23 +152,33 @@ def _forget_others(storage: Storage, vectors: Vectors, others: Vectors | None, m
         storage.write(MARK, mark)
 
 
-class _Held:
-    """The index that this process has read from the object store."""
+class _LoadedIndex:
+    """The index that this process has read from the object store, kept for its next block."""
 
     key: Shared[Any] | None = None
     index: Any = None
 
 
 def _search_block(
-    shared: Shared[Any], held: Shared[Vectors], max_distance: float, among: bool, storage: Storage, block: _Block
+    shared_index: Shared[Any],
+    shared_queries: Shared[Vectors],
+    max_distance: float,
+    among: bool,
+    storage: Storage,
+    block: _Block,
 ) -> int:
-    if shared != _Held.key:
-        _Held.index, _Held.key = faiss.deserialize_index(shared.get()), shared
-    queries = held.get()[block.start : block.stop]
-    rows, found, distances = search(_Held.index, queries, max_distance)
-    rows = rows + block.start
-    kept = rows < found if among else np.ones(len(rows), bool)
-    storage.write_table(_name(block), pa.table([rows[kept], found[kept], distances[kept]], schema=SCHEMA))
+    """Write the pairs of a block of queries; return how many queries it has.
+
+    Args:
+        among: whether the queries are the indexed vectors themselves, so that each pair is found twice.
+    """
+    if shared_index != _LoadedIndex.key:
+        _LoadedIndex.index, _LoadedIndex.key = faiss.deserialize_index(shared_index.get()), shared_index
+    queries = shared_queries.get()[block.start : block.stop]
+    asked, indexed, distances = search(_LoadedIndex.index, queries, max_distance)
+    asked = asked + block.start
+    kept = asked < indexed if among else np.ones(len(asked), bool)
+    storage.write_table(_name(block), pa.table([asked[kept], indexed[kept], distances[kept]], schema=PAIRS_SCHEMA))
     return block.stop - block.start
 
 

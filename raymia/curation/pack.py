@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 from rich.console import Console
 
-from raymia.curation.attrition import SCHEMA, Attrition, analyse, fetch_reason
+from raymia.curation.attrition import ATTRITION_SCHEMA, Attrition, analyse, fetch_reason
 from raymia.curation.derive import output_folder, write_manifest
 from raymia.curation.fetch import fetch
 from raymia.curation.inputs import FilePart, ImageFile, Part, ShardPart, fit_keys, parts_of_manifest
@@ -33,9 +33,11 @@ from raymia.run.storage import Storage
 
 ATTRITION_FILE = "attrition.parquet"
 PLAN_FILE = "pack.json"
+"""What a folder's data set is packed from, so that two are not mixed."""
 DONE_FOLDER = "attrition"
+"""Folder of a table for each part that is done."""
 PACKED = b"packed"
-"""In the table of a part that is done: samples and digest of its shard."""
+"""Metadata of that table: samples and digest of the part's shard."""
 CHECKED_PX = 64
 """Images are decoded whole and reduced to this side, to see that they can be."""
 
@@ -52,12 +54,16 @@ def pack(
     """Pack images into shards, with a manifest and a table of what became of each image.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         labels: membership by split.
-        parts: see `raymia.curation.inputs`.
+        parts: what goes into each shard; see `raymia.curation.inputs`.
         out: folder or fsspec URL for ``shards/``, ``manifest.yaml`` and ``attrition.parquet``.
+        console: where progress is shown.
         facts: further fields of the manifest, such as licence and provenance.
         max_pixels: an image whose header announces more is not packed.
+
+    Returns:
+        The manifest, and how many images of each split got how far.
 
     Raises:
         ConfigError: `out` holds something else, or no image could be packed.
@@ -81,7 +87,7 @@ def pack(
     for split, label in labels.items():
         shards = packed[split]
         if not shards:
-            lost = next((found.lost for found in analysis.splits if found.split == split), {})
+            lost = next((counted.lost for counted in analysis.splits if counted.split == split), {})
             raise ConfigError(f"split {split}: no image could be packed ({', '.join(lost) or 'nothing was attempted'})")
         digests = {path: shard["sha256"] for path, shard in shards.items()}
         samples = sum(shard["samples"] for shard in shards.values())
@@ -96,8 +102,9 @@ def pack_manifest(manifest_file: str, name: str | None, out: str, console: Conso
 
     Args:
         manifest_file: see `raymia.data.manifest.load_manifest`.
-        name: of the data set; by default the manifest's.
+        name: name of the data set; by default the manifest's.
         out: see `pack`; a local folder where anything is to be fetched.
+        console: where progress is shown.
 
     Raises:
         ConfigError, RaymiaError: see `pack` and `raymia.curation.fetch.fetch`.
@@ -116,7 +123,16 @@ def pack_manifest(manifest_file: str, name: str | None, out: str, console: Conso
 
 
 def pack_part(part: Part, out: str, max_pixels: int) -> int:
-    """Write one shard, if any image can be packed, and then the table that says that it is done; return how many were tried."""
+    """Write one shard, if any image can be packed, and then the table that says that it is done.
+
+    Args:
+        part: what goes into the shard.
+        out: folder of the data set.
+        max_pixels: an image whose header announces more is not packed.
+
+    Returns:
+        How many images were tried.
+    """
     storage = Storage(out)
     rows: list[dict[str, Any]] = []
     shard: dict[str, Any] = {"samples": 0, "sha256": None}
@@ -125,16 +141,18 @@ def pack_part(part: Part, out: str, max_pixels: int) -> int:
         first = next(packed, None)
         if first is not None:
             with storage.create(_shard_path(part)) as stream:
-                shard = _write(stream, itertools.chain([first], packed))
+                shard = _write_shard(stream, itertools.chain([first], packed))
     for row in rows:
         row |= {"split": part.split, "shard": _shard_name(part)}
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    table = pa.Table.from_pylist(rows, schema=ATTRITION_SCHEMA)
     storage.write_table(_done_name(part), table.replace_schema_metadata({PACKED: json.dumps(shard)}))
     return len(rows)
 
 
 @dataclass(frozen=True)
 class _Packed:
+    """A sample as it goes into a shard."""
+
     key: str
     extension: str
     content: bytes
@@ -143,6 +161,7 @@ class _Packed:
 
 
 def _files(part: FilePart, rows: list[dict[str, Any]], max_pixels: int) -> Iterator[_Packed]:
+    """The samples of a part of image files; what became of each image is added to `rows`."""
     for file in part.files:
         row: dict[str, Any] = {"key": file.key, "source": file.source}
         rows.append(row)
@@ -151,52 +170,64 @@ def _files(part: FilePart, rows: list[dict[str, Any]], max_pixels: int) -> Itera
         except (OSError, ValueError) as error:
             row |= {"stage": "read", "reason": "unreadable_file", "detail": str(error)}
             continue
-        found = _checked(content, row, max_pixels)
-        if found is not None:
-            yield _Packed(file.key, found, content, caption, file.source)
+        extension = _checked(content, row, max_pixels)
+        if extension is not None:
+            yield _Packed(file.key, extension, content, caption, file.source)
 
 
 def _sorted(part: ShardPart, spool: IO[bytes], rows: list[dict[str, Any]], max_pixels: int) -> Iterator[_Packed]:
-    """The samples of a tar by key: what a downloader wrote stands in the order in which the network answered."""
+    """The samples of a tar by key; what became of each image that was attempted is added to `rows`.
+
+    Sorting makes the shard the same every time: what a downloader wrote stands in the order in which the network answered.
+
+    Args:
+        spool: file that holds the images until all are read.
+    """
     attempted = {} if part.table is None else _img2dataset_rows(part.table, part.reader.shard.url)
     places: dict[str, tuple[int, int, str, str]] = {}
-    found: dict[str, dict[str, Any]] = {
-        key: {"key": key, "source": entry["url"], "stage": "fetch", "reason": fetch_reason(entry["error_message"])}
-        | {"detail": entry["error_message"]}
-        for key, entry in attempted.items()
-        if entry["status"] != "success"
-    }
+    outcomes = _not_fetched(attempted)
     for item in part.reader.read():
         if isinstance(item, ShardEnd):
             if item.fault is not None:
-                found[""] = {"source": part.reader.shard.url, "stage": "read"}
-                found[""] |= {"reason": item.fault.reason, "detail": item.fault.detail}
+                outcomes[""] = {"source": part.reader.shard.url, "stage": "read"}
+                outcomes[""] |= {"reason": item.fault.reason, "detail": item.fault.detail}
             continue
         row = {"key": item.key, "source": attempted.get(item.key, {}).get("url") or item.key}
         if item.fault is not None or item.image is None:
             row |= {"stage": "read", "reason": item.fault.reason if item.fault else "no_image"}
             row |= {"detail": item.fault.detail if item.fault else None}
-            found.setdefault(item.key, row)
+            outcomes.setdefault(item.key, row)
             continue
-        found[item.key] = row
+        outcomes[item.key] = row
         extension = _checked(item.image, row, max_pixels)
         if extension is not None:
             places[item.key] = (spool.tell(), len(item.image), extension, item.caption)
             spool.write(item.image)
-    for key in attempted.keys() - found.keys():
+    for key in attempted.keys() - outcomes.keys():
         gone = "img2dataset lists it as fetched, but it is not in the tar"
-        found[key] = {"key": key, "source": attempted[key]["url"], "stage": "read", "reason": "not_in_tar", "detail": gone}
-    names = fit_keys(found.keys() - {""})
+        outcomes[key] = {"key": key, "source": attempted[key]["url"], "stage": "read", "reason": "not_in_tar", "detail": gone}
+    names = fit_keys(outcomes.keys() - {""})
     for key, name in names.items():
-        found[key]["key"] = name
-    rows += [found[key] for key in sorted(found, key=lambda key: names.get(key, ""))]
+        outcomes[key]["key"] = name
+    rows += [outcomes[key] for key in sorted(outcomes, key=lambda key: names.get(key, ""))]
     for key in sorted(places, key=names.__getitem__):
         start, size, extension, caption = places[key]
         spool.seek(start)
-        yield _Packed(names[key], extension, spool.read(size), caption, str(found[key]["source"]))
+        yield _Packed(names[key], extension, spool.read(size), caption, str(outcomes[key]["source"]))
+
+
+def _not_fetched(attempted: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Rows of the images that img2dataset could not fetch, by key."""
+    return {
+        key: {"key": key, "source": entry["url"], "stage": "fetch", "reason": fetch_reason(entry["error_message"])}
+        | {"detail": entry["error_message"]}
+        for key, entry in attempted.items()
+        if entry["status"] != "success"
+    }
 
 
 def _img2dataset_rows(table: str, shard: str) -> dict[str, dict[str, Any]]:
+    """What img2dataset attempted for a shard, by key."""
     try:
         with fsspec.open(table, "rb") as stream:
             rows = pq.read_table(stream, columns=["key", "url", "status", "error_message"]).to_pylist()
@@ -215,6 +246,7 @@ def _checked(content: bytes, row: dict[str, Any], max_pixels: int) -> str | None
 
 
 def _caption_of(file: ImageFile) -> str:
+    """The caption that came with a file or stands in the file beside it; empty where there is none."""
     if file.caption is not None or file.side_car is None:
         return file.caption or ""
     text = _read(file.side_car).decode("utf-8", "replace")
@@ -231,7 +263,7 @@ def _read(location: str) -> bytes:
     return content
 
 
-def _write(stream: BinaryIO, packed: Iterator[_Packed]) -> dict[str, Any]:
+def _write_shard(stream: BinaryIO, packed: Iterator[_Packed]) -> dict[str, Any]:
     """Write a tar; return its number of samples and its digest."""
     digest = hashlib.sha256()
     samples = write_tar(cast(BinaryIO, _Tee(stream, digest)), ((sample.key, _members(sample)) for sample in packed))
@@ -247,6 +279,7 @@ class _Tee:
     """A stream that takes the digest of what goes through it."""
 
     def __init__(self, stream: BinaryIO, digest: Any) -> None:
+        """Pass what is written on to `stream`, and to `digest` of hashlib."""
         self._stream = stream
         self._digest = digest
 

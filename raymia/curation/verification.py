@@ -15,55 +15,65 @@ from PIL import Image
 
 from raymia.data.images import ImageError, upright_image
 
-SIDE = 64
-COARSE, FINE = 24, 32
+THUMBNAIL_PX = 64
+"""Side of a thumbnail."""
+COARSE_PX, FINE_PX = 24, 32
 """Sides at which a trim is searched for, and at which two thumbnails are compared."""
 TRIMS = (0.0, 0.025, 0.05, 0.075, 0.1)
 """Shares of width or height that may have been cropped from each side: the coarse grid."""
-STEPS = (0.0125, 0.00625)
-"""Of the search around the best trim."""
+TRIM_STEPS = (0.0125, 0.00625)
+"""Changes of one share that are tried around the best trim of the coarse grid, one after the other."""
 BLUR = 0.6
-"""Deviation of the resampling kernel, in pixels of the result: lines must not depend on where they fall between pixels."""
+"""Standard deviation of the resampling kernel, in pixels of the result, so that lines look alike wherever pixels fall on them."""
 MIN_AGREEMENT = 0.983
 """Correlation from which two pictures count as one: of 600 planted twins of openclipart's pictures (reduced to 60 %, or JPEG at
 quality 40, or cropped by 5 % at two sides) 98 % reach it, and 3 % of the pairs that reach it are none."""
 
 Thumbnail = NDArray[np.uint8]
+"""(THUMBNAIL_PX, THUMBNAIL_PX, 3) pixels."""
 Picture = NDArray[np.float32]
+"""(height, width, 3) values, or (height, width) where colours are averaged."""
 Trim = tuple[float, float, float, float]
 """Shares cropped from top, bottom, left and right."""
 WHOLE: Trim = (0.0, 0.0, 0.0, 0.0)
+"""The trim that leaves everything."""
 
 
 def thumbnail_of(content: bytes, max_pixels: int) -> Thumbnail | None:
-    """(SIDE, SIDE, 3) of a whole picture, squeezed to a square; none where it does not decode or is too large."""
+    """A whole picture squeezed to a square thumbnail; none where it does not decode or is too large.
+
+    Args:
+        content: an image file.
+        max_pixels: a picture whose header announces more is too large.
+    """
     try:
         upright, _ = upright_image(content, max_pixels)
     except ImageError:
         return None
-    return np.asarray(upright.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), np.uint8)
+    return np.asarray(upright.convert("RGB").resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX), np.uint8)
 
 
 def agreement(one: Thumbnail, other: Thumbnail) -> float:
-    """Highest correlation of two thumbnails over all trims of the one or of the other, -1 to 1; 0 where one is uniform."""
+    """Highest correlation of two thumbnails, -1 to 1, over all trims of either; 0 where one of them is uniform."""
     pictures = one.astype(np.float32), other.astype(np.float32)
     return max(_best_fit(*pictures), _best_fit(*reversed(pictures)))
 
 
 def _best_fit(whole: Picture, part: Picture) -> float:
+    """Highest correlation of `part` with what a trim leaves of `whole`."""
     target, outline = _centred(_resampled(part, WHOLE)), _centred(_coarse(part))
     norm = float(np.linalg.norm(outline))
     if norm < 1e-3 * outline.size:
         return 0.0
     trims = [(before, after) for before in TRIMS for after in TRIMS]
-    kernels = np.stack([_kernel(before, after, COARSE) for before, after in trims])
-    rows = kernels @ whole.mean(-1)  # (trims, COARSE, SIDE): the height is trimmed
+    kernels = np.stack([_kernel(before, after, COARSE_PX) for before, after in trims])
+    rows = kernels @ whole.mean(-1)  # (trims, COARSE_PX, THUMBNAIL_PX): the height is trimmed
     fits = np.einsum("tik,sjk->tsij", rows, kernels, optimize=True).reshape(len(trims) ** 2, -1)
     fits -= fits.mean(1, keepdims=True)
-    found = int((fits @ outline.ravel() / np.maximum(np.linalg.norm(fits, axis=1), 1e-6)).argmax())
-    trim: Trim = (*trims[found // len(trims)], *trims[found % len(trims)])
+    nearest = int((fits @ outline.ravel() / np.maximum(np.linalg.norm(fits, axis=1), 1e-6)).argmax())
+    trim: Trim = (*trims[nearest // len(trims)], *trims[nearest % len(trims)])
     best = _correlation(_resampled(whole, trim), target)
-    for step in STEPS:
+    for step in TRIM_STEPS:
         for side in range(4):
             for change in (-step, step):
                 tried = _moved(trim, side, change)
@@ -74,25 +84,28 @@ def _best_fit(whole: Picture, part: Picture) -> float:
 
 
 def _moved(trim: Trim, side: int, change: float) -> Trim:
+    """A trim with one of its shares changed."""
     shares = list(trim)
     shares[side] = max(0.0, round(shares[side] + change, 5))
     return shares[0], shares[1], shares[2], shares[3]
 
 
 def _coarse(picture: Picture) -> Picture:
-    kernel = _kernel(0.0, 0.0, COARSE)
-    found: Picture = kernel @ picture.mean(-1) @ kernel.T
-    return found
+    """(COARSE_PX, COARSE_PX) brightness of a whole picture."""
+    kernel = _kernel(0.0, 0.0, COARSE_PX)
+    reduced: Picture = kernel @ picture.mean(-1) @ kernel.T
+    return reduced
 
 
 def _resampled(picture: Picture, trim: Trim) -> Picture:
-    """(FINE, FINE, 3): what a trim leaves of a picture."""
-    rows = np.tensordot(_kernel(trim[0], trim[1], FINE), picture, (1, 0))
-    found: Picture = np.moveaxis(np.tensordot(_kernel(trim[2], trim[3], FINE), rows, (1, 1)), 0, 1)
-    return found
+    """(FINE_PX, FINE_PX, 3): what a trim leaves of a picture."""
+    rows = np.tensordot(_kernel(trim[0], trim[1], FINE_PX), picture, (1, 0))
+    resampled: Picture = np.moveaxis(np.tensordot(_kernel(trim[2], trim[3], FINE_PX), rows, (1, 1)), 0, 1)
+    return resampled
 
 
 def _centred(picture: Picture) -> Picture:
+    """A picture less its mean, by colour where it has colours."""
     centred: Picture = picture - picture.mean((0, 1))
     return centred
 
@@ -104,9 +117,9 @@ def _correlation(picture: Picture, target: Picture) -> float:
 
 @lru_cache(4096)
 def _kernel(before: float, after: float, side: int) -> NDArray[np.float32]:
-    """(side, SIDE): resamples what is left of a line, cropped at both ends, by a Gaussian kernel."""
+    """(side, THUMBNAIL_PX): resamples what is left of a line, cropped at both ends, by a Gaussian kernel."""
     left = 1.0 - before - after
-    centres = (before + left * (np.arange(side) + 0.5) / side) * SIDE - 0.5
-    distances = (np.arange(SIDE) - centres[:, None]) / (BLUR * left * SIDE / side)
+    centres = (before + left * (np.arange(side) + 0.5) / side) * THUMBNAIL_PX - 0.5
+    distances = (np.arange(THUMBNAIL_PX) - centres[:, None]) / (BLUR * left * THUMBNAIL_PX / side)
     weights = np.exp(-0.5 * distances**2)
     return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)

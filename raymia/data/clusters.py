@@ -12,13 +12,14 @@ from scipy.sparse.csgraph import connected_components
 from raymia.data.manifest import Manifest, within
 from raymia.data.tables import read_table
 
-COLUMNS = ("split", "key", "cluster")
+CLUSTER_COLUMNS = ("split", "key", "cluster")
 
 
 def load_clusters(manifest: Manifest, folder: str) -> pa.Table | None:
     """The manifest's clusters as split, key, cluster and, where the file has it, shard, all text; none where it names none.
 
     Args:
+        manifest: the manifest, as `raymia.data.manifest.load_manifest` gives it.
         folder: where relative paths of the manifest start.
 
     Raises:
@@ -26,26 +27,34 @@ def load_clusters(manifest: Manifest, folder: str) -> pa.Table | None:
     """
     if manifest.clusters is None:
         return None
-    table = read_table(within(folder, manifest.clusters), COLUMNS, "clusters")
-    return pa.table({name: table[name].astype(str) for name in (*COLUMNS, "shard") if name in table})
+    table = read_table(within(folder, manifest.clusters), CLUSTER_COLUMNS, "clusters")
+    return pa.table({name: table[name].astype(str) for name in (*CLUSTER_COLUMNS, "shard") if name in table})
 
 
 def join_clusters(table: pd.DataFrame, clusters: pa.Table | None) -> pd.DataFrame:
-    """A table of samples with their `cluster`, empty for those that stand in none."""
+    """Add the column `cluster` to a table of samples; it is empty for a sample that belongs to no cluster.
+
+    Args:
+        table: a row per sample, with split, shard and key.
+        clusters: the table of `load_clusters`; with none, `table` is returned as it is.
+    """
     if clusters is None:
         return table
-    found = clusters.to_pandas()
-    identity = [name for name in ("split", "shard", "key") if name in found]
-    return table.merge(found.drop_duplicates(identity), on=identity, how="left")
+    named = clusters.to_pandas()
+    identity = [name for name in ("split", "shard", "key") if name in named]
+    return table.merge(named.drop_duplicates(identity), on=identity, how="left")
 
 
 def components(count: int, links: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(count,) number of the group that each sample belongs to when linked samples belong together, by order of appearance.
+    """(count,) number of the group that each sample belongs to when linked samples belong together.
+
+    Groups are numbered in the order in which their first samples appear.
 
     Args:
-        links: (n, 2) numbers of samples.
+        count: the number of samples.
+        links: (n, 2) numbers of the two samples of each link, from 0 to `count` - 1.
     """
     graph = coo_matrix((np.ones(len(links), np.int8), (links[:, 0], links[:, 1])), (count, count))
-    _, found = connected_components(graph, directed=False)
-    numbers, _ = pd.factorize(found)
+    _, labels = connected_components(graph, directed=False)
+    numbers, _ = pd.factorize(labels)
     return np.asarray(numbers, np.int64)

@@ -15,7 +15,7 @@ from raymia.data.selection import ShardReader
 from raymia.data.statistics import image_statistics
 from raymia.data.tar import RawSample
 
-RESOLUTION_PX = 256
+STATISTICS_RESOLUTION_PX = 256
 """Side that images are resized to before their statistics are taken."""
 
 
@@ -24,24 +24,25 @@ class ShardFacts:
     """The readable samples of a shard, and how many could not be read, by reason."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """split, shard, member, key, caption, width, height, jpeg_bytes and the image statistics."""
+    """One row per sample: split, shard, member, key, caption, width, height, jpeg_bytes and the image statistics."""
     reasons: Counter[str] = field(default_factory=Counter)
+    """How many samples could not be read, by reason."""
 
 
 def shard_facts(reader: ShardReader) -> ShardFacts:
-    """Read one shard to its end."""
-    found, shard = ShardFacts(), reader.shard
+    """Read one shard to its end, and take the facts of each of its samples that count."""
+    facts, shard = ShardFacts(), reader.shard
     for item in reader.read():
         if item.fault is not None:
-            found.reasons[item.fault.reason] += 1
+            facts.reasons[item.fault.reason] += 1
         elif isinstance(item, RawSample):
             try:
-                facts = _sample_facts(item)
+                of_sample = _sample_facts(item)
             except ImageError as error:
-                found.reasons[error.reason] += 1
+                facts.reasons[error.reason] += 1
             else:
-                found.rows.append({"split": shard.split, "shard": shard.name, "member": shard.member, **facts})
-    return found
+                facts.rows.append({"split": shard.split, "shard": shard.name, "member": shard.member, **of_sample})
+    return facts
 
 
 def read_facts(readers: Sequence[ShardReader]) -> Iterator[ShardFacts]:
@@ -53,6 +54,6 @@ def read_facts(readers: Sequence[ShardReader]) -> Iterator[ShardFacts]:
 
 def _sample_facts(sample: RawSample) -> dict[str, Any]:
     content = sample.image or b""
-    image = decode_image(content, RESOLUTION_PX, MAX_PIXELS)
+    image = decode_image(content, STATISTICS_RESOLUTION_PX, MAX_PIXELS)
     size = {"width": image.width, "height": image.height, "jpeg_bytes": len(content)}
     return {"key": sample.key, "caption": sample.caption, **size, **image_statistics(image.pixels)}

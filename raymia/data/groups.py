@@ -16,7 +16,7 @@ from tarfile import TarInfo
 from raymia.data.images import EXTENSIONS
 
 TEXTS = ("txt", "json")
-"""Extensions of a sample's caption; the first that is there counts."""
+"""Extensions of the files that may hold a sample's caption; the first of them that is there counts."""
 MAX_HELD = 1000
 """Members that are held until it is known what they are part of; the rule is then applied to these. It bounds memory, and how
 far back in the tar their content is."""
@@ -28,7 +28,7 @@ class Placed:
 
     key: str
     first: bool
-    """Whether it begins a sample."""
+    """Whether the member begins a sample."""
     extension: str
     member: TarInfo
 
@@ -78,14 +78,19 @@ class _Group:
     """Consecutive members of one key by WebDataset's rule.
 
     Attributes:
-        whole: it is known to be one sample.
+        key: the key that all members have, cut at the first dot.
+        whole: whether the group is known to be one sample.
     """
 
     def __init__(self, key: str, whole: bool) -> None:
+        """Begin a group without members."""
         self.key = key
         self.whole = whole
+        # Whether the group is several samples, told apart at the last dot.
         self._apart = False
+        # Members by extension, until it is known which sample they are part of.
         self._held: dict[str, TarInfo] = {}
+        # The sample that members are being placed in, and the extensions that it has so far.
         self._open: str | None = None
         self._seen: set[str] = set()
 
@@ -96,6 +101,7 @@ class _Group:
         return self._apart or extension not in (self._seen if self.whole else self._held)
 
     def add(self, extension: str, member: TarInfo) -> Iterator[Placed]:
+        """Take a member into the group; give those members whose sample is now known."""
         if self._apart:
             yield self._placed(*self._cut(extension), member)
             return
@@ -106,7 +112,11 @@ class _Group:
             yield from self.rest(ended=False)
 
     def rest(self, ended: bool = True) -> Iterator[Placed]:
-        """What is still held, by the rule for what is there."""
+        """Give the members that are still held, as one sample or as several.
+
+        Args:
+            ended: whether the group is complete, so that a caption of its own key may go to every sample.
+        """
         if any(self._cut(extension)[1] in EXTENSIONS for extension in self._held):
             yield from self._as_several(ended)
         elif self._held:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Formats that are read, with the extension of each."""
+"""Formats that are read, by Pillow's name, with the extension of each."""
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+"""Extensions of the files in a shard that are taken for images."""
 MAX_PIXELS = 64_000_000
 """An image whose header announces more is not decoded, unless a job says otherwise."""
 MAX_ASPECT = 4
-"""Of an image that is longer than so many times its shorter side, the middle of that length is what is resized."""
+"""An image longer than this many times its shorter side is cut to the middle of that length before it is resized."""
 # Decoders report damage in many ways; each of these, raised while one image is decoded, means that image is bad.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError, MemoryError)
 
@@ -32,6 +33,7 @@ class ImageError(Exception):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
+        """Make the error; `reason` and `detail` are kept as attributes."""
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
@@ -48,9 +50,9 @@ class DecodedImage:
     height: int
     """Upright height of the original in pixels."""
     sha256: str
-    """Of the image file's bytes."""
+    """Digest of the image file's bytes."""
     extension: str
-    """Of the image file's format, whatever its name says: ``jpg``, ``png`` or ``webp``; empty where there is no file."""
+    """Extension that fits the file's format, whatever its name says: ``jpg``, ``png`` or ``webp``; empty without a file."""
 
 
 def decode_image(content: bytes, resolution_px: int, max_pixels: int) -> DecodedImage:
@@ -76,10 +78,17 @@ def decode_image(content: bytes, resolution_px: int, max_pixels: int) -> Decoded
 
 
 def prepare_image(image: Image.Image, resolution_px: int) -> DecodedImage:
-    """The same of a picture that is open already: upright RGB, resized and cropped; its sha256 is that of its upright pixels.
+    """Make a picture that is open already upright RGB, resize its shorter side and crop the centre square; see `decode_image`.
+
+    Args:
+        image: a picture of any of Pillow's modes.
+        resolution_px: side of the square result.
+
+    Returns:
+        The image; its sha256 is that of its upright pixels, and its extension is empty.
 
     Raises:
-        ImageError: it cannot be converted.
+        ImageError: the picture cannot be converted.
     """
     try:
         upright = _upright_rgb(image)

@@ -21,14 +21,15 @@ class ShardSummary(BaseModel):
     samples: int
     sha256: str | None
     faults: dict[str, int]
-    """Number of samples by reason for which they cannot be scored, as far as that shows without decoding."""
+    """How many samples cannot be scored, by reason, as far as that shows without decoding."""
     without_caption: int
     shard_fault: str | None
+    """Why the tar could not be read to its end; none where it could."""
     keys: tuple[str, ...]
 
 
 def summarise_shard(reader: ShardReader) -> ShardSummary:
-    """Read one tar to its end."""
+    """Read one tar to its end, and count what it holds."""
     faults: Counter[str] = Counter()
     keys: list[str] = []
     without_caption, samples, shard_fault = 0, 0, None
@@ -64,7 +65,7 @@ def _digest(url: str) -> str | None:
 
 
 class Finding(BaseModel):
-    """One thing that verification found."""
+    """One respect in which the shards are damaged, or differ from their manifest."""
 
     split: str
     shard: str
@@ -74,7 +75,15 @@ class Finding(BaseModel):
 
 
 def verify(manifest: Manifest, summaries: list[ShardSummary]) -> list[Finding]:
-    """Hold the shards against the manifest: counts, digests, damage, and keys that stand in more than one shard."""
+    """Hold the shards against the manifest: counts, digests, damage, and keys that stand in more than one shard.
+
+    Args:
+        manifest: what is expected.
+        summaries: what each of its shards holds; see `summarise_shard`.
+
+    Returns:
+        The findings; none where nothing is wrong.
+    """
     findings: list[Finding] = []
     for summary in summaries:
         where = {"split": summary.shard.split, "shard": summary.shard.name}
@@ -85,13 +94,13 @@ def verify(manifest: Manifest, summaries: list[ShardSummary]) -> list[Finding]:
         if summary.without_caption:
             findings.append(Finding(**where, problem=f"{summary.without_caption} samples have no caption", fatal=False))
     for split in manifest.splits:
-        mine = [summary for summary in summaries if summary.shard.split == split.name]
-        found = sum(summary.samples for summary in mine)
-        if split.samples is not None and found != split.samples:
-            problem = f"{found} samples found, {split.samples} expected"
+        of_split = [summary for summary in summaries if summary.shard.split == split.name]
+        samples = sum(summary.samples for summary in of_split)
+        if split.samples is not None and samples != split.samples:
+            problem = f"{samples} samples found, {split.samples} expected"
             findings.append(Finding(split=split.name, shard="(all)", problem=problem, fatal=True))
-        findings += _wrong_digests(split, mine)
-        repeated = [key for key, count in Counter(key for s in mine for key in set(s.keys)).items() if count > 1]
+        findings += _wrong_digests(split, of_split)
+        repeated = [key for key, count in Counter(key for s in of_split for key in set(s.keys)).items() if count > 1]
         if repeated:
             problem = (
                 f"{len(repeated)} keys stand in several shards, such as {repeated[0]!r}; each counts as a sample of its own"
@@ -103,10 +112,10 @@ def verify(manifest: Manifest, summaries: list[ShardSummary]) -> list[Finding]:
 def _wrong_digests(split: Split, summaries: list[ShardSummary]) -> list[Finding]:
     findings = []
     for path, expected in (split.sha256 or {}).items():
-        match = [summary for summary in summaries if summary.shard.url.endswith(path)]
-        found = match[0].sha256 if match else None
-        if found != expected:
-            problem = f"sha256 of {path} is {found}, expected {expected}"
+        matching = [summary for summary in summaries if summary.shard.url.endswith(path)]
+        digest = matching[0].sha256 if matching else None
+        if digest != expected:
+            problem = f"sha256 of {path} is {digest}, expected {expected}"
             findings.append(Finding(split=split.name, shard=path, problem=problem, fatal=True))
     return findings
 
@@ -115,9 +124,12 @@ def index_shards(name: str, splits: dict[str, tuple[Label, list[str]]], folder: 
     """Make a manifest by reading tars.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         splits: label and shard patterns by split name; relative patterns start at the working directory.
         folder: where the manifest will stand; shards below it are written relative to it.
+
+    Returns:
+        The manifest, and the summary of each shard.
 
     Raises:
         ConfigError: a pattern matches nothing.
@@ -128,14 +140,14 @@ def index_shards(name: str, splits: dict[str, tuple[Label, list[str]]], folder: 
     summaries = [summarise_shard(reader) for reader in shard_readers(draft, str(Path.cwd()))]
     final = []
     for split in draft.splits:
-        mine = [summary for summary in summaries if summary.shard.split == split.name]
-        paths = {_relative(summary.shard.url, folder): summary for summary in mine}
+        of_split = [summary for summary in summaries if summary.shard.split == split.name]
+        paths = {_relative(summary.shard.url, folder): summary for summary in of_split}
         final.append(
             Split(
                 name=split.name,
                 member=split.member,
                 shards=tuple(paths),
-                samples=sum(summary.samples for summary in mine),
+                samples=sum(summary.samples for summary in of_split),
                 sha256={path: summary.sha256 for path, summary in paths.items() if summary.sha256},
             )
         )

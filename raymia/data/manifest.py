@@ -19,8 +19,9 @@ from raymia.errors import ConfigError, describe_validation, first_line
 from raymia.shipped import NAMED, manifest_file
 
 Label = bool | Literal["unknown"]
-"""Whether the samples of a split are members."""
+"""Whether the samples of a split are members, as a manifest writes it."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+"""A name that is also fit for a file or folder."""
 
 
 class UrlTable(BaseModel):
@@ -34,7 +35,7 @@ class UrlTable(BaseModel):
     at_least: dict[str, float] = Field({}, description="Lowest value by column; rows below, or without one, are left out.")
     at_most: dict[str, float] = Field({}, description="Highest value by column; rows above, or without one, are left out.")
     draw: int | None = Field(None, ge=1, description="Rows to draw at random, by `seed`; by default all.")
-    seed: int = Field(0, ge=0, description="Of the draw.")
+    seed: int = Field(0, ge=0, description="Seed of the random draw.")
 
 
 class Split(BaseModel):
@@ -59,7 +60,7 @@ class Split(BaseModel):
 
     @property
     def label(self) -> bool | None:
-        """Membership; none where it is unknown."""
+        """Whether the samples are members; none where that is unknown."""
         return None if self.member == "unknown" else self.member
 
 
@@ -97,7 +98,7 @@ class Manifest(BaseModel):
 
     @property
     def samples(self) -> int | None:
-        """Samples in all, where announced for every split."""
+        """The number of samples; none where a split does not announce its own."""
         counts = [split.samples for split in self.splits]
         return None if None in counts else sum(count for count in counts if count is not None)
 
@@ -111,7 +112,7 @@ class Manifest(BaseModel):
 
 
 class Shard(BaseModel):
-    """One tar of a split."""
+    """One tar of a split, found by the split's patterns."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -121,7 +122,7 @@ class Shard(BaseModel):
     url: str
     """Absolute path or fsspec URL."""
     member: bool | None
-    """None where membership is unknown."""
+    """Whether the samples are members; none where that is unknown."""
 
 
 def labels_hold(manifest: Manifest, model: str) -> bool:
@@ -161,7 +162,12 @@ def load_manifest(source: str) -> tuple[Manifest, str]:
 
 
 def within(folder: str, path: str) -> str:
-    """A path or URL that a manifest in `folder` names."""
+    """The path or URL that `path` means where it stands in a manifest.
+
+    Args:
+        folder: the manifest's folder, where relative paths start.
+        path: a path or URL, which stays as it is where it is absolute.
+    """
     if "://" in path or posixpath.isabs(path):
         return path
     scheme, mark, start = folder.rpartition("://")
@@ -174,6 +180,10 @@ def resolve_shards(manifest: Manifest, folder: str) -> list[Shard]:
     """Every shard of every split, splits taking turns so that each part of a scan sees all of them.
 
     Shards are named by their file names; where a split has two of the same name, a digest of the path is added.
+
+    Args:
+        manifest: the manifest, as `load_manifest` gives it.
+        folder: where its relative paths start.
 
     Raises:
         ConfigError: a split's patterns are malformed or match nothing, or name one shard twice.
@@ -211,10 +221,10 @@ def _expand(split: Split, folder: str) -> list[str]:
 def _glob(split: Split, url: str) -> list[str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
-        found = sorted(str(match) for match in filesystem.glob(path))
+        paths = sorted(str(match) for match in filesystem.glob(path))
     except (OSError, ValueError, ImportError, NotImplementedError) as error:
         raise ConfigError(f"splits.{split.name}.shards: {url}: {first_line(error)}") from error
-    return [str(filesystem.unstrip_protocol(match)) for match in found] if "://" in url else found
+    return [str(filesystem.unstrip_protocol(match)) for match in paths] if "://" in url else paths
 
 
 def name_shards(split: str, member: bool | None, urls: list[str]) -> list[Shard]:

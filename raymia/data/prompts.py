@@ -1,4 +1,4 @@
-"""What the model is told about each image: its own caption or, as controls, another image's or none."""
+"""Prompts: the text given to the model with each image, its own caption or, as controls, another image's or none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ PromptOf = Callable[[RawSample], str | None]
 
 @dataclass(frozen=True)
 class Prompts:
-    """Where prompts come from: ``own``, ``shuffled`` within the shard, or ``empty``."""
+    """The rule that gives each sample its prompt.
+
+    Attributes:
+        source: ``own`` caption, captions ``shuffled`` within the shard, or ``empty``.
+        seed: seed of the shuffling.
+    """
 
     source: Literal["own", "shuffled", "empty"]
     seed: int
@@ -39,8 +44,8 @@ def shuffled_captions(reader: ShardReader, seed: int) -> dict[int, str]:
     Samples stand in a random circle, and each is given the caption of the one before: none keeps its own, and every
     caption is used once.
     """
-    found = reader.read(with_images=False)
-    captions = {item.index: item.caption for item in found if isinstance(item, RawSample)}
+    items = reader.read(with_images=False)
+    captions = {item.index: item.caption for item in items if isinstance(item, RawSample)}
     shard = reader.shard
     name = hashlib.sha256(f"{seed}\0{shard.split}\0{shard.name}".encode()).digest()[:8]
     circle = np.random.default_rng(int.from_bytes(name, "big")).permutation(sorted(captions))

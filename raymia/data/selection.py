@@ -12,15 +12,16 @@ from raymia.data.tables import read_table
 from raymia.data.tar import Fault, RawSample, ShardEnd, read_shard
 
 IDENTITY = ["split", "shard", "key"]
-"""What names a sample within a manifest."""
+"""Columns that together name one sample of a manifest."""
 
 
 @dataclass(frozen=True)
 class ShardReader:
-    """A shard as its manifest has it read.
+    """Reads the samples of one shard that count.
 
     Attributes:
-        keys: of the samples that count; none for all.
+        shard: the tar and its split.
+        keys: keys of the samples that count; none where all do.
         fold_captions: see `raymia.data.manifest.Manifest`.
     """
 
@@ -37,29 +38,29 @@ class ShardReader:
         """The samples that count, numbered without gaps, then a `ShardEnd` that counts them alone.
 
         Args:
-            wanted: of such a number; samples that are not wanted are neither read nor yielded.
+            wanted: is given each sample's number; a sample for which it says no is neither read nor yielded.
             with_images: whether to read the images; without, an image that is there is empty.
         """
         numbers: dict[int, int] = {}
-        found: set[str] = set()
+        seen: set[str] = set()
 
         def selected(index: int, key: str) -> bool:
             if self.keys is not None:
-                if key not in self.keys or key in found:
+                if key not in self.keys or key in seen:
                     return False
-                found.add(key)
+                seen.add(key)
             number = numbers[index] = len(numbers)
             return wanted(number)
 
         for item in read_shard(self.shard.url, selected, with_images):
             if isinstance(item, ShardEnd):
-                yield replace(item, samples=len(numbers), fault=item.fault or self._missing(found))
+                yield replace(item, samples=len(numbers), fault=item.fault or self._missing(seen))
             else:
                 caption = fold(item.caption) if self.fold_captions else item.caption
                 yield replace(item, index=numbers[item.index], caption=caption)
 
-    def _missing(self, found: set[str]) -> Fault | None:
-        missing = sorted((self.keys or frozenset()) - found)
+    def _missing(self, seen: set[str]) -> Fault | None:
+        missing = sorted((self.keys or frozenset()) - seen)
         if not missing:
             return None
         return Fault("selected_missing", f"{len(missing)} selected samples are not in the shard, such as {missing[0]!r}")
@@ -79,7 +80,11 @@ def selection_digest(readers: Sequence[ShardReader]) -> str | None:
 
 
 def shard_readers(manifest: Manifest, folder: str) -> list[ShardReader]:
-    """Every shard of a manifest with the samples that count, in the order of `resolve_shards`.
+    """A reader for every shard of a manifest, in the order of `resolve_shards`.
+
+    Args:
+        manifest: the manifest, as `raymia.data.manifest.load_manifest` gives it.
+        folder: where its relative paths start.
 
     Raises:
         ConfigError: a split's patterns match nothing, or the selection cannot be read.

@@ -9,24 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 EDGE_THRESHOLD = 0.1
+"""Share of the brightness range that a gradient must exceed to count as an edge."""
 
 
 class Channels:
     """The planes of an RGB image (height, width, 3) on 0..255, each made once.
 
     Attributes:
-        red, green, blue: (height, width).
+        red, green, blue: (height, width) values on 0..255.
     """
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        """Split the pixels."""
+        """Split pixels (height, width, 3) into planes."""
         self.red, self.green, self.blue = (
             np.ascontiguousarray(pixels[..., channel]).astype(np.float32) for channel in range(3)
         )
 
     @cached_property
     def luma(self) -> NDArray[np.float32]:
-        """Brightness."""
+        """(height, width) brightness on 0..255, by the weights of ITU-R BT.601."""
         red, green, blue = np.float32(0.299), np.float32(0.587), np.float32(0.114)
         return np.asarray(red * self.red + green * self.green + blue * self.blue, np.float32)
 
@@ -59,7 +60,7 @@ STATISTICS: dict[str, Callable[[Channels], float]] = {
     "colourfulness": colourfulness,
     "edge_density": edge_density,
 }
-"""By the name of their column; a further one is a function and an entry here."""
+"""The statistics by the name of their column; a further one is a function and an entry here."""
 
 
 def image_statistics(pixels: NDArray[np.uint8]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from raymia.errors import ConfigError, first_line
 
 ENDINGS = (".parquet", ".csv")
+"""Endings of the files that are taken for tables."""
 
 
 def is_table(source: str) -> bool:
@@ -25,11 +26,11 @@ def read_table(source: str, required: Sequence[str], what: str, others: bool = T
     Args:
         source: path or URL ending in ``.parquet`` or ``.csv``.
         required: columns that must be there; of a CSV they are read as text.
-        what: names the table in errors.
+        what: what errors call the table.
         others: whether to read the columns that are not required, too; a large Parquet is read faster without.
 
     Raises:
-        ConfigError: it cannot be read, or a column is missing.
+        ConfigError: the table cannot be read, or a column is missing.
     """
     if not is_table(source):
         raise ConfigError(f"{what} {source}: expected a file that ends in {' or '.join(ENDINGS)}")

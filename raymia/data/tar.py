@@ -17,9 +17,10 @@ from raymia.data.images import EXTENSIONS
 
 MAX_IMAGE_BYTES = 256 * 2**20
 MAX_TEXT_BYTES = 2**20
-BLOCK = tarfile.BLOCKSIZE
+HEADER_BYTES = tarfile.BLOCKSIZE
+"""Size of a header, and of the blocks that a tar is made of."""
 
-# Flags: the sample is scored, with this remark.
+# Flags are remarks on a sample that is scored all the same.
 NO_CAPTION = "no_caption"
 CAPTION_NOT_UTF8 = "caption_not_utf8"
 CAPTION_UNREADABLE = "caption_unreadable"
@@ -33,7 +34,7 @@ class Fault:
     reason: str
     """A short fixed word, counted in summaries."""
     detail: str
-    """What was found, for a person."""
+    """What is wrong, in words for a person."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,11 @@ class RawSample:
 
     Attributes:
         index: position in the shard, counting every sample.
+        key: name of the sample in the tar.
         image: bytes of the image file; None where there is a fault or the sample was not asked for.
         caption: empty where there is none.
         flags: remarks that do not keep it from being scored.
+        fault: why it cannot be scored; none where it can, as far as the tar shows.
     """
 
     index: int
@@ -57,7 +60,13 @@ class RawSample:
 
 @dataclass(frozen=True)
 class ShardEnd:
-    """How reading a shard ended: the samples found and, where it could not be read to its end, why and where."""
+    """How reading a shard ended.
+
+    Attributes:
+        samples: how many samples the shard holds, wanted or not, as far as it could be read.
+        bytes_reached: position in the tar up to which it could be read.
+        fault: why it could not be read to its end; none where it could.
+    """
 
     samples: int
     bytes_reached: int
@@ -79,11 +88,11 @@ class _Sample:
 
 
 Wanted = Callable[[int, str], bool]
-"""Of a sample's index and key: whether it is to be read."""
+"""Is given a sample's index and key, and says whether the sample is to be read."""
 
 
 def everything(_index: int, _key: str) -> bool:
-    """Wanted-predicate for `read_shard`: all samples."""
+    """Want every sample; see `read_shard`."""
     return True
 
 
@@ -92,7 +101,7 @@ def read_shard(url: str, wanted: Wanted = everything, with_images: bool = True) 
 
     Args:
         url: where the tar is.
-        wanted: of a sample's index and key, asked once for each in order; the content of samples that are not wanted is
+        wanted: is given each sample's index and key, once and in order; the content of a sample for which it says no is
             neither read nor yielded.
         with_images: whether to read the images; without, an image that is there is empty.
     """
@@ -113,7 +122,10 @@ def read_tar(stream: BinaryIO, wanted: Wanted = everything, with_images: bool = 
 
 
 class _TarReader:
+    """Reads one tar from start to end."""
+
     def __init__(self, stream: BinaryIO, wanted: Wanted, with_images: bool) -> None:
+        """Begin at the start of the tar; see `read_shard` for the arguments."""
         self._stream = stream
         self._wanted = wanted
         self._with_images = with_images
@@ -123,12 +135,14 @@ class _TarReader:
         self._fault: Fault | None = None
 
     def end(self) -> ShardEnd:
+        """How reading ended; asked after the last sample."""
         fault = self._fault
         if fault is None and self._count == 0:
             fault = Fault("empty_shard", "the tar holds no samples")
         return ShardEnd(self._count, self._reached, fault)
 
     def samples(self) -> Iterator[RawSample]:
+        """The wanted samples in order, each as soon as its last member is read."""
         sample: _Sample | None = None
         for placed in place(self._members()):
             if sample is None or placed.first:
@@ -152,6 +166,7 @@ class _TarReader:
         return sample
 
     def _take(self, sample: _Sample, placed: Placed) -> None:
+        """Add a member to its sample, and read it where it is needed."""
         remember(sample.seen, placed.extension)
         if sample.wanted and placed.extension in (*EXTENSIONS, *TEXTS):
             try:
@@ -183,8 +198,8 @@ class _TarReader:
         caption, flags = _caption(sample.contents)
         fault = sample.fault
         if fault is None and sample.image_extension is None:
-            found = ", ".join(sorted(f".{extension}" for extension in sample.seen))
-            fault = Fault("no_image", f"no member with one of {', '.join('.' + e for e in EXTENSIONS)}; found {found}")
+            present = ", ".join(sorted(f".{extension}" for extension in sample.seen))
+            fault = Fault("no_image", f"no member with one of {', '.join('.' + e for e in EXTENSIONS)}; found {present}")
         image = None if fault or sample.image_extension is None else sample.contents.get(sample.image_extension)
         return RawSample(sample.index, sample.key, image, caption, (*sample.flags, *flags), fault)
 
@@ -240,12 +255,12 @@ class _TarReader:
     def _check_end(self, offset: int) -> Fault | None:
         """tarfile takes a damaged header or the bare end of the file for the end of the archive; tell them apart."""
         self._stream.seek(offset)
-        header = self._stream.read(BLOCK)
-        if len(header) == BLOCK and not header.strip(b"\0"):
+        header = self._stream.read(HEADER_BYTES)
+        if len(header) == HEADER_BYTES and not header.strip(b"\0"):
             return None
         if not header:
             return Fault("truncated_shard", f"no end-of-archive mark at byte {offset}, where the file ends")
-        if len(header) < BLOCK:
+        if len(header) < HEADER_BYTES:
             return Fault("truncated_shard", f"the file ends inside the header at byte {offset}")
         return Fault("corrupt_shard", f"damaged header at byte {offset}; what follows cannot be read")
 
@@ -254,8 +269,8 @@ class _TruncatedError(Exception):
     """The data of a member end before its header says."""
 
 
-# What tarfile raises for headers that are damaged or made to harm.
 _HEADER_ERRORS = (ValueError, OverflowError, EOFError, KeyError, IndexError, RecursionError)
+"""What tarfile raises, beside its own errors, for headers that are damaged or made to harm."""
 
 
 def _broken_off(fault: Fault | None) -> Fault:
@@ -267,7 +282,7 @@ def _not_a_tar(stream: BinaryIO, error: Exception) -> Fault:
     size = stream.tell()
     if size == 0:
         return Fault("empty_shard", "the file has 0 bytes")
-    if 0 < size < BLOCK:
+    if 0 < size < HEADER_BYTES:
         return Fault("not_a_tar", f"{size} bytes, less than one tar header")
     return Fault("not_a_tar", f"no tar header at byte 0 ({error}); compressed tars must be unpacked first")
 

@@ -1,4 +1,4 @@
-"""What the machines of a cluster say of themselves."""
+"""Facts about the machines of a cluster: versions, GPUs, memory and disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NODE_TIMEOUT_S = 120.0
 
 
 class NodeFacts(BaseModel):
-    """What one machine says of itself."""
+    """Versions, GPUs, memory and disk of one machine."""
 
     node: str
     python: str
@@ -28,7 +28,7 @@ class NodeFacts(BaseModel):
     torch: str
     raymia: str
     gpus: list[tuple[str, float]]
-    """Name and free memory in GiB of each."""
+    """Name and free memory in GiB of each GPU."""
     free_disk_gib: float
     object_store_gib: float
     cores: int
@@ -44,8 +44,8 @@ def node_facts() -> NodeFacts:
         gpus.append((torch.cuda.get_device_name(index), round(free / GIB, 1)))
     store = _shared_memory()
     if ray.is_initialized():
-        mine = [node for node in ray.nodes() if node["NodeID"] == ray.get_runtime_context().get_node_id()]
-        store = mine[0]["Resources"].get("object_store_memory", 0.0)
+        this_node = [node for node in ray.nodes() if node["NodeID"] == ray.get_runtime_context().get_node_id()]
+        store = this_node[0]["Resources"].get("object_store_memory", 0.0)
     return NodeFacts(
         node=platform.node(),
         python=platform.python_version(),
@@ -60,6 +60,7 @@ def node_facts() -> NodeFacts:
 
 
 def _shared_memory() -> float:
+    """Bytes that a Ray started here could take for its object store."""
     path = Path("/dev/shm")  # noqa: S108 - where Ray keeps its object store
     return float(shutil.disk_usage(path).free) if path.is_dir() else 0.0
 

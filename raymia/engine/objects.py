@@ -13,11 +13,11 @@ class Shared(Generic[T]):
     """A value in Ray's object store."""
 
     def __init__(self, value: T) -> None:
-        """Put it there; a Ray must run."""
+        """Put a value into the object store of the Ray that runs."""
         self._reference: Any = ray.put(value)
 
     def get(self) -> T:
-        """The value, read on this node; arrays in it are not copied, and cannot be written."""
+        """The value, read on this node; arrays in it are not copied, and cannot be written to."""
         value: T = ray.get(self._reference)
         return value
 
@@ -29,6 +29,6 @@ class Shared(Generic[T]):
 
 
 def cpus_of_a_node() -> float:
-    """CPUs of the smallest node that has any."""
+    """The number of CPUs of the smallest node that has any; 1 where none has."""
     nodes = (node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
     return min((float(cpus) for cpus in nodes if cpus), default=1.0)

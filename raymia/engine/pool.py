@@ -13,10 +13,15 @@ from raymia.errors import ConfigError
 
 
 class Pool:
-    """Replicas of a certain number, each on a certain share of a certain kind of device.
+    """How many replicas a scan has, and what each of them takes of which kind of device.
 
     Attributes:
+        gpus_per_replica: GPUs, or the share of one, that a replica takes; 0 on CPUs.
         device: ``cpu`` or ``cuda``.
+        replicas: the greatest number of replicas.
+        min_replicas: the least number of an elastic pool; none for a pool of fixed size.
+        initial_replicas: the number that an elastic pool asks for first.
+        label_selector: labels that a replica's node must have.
         threads: CPU threads of each replica; none leaves torch's default.
     """
 
@@ -24,9 +29,9 @@ class Pool:
         """Settle what the configuration leaves open.
 
         Args:
-            config: the job's.
-            resources: what the cluster has.
-            local_cores: of the machine that a replica runs on.
+            config: the job's `pool`.
+            resources: resources of the cluster by Ray's names, such as ``CPU``.
+            local_cores: cores of the machine that a replica runs on.
 
         Raises:
             ConfigError: the cluster has no room for the pool.
@@ -67,7 +72,7 @@ class Pool:
 
     @property
     def strategy(self) -> ActorPoolStrategy:
-        """For Ray Data; an elastic pool asks for its full size at once."""
+        """The pool as Ray Data takes it; an elastic pool asks for its full size at once."""
         if self.min_replicas is None:
             return ActorPoolStrategy(size=self.replicas)
         return ActorPoolStrategy(min_size=self.min_replicas, max_size=self.replicas, initial_size=self.initial_replicas)

@@ -27,9 +27,10 @@ class ProgressLine(ABC):
 
         Args:
             console: where to show; not a terminal means log lines.
-            what: is going on.
-            total, done: of whatever the bar counts.
-            first: is shown until there are facts.
+            what: name of what is going on.
+            total: how many things the bar counts to; none where that is unknown.
+            done: how many of them are done already.
+            first: text that is shown until there are facts.
         """
         self._what = what
         self._start = self._logged = time.monotonic()
@@ -65,7 +66,8 @@ class ProgressLine(ABC):
         return count / max(time.monotonic() - self._start, 1e-9)
 
     @abstractmethod
-    def _facts(self) -> str: ...
+    def _facts(self) -> str:
+        """How far things are, in a line."""
 
 
 class ScanProgress(ProgressLine):
@@ -75,13 +77,13 @@ class ScanProgress(ProgressLine):
     """
 
     def __init__(self, console: Console, expected: int | None, tally: Tally, what: str = "scan") -> None:
-        """Make the line.
+        """Make the line of a scan.
 
         Args:
             console: where to show; not a terminal means log lines.
             expected: samples in all; none where the manifest does not say.
-            tally: of the run, as earlier attempts have left it; whoever counts on calls `show`.
-            what: is going on.
+            tally: counts of the run, as earlier attempts have left them; whoever counts on calls `show`.
+            what: name of what is going on.
         """
         super().__init__(console, what, expected, tally.samples, "starting replicas")
         self._expected = expected
@@ -89,7 +91,7 @@ class ScanProgress(ProgressLine):
         self._before = tally.samples
 
     def show(self) -> None:
-        """The tally has changed."""
+        """Show the tally, which has changed."""
         self._show(self._tally.samples)
 
     def _facts(self) -> str:
@@ -108,19 +110,19 @@ class StageProgress(ProgressLine):
     """Counts the parts of a stage, and the samples in them."""
 
     def __init__(self, console: Console, what: str, parts: int) -> None:
-        """Make the line.
+        """Make the line of a stage.
 
         Args:
             console: where to show; not a terminal means log lines.
-            what: is going on.
-            parts: that are left to do.
+            what: name of what is going on.
+            parts: how many parts are left to do.
         """
         super().__init__(console, what, parts, 0, "")
         self._parts = parts
         self._done = self._samples = 0
 
     def part(self, samples: int) -> None:
-        """A part is done."""
+        """Count a part that is done, and its samples."""
         self._done += 1
         self._samples += samples
         self._show(self._done)

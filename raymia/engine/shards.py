@@ -20,8 +20,8 @@ class ShardDatasource(Datasource):  # type: ignore[misc]
         """Take what is to be read.
 
         Args:
-            reads: one for each shard, in the order in which they are to be read.
-            schema: of their tables.
+            reads: a function for each shard, in the order in which they are to be read.
+            schema: schema of the tables that they give.
         """
         super().__init__()
         self._reads = list(reads)

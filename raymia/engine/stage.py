@@ -14,10 +14,10 @@ from raymia.engine.start import on_ray
 P = TypeVar("P")
 R = TypeVar("R")
 
-WAITING_PER_CPU = 4
+WAITING_PARTS = 4
 """Parts handed to Ray beyond those that run: enough for an autoscaler to see that there is more to do."""
-RETRIES = 3
-"""Of a part whose process or node was lost."""
+PART_RETRIES = 3
+"""How often a part whose process or node was lost is tried again."""
 
 
 def run_parts(
@@ -26,11 +26,15 @@ def run_parts(
     """Do `work` to every part, in any order, on all CPUs of the cluster or of this machine; return the results.
 
     Args:
-        what: is going on, for the progress line.
+        what: name of what is going on, for errors and the progress line.
         parts: what is left to do.
-        work: writes what it makes itself, whole, so that a part is done when its result is there.
-        size: of a result, in samples, for the progress line.
-        cpus: that a part takes.
+        work: does one part; it writes what it makes itself, whole, so that a part is done when its result is there.
+        size: gives the number of samples of a result, for the progress line.
+        console: where progress is shown.
+        cpus: CPUs that a part takes.
+
+    Returns:
+        The results, in the order in which they were made.
 
     Raises:
         RaymiaError: a part failed; what is done stays done.
@@ -39,19 +43,19 @@ def run_parts(
         return []
     results: list[R] = []
     with on_ray(what), StageProgress(console, what, len(parts)) as progress:
-        task = ray.remote(num_cpus=cpus, max_retries=RETRIES)(_done).options(name=what)
-        held = ray.put(work)
-        at_once = max(1, int(ray.cluster_resources().get("CPU", 1.0) / cpus)) + WAITING_PER_CPU
+        task = ray.remote(num_cpus=cpus, max_retries=PART_RETRIES)(_do).options(name=what)
+        shared_work = ray.put(work)
+        at_once = max(1, int(ray.cluster_resources().get("CPU", 1.0) / cpus)) + WAITING_PARTS
         waiting = iter(parts)
-        running = [task.remote(held, part) for part, _ in zip(waiting, range(at_once), strict=False)]
+        running = [task.remote(shared_work, part) for part, _ in zip(waiting, range(at_once), strict=False)]
         while running:
             (ready,), running = ray.wait(running, num_returns=1)
             result: R = ray.get(ready)
-            running += [task.remote(held, part) for part, _ in zip(waiting, range(1), strict=False)]
+            running += [task.remote(shared_work, part) for part, _ in zip(waiting, range(1), strict=False)]
             progress.part(size(result))
             results.append(result)
     return results
 
 
-def _done(work: Callable[[P], R], part: P) -> R:
+def _do(work: Callable[[P], R], part: P) -> R:
     return work(part)

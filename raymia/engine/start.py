@@ -15,12 +15,15 @@ from ray.exceptions import RayError
 from raymia.errors import RaymiaError
 
 NO_PROGRESS_TIMEOUT_S = 900.0
+"""A stream in which nothing has moved for so long is ended by an error."""
 TRANSIENT_ERRORS = ["CUDA out of memory", "NCCL"]
+"""Words of errors of the work after which Ray tries it again."""
 STORAGE_ERRORS = ["ServiceUnavailable", "Connection reset", "Connection aborted", "HTTP (429|5..)", "googleapi.*(429|5..)"]
+"""Patterns of errors of storage after which Ray tries again, beside those that it knows itself."""
 CAUSE_LINE = re.compile(r"^[A-Za-z_.]*(Error|Exception|Interrupt): ")
 LOCAL_SETTINGS = {"RAY_worker_niceness": "0"}
-"""Of a local Ray, unless the environment says otherwise: workers run at normal priority. At Ray's own niceness of 15 a scan on
-a busy laptop gets next to no processor."""
+"""Settings of a local Ray, unless the environment says otherwise. Workers run at normal priority: at Ray's own niceness of 15
+a scan on a busy laptop gets next to no processor."""
 QUIET = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Settings for which Ray would otherwise tell the person at the terminal that they may be set."""
 CHATTY = ("ray.data", "ray._private.worker", "ray._private.authentication", "ray.dashboard")
@@ -35,11 +38,11 @@ def on_ray(what: str, replicas: int = 0) -> Iterator[None]:
     slots that reading and decoding need.
 
     Args:
-        what: is done in the block, for errors.
-        replicas: that a local Ray is to have room for.
+        what: name of what is done in the block, for errors.
+        replicas: how many replicas a local Ray is to have room for.
 
     Raises:
-        RaymiaError: what is done failed on Ray.
+        RaymiaError: Ray failed at what is done in the block.
     """
     started_here = _start(replicas)
     try:
@@ -52,6 +55,7 @@ def on_ray(what: str, replicas: int = 0) -> Iterator[None]:
 
 
 def _start(replicas: int) -> bool:
+    """Start a Ray where none is at hand; return whether that was done."""
     if ray.is_initialized():
         return False
     hush()

@@ -12,17 +12,22 @@ from raymia.engine.shards import Read, ShardDatasource
 from raymia.engine.start import configure
 
 DECODING_CPUS = 0.5
-"""Other than a replica's share, since Ray fuses stages of equal needs, and decoding inside replicas would make them wait."""
+"""CPUs of a decoding task. They differ from a replica's: Ray fuses stages of equal needs, and decoding inside replicas would
+make these wait."""
 
 Work = Callable[[pa.Table], pa.Table]
-"""One row in, one row out."""
+"""Turns a table of one row into another table of one row."""
 
 
 class ScoringActor:
     """Work that is made ready once, within the process that does it, and then done row by row."""
 
     def __init__(self, load: Callable[[], Work]) -> None:
-        """Load what the work needs."""
+        """Load what the work needs.
+
+        Args:
+            load: makes the work ready.
+        """
         self._work = load()
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -35,11 +40,14 @@ def stream(reads: Sequence[Read], schema: pa.Schema, decode: Work, load: Callabl
     A row stays whole on its way: Ray neither splits nor merges what is one row.
 
     Args:
-        reads: one for each shard.
-        schema: of what they give.
-        decode: on CPU tasks.
+        reads: a function for each shard, which reads it.
+        schema: schema of the tables that they give.
+        decode: decodes a row, on CPU tasks.
         load: makes the scoring ready, in each actor of the pool.
-        pool: of actors.
+        pool: how many actors there are, and where.
+
+    Returns:
+        The scored rows, as tables of one row.
     """
     configure()
     scored = (

@@ -21,6 +21,7 @@ from raymia.errors import ConfigError, RaymiaError, first_line
 log = logging.getLogger(__name__)
 
 RUNTIME_ENV = Path("jobs/runtime_env.yaml")
+"""File of Ray's runtime environment that is used where it is there and no other is named."""
 RECONNECT_S = 2.0
 LONGEST_RECONNECT_S = 30.0
 GIVE_UP_AFTER = 60
@@ -30,7 +31,13 @@ CONNECTION_ERRORS = (aiohttp.ClientError, ConnectionError, RuntimeError, Timeout
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job on the cluster."""
+    """A job on the cluster.
+
+    Attributes:
+        job_id: Ray's name of the job.
+        attempt: number of the attempt at this scan, from 1.
+        already_running: whether the job was there before and has been left to run.
+    """
 
     job_id: str
     attempt: int
@@ -44,7 +51,7 @@ class Cluster:
         """Reach the job server.
 
         Args:
-            address: of the dashboard, such as ``http://127.0.0.1:8265``.
+            address: address of the dashboard, such as ``http://127.0.0.1:8265``.
 
         Raises:
             ConfigError: nothing answers there.
@@ -64,8 +71,8 @@ class Cluster:
         An attempt that is still running is returned instead: two scans of one run would exclude each other.
 
         Args:
-            job_file: within the working directory, which travels to the cluster.
-            overrides: ``FIELD=VALUE``, as for `raymia scan`.
+            job_file: a file within the working directory, which travels to the cluster.
+            overrides: changes to the job as ``FIELD=VALUE``, as for `raymia scan`.
             run: run directory instead of the job's.
             runtime_env: YAML file of Ray's runtime environment; by default `RUNTIME_ENV` where it is there.
 
@@ -95,6 +102,10 @@ class Cluster:
     def follow(self, job_id: str, write: Callable[[str], None]) -> int:
         """Show the log of a job until it ends, through lost connections, each character once.
 
+        Args:
+            job_id: Ray's name of the job.
+            write: shows a piece of the log.
+
         Returns:
             The driver's own exit code; 1 where it has none because the job was stopped or could not start.
 
@@ -111,19 +122,22 @@ class Cluster:
     def examine(self, job_file: Path | None) -> str:
         """Run `raymia doctor` as a job on the cluster; return the checks as JSON.
 
+        Args:
+            job_file: a job to check, too; a file within the working directory.
+
         Raises:
-            RaymiaError: it did not run there.
+            RaymiaError: `raymia doctor` did not run there.
         """
         words = ["python", "-m", "raymia", "doctor", "--cluster", "--json"]
         words += ["--job", job_file.as_posix()] if job_file else []
         job_id = self._hand_in(words, None)
         self.follow(job_id, lambda _: None)
         text: str = self._client.get_job_logs(job_id)
-        found = re.search(r"^\[\s*$.*^\]\s*$", text, re.DOTALL | re.MULTILINE)
-        if found is None:
+        checks = re.search(r"^\[\s*$.*^\]\s*$", text, re.DOTALL | re.MULTILINE)
+        if checks is None:
             last = "\n".join(text.strip().splitlines()[-5:])
             raise RaymiaError(f"{self.address}: `raymia doctor` did not run on the cluster; its last words:\n{last}")
-        return found[0]
+        return checks[0]
 
     def cancel(self, job_id: str) -> None:
         """Ask the cluster to stop a job."""
@@ -137,12 +151,13 @@ class Cluster:
             raise RaymiaError(f"{self.address}: the cluster refused the job: {first_line(error)}") from error
 
     def _attempts(self, name: str) -> dict[int, JobStatus]:
-        found = {}
+        """How each attempt at a scan stands, by its number."""
+        attempts = {}
         for job in self._client.list_jobs():
             match = re.fullmatch(re.escape(name) + r"-(\d+)", job.submission_id or "")
             if match:
-                found[int(match[1])] = job.status
-        return found
+                attempts[int(match[1])] = job.status
+        return attempts
 
     async def _follow(self, job_id: str, write: Callable[[str], None]) -> None:
         seen, failures = 0, 0

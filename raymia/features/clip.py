@@ -38,8 +38,8 @@ class Clip:
         Raises:
             ConfigError: the model is unknown or cannot be had as safetensors.
         """
-        here = Path(model).is_dir()
-        config, weights = _local(Path(model)) if here else _from_hub(model)
+        is_folder = Path(model).is_dir()
+        config, weights = _local(Path(model)) if is_folder else _from_hub(model)
         self._model = open_clip.CLIP(**config["model_cfg"])
         try:
             self._model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
@@ -47,7 +47,9 @@ class Clip:
             raise ConfigError(f"{weights}: weights do not fit the config: {str(error).splitlines()[0]}") from error
         self._model.to(device).eval().requires_grad_(False)
         preprocess = config["preprocess_cfg"]
-        self._tokenizer = open_clip.get_tokenizer(f"local-dir:{Path(model).resolve()}" if here else model.partition("/")[0])
+        self._tokenizer = open_clip.get_tokenizer(
+            f"local-dir:{Path(model).resolve()}" if is_folder else model.partition("/")[0]
+        )
         self._device = device
         self._side: int = config["model_cfg"]["vision_cfg"]["image_size"]
         self._mean = torch.tensor(preprocess["mean"], device=device)[:, None, None]
@@ -73,8 +75,11 @@ class Clip:
 def check_clip(model: str) -> None:
     """Refuse a CLIP that cannot be had, before anything is started.
 
+    Args:
+        model: see `Clip`.
+
     Raises:
-        ConfigError: names the model and what is expected.
+        ConfigError: the model cannot be had; names it and what is expected.
     """
     if Path(model).is_dir():
         _local(Path(model))
@@ -83,6 +88,7 @@ def check_clip(model: str) -> None:
 
 
 def _local(folder: Path) -> tuple[dict[str, dict[str, Any]], Path]:
+    """The config, and the file of the weights."""
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise ConfigError(f"{folder}: no {WEIGHTS_FILE}; CLIP weights are loaded from safetensors only")
@@ -93,18 +99,20 @@ def _local(folder: Path) -> tuple[dict[str, dict[str, Any]], Path]:
 
 
 def _hub_config(model: str) -> tuple[str, str]:
+    """The architecture, and the hub's repository of the weights."""
     architecture, _, tag = model.partition("/")
-    found = get_pretrained_cfg(architecture, tag)
-    if not found.get("hf_hub"):
+    pretrained = get_pretrained_cfg(architecture, tag)
+    if not pretrained.get("hf_hub"):
         known = ", ".join(tag for name, tag in open_clip.list_pretrained() if name == architecture)
         raise ConfigError(
             f"clip {model!r}: not a folder, and open_clip has no hub weights by that name; give a folder or ARCHITECTURE/TAG"
             + (f" with one of {known}" if known else "")
         )
-    return architecture, str(found["hf_hub"]).rstrip("/")
+    return architecture, str(pretrained["hf_hub"]).rstrip("/")
 
 
 def _from_hub(model: str) -> tuple[dict[str, dict[str, Any]], Path]:
+    """The config, and the file of the weights, fetched from the hub."""
     _, repository = _hub_config(model)
     try:
         config = Path(hf_hub_download(repository, CONFIG_FILE))

@@ -18,7 +18,9 @@ from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Wei
 from raymia.errors import ConfigError
 
 Net = Literal["alex", "vgg", "squeeze"]
+"""Architecture of the trunk."""
 TORCHVISION = "torchvision"
+"""Stands for torchvision's own weights where a file may be named."""
 _PUBLISHED = {"alex": AlexNet_Weights, "vgg": VGG16_Weights, "squeeze": SqueezeNet1_1_Weights}
 
 
@@ -34,6 +36,7 @@ class Lpips:
         Args:
             net: architecture of the trunk.
             trunk: ``torchvision``, which fetches its ImageNet weights, or a safetensors file with the same names.
+            device: where it computes.
 
         Raises:
             ConfigError: the weights cannot be had or do not fit; random ones are never used instead.
@@ -56,13 +59,17 @@ class Lpips:
 
     @torch.no_grad()
     def distance(self, one: Float[Tensor, "batch 3 H W"], other: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, " batch"]:
-        """Distance of images in [-1, 1]; 0 for identical ones."""
+        """Distance of each image to its counterpart, all in [-1, 1]; 0 for identical ones."""
         distance: Tensor = self._model(one.float(), other.float())
         return distance.flatten()
 
 
 def load_trunk(net: Net, trunk: str) -> dict[str, Tensor]:
     """Weights of the trunk by torchvision's names; torchvision's are fetched once and kept in torch's cache.
+
+    Args:
+        net: architecture of the trunk.
+        trunk: ``torchvision``, or a safetensors file.
 
     Raises:
         ConfigError: the file is missing or no safetensors, or torchvision's host cannot be reached.

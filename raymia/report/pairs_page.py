@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from raymia.curation.dedup import BINS, Deduplicated
+from raymia.curation.dedup import DISTANCE_EDGES, Deduplicated
 from raymia.report.page import render_page
 from raymia.report.thumbnails import thumbnails
 from raymia.run.storage import Storage
@@ -43,7 +43,7 @@ def write_pairs_page(found: Deduplicated, out: Storage) -> str:
     pairs = found.pairs
     across = pairs[pairs["one_split"] != pairs["other_split"]]
     groups = {"Closest across splits": across.head(CLOSEST)}
-    for low, high in itertools.pairwise(BINS):
+    for low, high in itertools.pairwise(DISTANCE_EDGES):
         inside = pairs[(pairs["distance"] >= low) & (pairs["distance"] < high)]
         drawn = inside.sample(min(PER_BIN, len(inside)), random_state=0).sort_values("distance")
         groups[f"Distance {low:g} to {high:g}: {len(drawn)} of {len(inside):,} pairs, drawn at random"] = drawn

@@ -19,7 +19,9 @@ class Column:
     """One column of a table of samples.
 
     Attributes:
-        stage: that fills it.
+        name: name of the column in every table.
+        kind: Arrow type of its values.
+        stage: the stage that fills it.
         blind: whether a blind baseline may read it: it says something of the file or its caption and nothing of the model.
     """
 
@@ -30,14 +32,14 @@ class Column:
 
     @property
     def field(self) -> pa.Field:
-        """For a schema."""
+        """The column as a field of an Arrow schema."""
         return pa.field(self.name, self.kind)
 
 
 SIGNALS = "signals"
-"""Attribute of a score table: descriptions of its signals, as run.json has them."""
+"""Attribute of a score table that holds descriptions of its signals, as run.json has them."""
 EMBEDDING, TEXT_EMBEDDING = "clip_embedding", "clip_text_embedding"
-"""Of the image, and of its caption."""
+"""Columns of the CLIP embeddings of the image and of its caption."""
 
 COLUMNS = (
     Column("key", pa.string(), "read"),
@@ -60,14 +62,15 @@ COLUMNS = (
     Column("split", pa.string(), "commit"),
     Column("member", pa.bool_(), "commit"),
 )
-"""In the order in which tables have them."""
+"""Every column, in the order in which tables have them."""
 BY_NAME = {column.name: column for column in COLUMNS}
+"""Every column, by its name."""
 BLIND = frozenset(column.name for column in COLUMNS if column.blind)
 """Columns that a blind baseline may read."""
 
 
 def fields(*stages: Stage) -> list[pa.Field]:
-    """The columns that some stages fill, in order."""
+    """The columns that any of some stages fills, in the order of `COLUMNS`."""
     return [column.field for column in COLUMNS if column.stage in stages]
 
 
@@ -77,21 +80,22 @@ def named(*names: str) -> list[pa.Field]:
 
 
 KNOWN = fields("read", "decode")
-"""What is known of a sample before any model sees it."""
+"""Columns of what is known of a sample before any model sees it."""
 FAULT = fields("fault")
+"""Columns that say why a sample could not be scored."""
 QUARANTINED = [*named("key", "index"), *FAULT]
-"""A sample that could not be scored, before it is committed."""
+"""Columns of a sample that could not be scored, before it is committed."""
 QUARANTINE_SCHEMA = pa.schema([*named("split", "shard", "unit"), *QUARANTINED])
-"""A row of a quarantine file."""
+"""Columns of a quarantine file, one row per sample."""
 
 
 def scored(signals: Iterable[str]) -> pa.StructType:
-    """A scored sample: what is known of it, a float column per signal, and its CLIP embedding or null."""
+    """Type of a scored sample: what is known of it, a float column per signal, and its CLIP embedding or null."""
     return pa.struct([*KNOWN, *(pa.field(signal, pa.float64()) for signal in signals), *fields("score")])
 
 
 def embedded() -> pa.StructType:
-    """An embedded sample: what is known of it, and the embeddings of its image and its caption."""
+    """Type of an embedded sample: what is known of it, and the embeddings of its image and its caption."""
     return pa.struct([*KNOWN, *fields("score", "embed")])
 
 

@@ -30,13 +30,16 @@ CLUSTERS_FILE = "clusters.parquet"
 RETRIED_FAULTS = ("missing_shard", "unreadable_shard")
 """Faults of a shard after which the next run tries the whole shard again: the file or the connection may be back."""
 FILES_AT_ONCE = 256
+"""Files that are read together; this bounds memory."""
 READ_AGAIN = 5
-QUARANTINED = "quarantined"
-"""In a unit's scores file: how many of its samples stand in a quarantine file."""
+"""How often a reading that a running scan has disturbed is begun again."""
+QUARANTINED_COUNT = "quarantined"
+"""Metadata of a unit's scores file that says how many of its samples stand in a quarantine file."""
 UNIT_ENDING, SHARD_ENDING = ".parquet", ".shard.parquet"
+"""Endings of the file of one unit, and of the file of a finished shard; the first is also an ending of the second."""
 T = TypeVar("T")
-Place = tuple[str, str]
-"""Split and shard."""
+ShardPlace = tuple[str, str]
+"""The split and the name of a shard."""
 
 
 class ShardRecord(BaseModel):
@@ -51,28 +54,39 @@ class ShardRecord(BaseModel):
     units: int
     scored: int
     by_reason: dict[str, int]
-    """Quarantined samples; a shard that was not read to its end counts as one more, under its own reason."""
+    """Quarantined samples by reason; a shard that was not read to its end counts as one more, under its own reason."""
     flagged: dict[str, int]
+    """Scored samples by remark."""
 
 
 @dataclass(frozen=True)
 class LedgerState:
     """What a run directory holds at one moment, by one listing."""
 
-    finished: dict[Place, ShardRecord]
-    committed: dict[Place, frozenset[int]]
-    """Units of shards that are not finished."""
+    finished: dict[ShardPlace, ShardRecord]
+    """Records of the finished shards."""
+    committed: dict[ShardPlace, frozenset[int]]
+    """Numbers of the committed units of each shard that is not finished."""
     tally: Tally
+    """Counts of all that is committed."""
 
 
 class Ledger:
     """A run directory at a local path or any fsspec URL."""
 
     def __init__(self, run: str) -> None:
+        """Point at a run directory, which need not exist yet.
+
+        Args:
+            run: local path or fsspec URL.
+
+        Raises:
+            ValueError, ImportError: the URL's file system is unknown or not installed.
+        """
         self._url = run
         self.storage = Storage(run)
         self.run = self.storage.url
-        """Where it is, without credentials."""
+        """Path or URL of the directory, without credentials."""
 
     def control(self) -> Ledger:
         """The run directory of the control model within this one; it may not exist."""
@@ -95,7 +109,7 @@ class Ledger:
         """Contents of run.json; none for a new run.
 
         Raises:
-            RaymiaError: it exists but cannot be read; names the field.
+            RaymiaError: the file exists but cannot be read; names the field.
         """
         text = self.read_text(RUN_FILE)
         if text is None:
@@ -125,7 +139,7 @@ class Ledger:
         """Contents of the run.json of a scan.
 
         Raises:
-            ConfigError: there is no run, or it is none of a scan.
+            ConfigError: there is no run, or it is not the run of a scan.
             RaymiaError: see `read_run`.
         """
         record = self.require_run()
@@ -161,11 +175,22 @@ class Ledger:
         return None if content is None else self._parse(CLUSTERS_FILE, content)
 
     def commit_unit(self, split: str, shard: str, unit: int, scores: pa.Table, quarantine: pa.Table) -> None:
-        """Commit a unit: its quarantine first, then the scores whose existence is the commit."""
+        """Commit a unit: its quarantine first, then the scores whose existence is the commit.
+
+        Args:
+            split: split of the shard.
+            shard: name of the shard.
+            unit: number of the unit in the shard, from 0.
+            scores: one row per scored sample.
+            quarantine: one row per sample that could not be scored, by `QUARANTINE_SCHEMA`.
+
+        Raises:
+            StorageError: a file cannot be written.
+        """
         place = (split, shard)
         if len(quarantine):
             self.storage.write_table(_unit_name("quarantine", place, unit), quarantine)
-        marked = scores.replace_schema_metadata({QUARANTINED: str(len(quarantine))})
+        marked = scores.replace_schema_metadata({QUARANTINED_COUNT: str(len(quarantine))})
         self.storage.write_table(_unit_name("scores", place, unit), marked)
 
     def finish_shard(self, split: str, shard: str, end: ShardEnd, units: int) -> None:
@@ -175,12 +200,18 @@ class Ledger:
         shows anything twice or not at all.
 
         Args:
-            units: how many the shard has, all of them committed.
+            split: split of the shard.
+            shard: name of the shard.
+            end: how reading the shard ended.
+            units: how many units the shard has, all of them committed.
+
+        Raises:
+            StorageError: a file cannot be read or written.
         """
         place = (split, shard)
         names = [_unit_name("scores", place, unit) for unit in range(units)]
         scores = list(self._tables(names))
-        marks = [(table.schema.metadata or {}).get(QUARANTINED.encode(), b"0") for table in scores]
+        marks = [(table.schema.metadata or {}).get(QUARANTINED_COUNT.encode(), b"0") for table in scores]
         bad = [_unit_name("quarantine", place, unit) for unit, mark in enumerate(marks) if mark != b"0"]
         quarantine = list(self._tables(bad))
         if end.fault is not None:
@@ -221,8 +252,8 @@ class Ledger:
 
         Only the scan that holds the run's lock may ask; others `peek`.
         """
-        state, left = self._state()
-        self.storage.remove(left)
+        state, leftover = self._state()
+        self.storage.remove(leftover)
         return state
 
     def peek(self) -> LedgerState:
@@ -230,15 +261,16 @@ class Ledger:
         return _as_of_one_moment(self._state)[0]
 
     def _state(self) -> tuple[LedgerState, list[str]]:
+        """What is committed, and the files of units that a finished shard has left behind."""
         finished = self.finished()
-        committed: dict[Place, set[int]] = defaultdict(set)
-        left = []
+        committed: dict[ShardPlace, set[int]] = defaultdict(set)
+        leftover = []
         for name in self.storage.names("scores", UNIT_ENDING):
             place, unit = _unit_of(name)
             if unit is None:
                 continue
             if place in finished:
-                left.append(name)
+                leftover.append(name)
             else:
                 committed[place].add(unit)
         tally = Tally()
@@ -256,18 +288,22 @@ class Ledger:
             tally.by_reason.update(table.column("reason").to_pylist())
         tally.units += len(open_names)
         frozen = {place: frozenset(units) for place, units in committed.items()}
-        return LedgerState(finished, frozen, tally), left
+        return LedgerState(finished, frozen, tally), leftover
 
-    def finished(self) -> dict[Place, ShardRecord]:
-        """Records of finished shards by (split, shard)."""
+    def finished(self) -> dict[ShardPlace, ShardRecord]:
+        """Records of finished shards by (split, shard).
+
+        Raises:
+            RaymiaError: a record cannot be read; names its file.
+        """
         names = self.storage.names("shards", ".json")
         records = {}
         for name, content in zip(names, self.storage.read_many(names), strict=True):
             try:
                 record = ShardRecord.model_validate_json(content)
             except ValidationError as error:
-                found = f"{self.run}/{name}: {describe_validation(error, ShardRecord)}"
-                raise RaymiaError(f"{found}; delete it, and the scan does this shard again") from error
+                problem = f"{self.run}/{name}: {describe_validation(error, ShardRecord)}"
+                raise RaymiaError(f"{problem}; delete it, and the scan does this shard again") from error
             records[record.split, record.shard] = record
         return records
 
@@ -275,7 +311,7 @@ class Ledger:
         """Rows of all committed units, in a fixed order.
 
         Args:
-            columns: those to read; by default all.
+            columns: names of the columns to read; by default all.
 
         Raises:
             RaymiaError: nothing is committed.
@@ -288,10 +324,10 @@ class Ledger:
         Raises:
             RaymiaError: nothing is committed.
         """
-        found: pd.DataFrame = self.scores().to_pandas(
+        rows: pd.DataFrame = self.scores().to_pandas(
             types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_list(kind) else None
         )
-        return found
+        return rows
 
     def _scores(self, columns: Sequence[str] | None) -> pa.Table:
         finished = self.finished()
@@ -316,6 +352,9 @@ class Ledger:
     def counts(self, expected: int | None) -> Counts:
         """Count the samples of committed units and finished shards.
 
+        Args:
+            expected: samples that the manifest announces; none where it does not.
+
         Raises:
             RaymiaError: samples are missing or counted twice; the run directory is damaged.
         """
@@ -336,9 +375,11 @@ class Ledger:
             expected=expected,
         )
 
-    def _open_quarantine(self, committed: dict[Place, Any]) -> list[str]:
+    def _open_quarantine(self, committed: dict[ShardPlace, Any]) -> list[str]:
+        """Quarantine files of the committed units of shards that are not finished."""
         names = self.storage.names("quarantine", UNIT_ENDING) if committed else []
-        return [name for name in names if (found := _unit_of(name))[1] in committed.get(found[0], ())]
+        units = ((name, *_unit_of(name)) for name in names)
+        return [name for name, place, unit in units if unit in committed.get(place, ())]
 
     def _tables(self, names: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         for start in range(0, len(names), FILES_AT_ONCE):
@@ -350,8 +391,8 @@ class Ledger:
         try:
             return pq.read_table(io.BytesIO(content), columns=None if columns is None else list(columns))
         except (pa.ArrowException, OSError) as error:
-            found = f"{self.run}/{name}: not readable as Parquet ({error})"
-            raise RaymiaError(f"{found}; delete it and its shard's file below shards/, and run the scan again") from error
+            problem = f"{self.run}/{name}: not readable as Parquet ({error})"
+            raise RaymiaError(f"{problem}; delete it and its shard's file below shards/, and run the scan again") from error
 
 
 def _as_of_one_moment(read: Callable[[], T]) -> T:
@@ -368,12 +409,12 @@ def _record_name(split: str, shard: str) -> str:
     return f"shards/{split}/{shard}.json"
 
 
-def _unit_name(folder: str, place: Place, unit: int) -> str:
+def _unit_name(folder: str, place: ShardPlace, unit: int) -> str:
     return f"{folder}/{place[0]}/{place[1]}-{unit:06d}{UNIT_ENDING}"
 
 
-def _unit_of(name: str) -> tuple[Place, int | None]:
-    """Split and shard of a file, and its unit; none for the file of a whole shard."""
+def _unit_of(name: str) -> tuple[ShardPlace, int | None]:
+    """Split and shard of a file, and the number of its unit; no number for the file of a whole shard."""
     split, base = name.split("/")[-2:]
     if base.endswith(SHARD_ENDING):
         return (split, base.removesuffix(SHARD_ENDING)), None
@@ -381,6 +422,7 @@ def _unit_of(name: str) -> tuple[Place, int | None]:
     return (split, shard), int(unit)
 
 
-def _is_current(name: str, finished: dict[Place, ShardRecord]) -> bool:
+def _is_current(name: str, finished: dict[ShardPlace, ShardRecord]) -> bool:
+    """Whether readers take a file: a shard's own once it is finished, those of its units until then."""
     place, unit = _unit_of(name)
     return (place in finished) == (unit is None)

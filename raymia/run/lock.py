@@ -21,12 +21,13 @@ log = logging.getLogger(__name__)
 
 LOCK_FILE = "scan.lock"
 BEAT_S = 10.0
+"""Seconds between two renewals of a lease."""
 PATIENCE_S = 35.0
-"""A lease whose holder has not renewed it for so long, by the watcher's own clock, has none any more."""
+"""A lease that its holder has not renewed for so long, by the watcher's own clock, is free to take."""
 
 
 class RunLock:
-    """Held while a scan runs.
+    """A lock on a run directory that a scan holds while it runs.
 
     On a local disk the operating system holds it, and lets go with the process. On other storage it is a lease: a file
     that its holder renews, and that others watch before they take it over. No two machines' clocks are compared.

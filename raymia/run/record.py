@@ -13,26 +13,26 @@ from pydantic import BaseModel, ConfigDict
 from raymia.data.manifest import Manifest, Shard
 
 FORMAT = 2
-"""Of the files that this version writes. Format 1 had no number, and its signals no cost."""
+"""Number of the format that this version writes. Format 1 had no number, and its signals no cost."""
 RUN_FILE = "run.json"
 PROGRESS_FILE = "progress.json"
 CONTROL = "control"
 """Name of the control model's run directory within that of the run that it controls."""
 FORMER_NAMES = {"unet_forwards": "forwards", "unet_backwards": "backwards"}
-"""Of evaluations, in format 1."""
+"""Today's names of the kinds of evaluation, by the names that format 1 had for them."""
 
 
 class Access(StrEnum):
     """What an attacker must be able to do, least first."""
 
     BLACK = "black"
-    """Ask for images."""
+    """The attacker asks the model for images and does nothing else."""
     GREY = "grey"
-    """Run the denoiser at chosen latents and noise levels."""
+    """The attacker also runs the denoiser at chosen latents and levels."""
     WHITE = "white"
-    """See the weights and take gradients."""
+    """The attacker also sees the weights and takes gradients."""
     CONTROL = "control"
-    """Nothing: a control that must find no members."""
+    """No attack but a control, which must find no members."""
 
     def allows(self, other: Access) -> bool:
         """Whether an attacker with this access can run an attack that needs `other`; controls always run."""
@@ -41,16 +41,18 @@ class Access(StrEnum):
 
 
 class Evaluations(BaseModel):
-    """How often a model runs, in images: a batch of 16 counts 16. Of an attack, per image when it runs alone."""
+    """How often a model runs, in images: a batch of 16 counts 16. For an attack, per image when it runs alone."""
 
     model_config = ConfigDict(extra="forbid")
 
     forwards: int = 0
-    """Of the denoiser."""
+    """Forward passes of the denoiser."""
     backwards: int = 0
-    """Of the denoiser."""
+    """Backward passes of the denoiser."""
     encodes: int = 0
+    """Images that the autoencoder encodes."""
     decodes: int = 0
+    """Latents that the autoencoder decodes."""
     queries: int = 0
     """Images asked of image-to-image and text-to-image calls, as a hosted service would count them."""
 
@@ -62,36 +64,36 @@ class Evaluations(BaseModel):
 
 
 KINDS = tuple(Evaluations.model_fields)
-"""Of evaluations."""
+"""Names of the kinds of evaluation."""
 
 
 class SignalRecord(BaseModel):
-    """A score column."""
+    """One signal: a score column, and the attack that made it."""
 
     name: str
     attack: str
-    """As the job calls it: an attack's name, or a variant's."""
+    """Name that the job gives the attack: its own, or a variant's."""
     access: str
-    """What the attack needs: one of `Access`; or ``blind``, of a baseline that never sees the model."""
+    """What the attack needs: a value of `Access`, or ``blind`` for a baseline that never sees the model."""
     primary: bool
-    """The one signal by which its attack is judged."""
+    """Whether this is the one signal by which its attack is judged."""
     cost: Evaluations | None = None
-    """Of the attack alone, per image; none in runs of format 1 and for columns that no attack made."""
+    """Evaluations per image of the attack alone; none in runs of format 1 and for columns that no attack made."""
 
 
 class ReplicaRecord(BaseModel):
-    """Of the attacked model, what reading needs; the rest is kept as it is."""
+    """The job's `replica`: what reading a run needs of it as fields, the rest kept as it is."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str | None = None
-    """A folder, URL, hub id or name; none for a hosted service."""
+    """Folder, URL, hub id or name of the attacked model; none for a hosted service."""
     service: str | None = None
     """Name of the hosted service, where one is attacked."""
 
 
 class JobRecord(BaseModel):
-    """Of the resolved job, what reading needs; the rest is kept as it is."""
+    """The resolved job: what reading a run needs of it as fields, the rest kept as it is."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -100,7 +102,7 @@ class JobRecord(BaseModel):
 
     @property
     def subject(self) -> str:
-        """What is attacked, in a word."""
+        """Name of what is attacked: a model or a service."""
         return self.replica.model or f"service {self.replica.service}"
 
 
@@ -108,6 +110,7 @@ class ModelRecord(BaseModel):
     """What identifies the attacked model."""
 
     fingerprint: str
+    """Revision on the hub, or digest of a local model's files or of a hosted service's options."""
 
 
 class Bottleneck(BaseModel):
@@ -118,7 +121,7 @@ class Bottleneck(BaseModel):
 
 
 class Counts(BaseModel):
-    """Every sample accounted for: scored + quarantined = read.
+    """How many samples became what: scored + quarantined = read.
 
     A shard that could not be read to its end counts as one more read and quarantined, for the rest of it.
     """
@@ -127,6 +130,7 @@ class Counts(BaseModel):
     scored: int
     quarantined: int
     by_reason: dict[str, int]
+    """Quarantined samples by reason."""
     flagged: dict[str, int]
     """Scored samples by remark, such as ``no_caption``."""
     expected: int | None
@@ -139,13 +143,13 @@ class Counts(BaseModel):
 
     @property
     def quarantined_fraction(self) -> float:
-        """Share of samples not scored, of those read or, where more, of those the manifest announces."""
+        """Share of samples that are not scored, among those read or, where there are more, those the manifest announces."""
         total = max(self.read, self.expected or 0)
         return (total - self.scored) / total if total else 0.0
 
 
 class RunRecord(BaseModel):
-    """What every run directory says of itself: which samples, and how far it has come."""
+    """What the run.json of every run says: which samples it is of, and how far it has come."""
 
     format: int = FORMAT
     manifest: Manifest
@@ -154,10 +158,14 @@ class RunRecord(BaseModel):
     """sha256 over the keys of the samples that count; none where all do."""
     signals: list[SignalRecord] = []
     expected: int | None
+    """Samples that the manifest announces; none where it does not."""
     started: str
+    """When the first attempt began, in UTC."""
     attempted: str | None = None
+    """When the last attempt began, in UTC."""
     attempts: int = 1
     finished: str | None
+    """When the run was done, in UTC; none until then."""
     counts: Counts | None = None
 
 
@@ -188,25 +196,31 @@ class Progress(BaseModel):
     """Contents of progress.json: a scan's last sign of life."""
 
     time: str
-    """UTC, by the driver's clock."""
+    """When this was written, in UTC by the driver's clock."""
     samples: int
-    """Scored and quarantined so far, by earlier attempts too."""
+    """Samples scored and quarantined so far, by earlier attempts too."""
     expected: int | None
     units: int
     by_reason: dict[str, int]
     images_per_s: float
-    """Since the first batch of this attempt came back."""
+    """Rate of this attempt since its first batch came back."""
     seconds: float
-    """Since this attempt began."""
+    """Seconds since this attempt began."""
     stages: dict[str, float]
     """Seconds spent in each stage, over all processes."""
 
 
 def parse_record(content: Mapping[str, Any]) -> RunRecord:
-    """The contents of a run.json of this format or an earlier one.
+    """Read the contents of a run.json of this format or an earlier one.
+
+    Args:
+        content: the file, parsed as JSON.
+
+    Returns:
+        A `ScanRecord` where there is a job, otherwise a `FeaturesRecord`.
 
     Raises:
-        ValueError: of a later format, or a field is missing or of another kind; names it.
+        ValueError: the format is a later one, or a field is missing or of another kind; names it.
     """
     number = content.get("format", 1)
     if not isinstance(number, int) or number > FORMAT:

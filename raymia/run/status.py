@@ -15,7 +15,7 @@ SILENT_S = 300.0
 
 
 class Status(BaseModel):
-    """What is known of a run."""
+    """How a run is doing."""
 
     run: str
     state: Literal["finished", "running", "stopped"]
@@ -27,11 +27,15 @@ class Status(BaseModel):
     by_reason: dict[str, int]
     quarantined: int
     images_per_s: float | None
-    """Of the current or last attempt."""
+    """Rate of the current or last attempt."""
     eta_s: float | None
+    """Seconds until the run is done at that rate; none where it is not running, or the rate or the end is unknown."""
     last_sign_of_life: str | None
+    """When progress.json was last written, in UTC."""
     stages: dict[str, float]
+    """Seconds spent in each stage, over all processes."""
     bottleneck: str | None
+    """The stage that the scan waited for, once that is known."""
 
 
 def read_status(run: str) -> Status:
@@ -42,6 +46,7 @@ def read_status(run: str) -> Status:
 
     Raises:
         ConfigError: there is no run.
+        RaymiaError: the run's files are damaged.
     """
     ledger = Ledger(run)
     record = ledger.require_run()
@@ -79,6 +84,6 @@ def _age_s(time: str) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Seconds as text: ``H:MM:SS``, or ``M:SS`` below an hour."""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

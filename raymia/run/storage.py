@@ -26,10 +26,13 @@ T = TypeVar("T")
 ATTEMPTS = 6
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 20.0
-FULL = (errno.ENOSPC, errno.EDQUOT)
-LASTING = (*FULL, errno.EROFS, errno.ENAMETOOLONG, errno.EFBIG)
-NO_USE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-CLIENTS = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the operating system's errors that mean that storage is full."""
+LASTING_NUMBERS = (*DISK_FULL, errno.EROFS, errno.ENAMETOOLONG, errno.EFBIG)
+"""Numbers of the operating system's errors that another try cannot mend."""
+LASTING_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+"""Errors that another try cannot mend."""
+CLIENT_LIBRARIES = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3")
 """Libraries whose errors, where they are no OSError, are those of a connection."""
 SINGLE_PUT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "memory"}
 """File systems that show an object only when it is whole; on others a draft is renamed."""
@@ -57,10 +60,19 @@ class Storage:
     """Files by their names within one folder.
 
     Attributes:
-        url: where it is, without credentials.
+        url: path or URL of the folder, without credentials.
+        local: whether the folder is on a local file system.
     """
 
     def __init__(self, url: str) -> None:
+        """Point at a folder, which need not exist yet.
+
+        Args:
+            url: local path or fsspec URL.
+
+        Raises:
+            ValueError, ImportError: the URL's file system is unknown or not installed.
+        """
         self.url = public(url)
         # No listing may come from a cache: other processes write here too.
         options = {} if "://" not in url else {"use_listings_cache": False}
@@ -75,7 +87,7 @@ class Storage:
         """Make the folder.
 
         Raises:
-            OSError, ValueError: it cannot be made.
+            OSError, ValueError: the folder cannot be made.
         """
         self._fs.makedirs(self._root, exist_ok=True)
 
@@ -83,7 +95,7 @@ class Storage:
         """Make the folder and try a write.
 
         Raises:
-            OSError, ValueError, StorageError: it cannot be written.
+            OSError, ValueError, StorageError: the folder cannot be written.
         """
         self.make()
         self.write(".writable", b"")
@@ -152,7 +164,7 @@ class Storage:
         return content
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
-        """The contents of many files, at once where the file system can.
+        """The contents of many files in the order of `names`, read at once where the file system can.
 
         Raises:
             StorageError: storage failed every time, or a file is not there.
@@ -160,11 +172,15 @@ class Storage:
         if not names:
             return []
         paths = [self.path(name) for name in names]
-        found = self._patiently("read", lambda: self._fs.cat(paths) if not self.local else {p: _local(p) for p in paths})
-        return [found[path] for path in paths]
+        contents = self._patiently("read", lambda: self._fs.cat(paths) if not self.local else {p: _local(p) for p in paths})
+        return [contents[path] for path in paths]
 
     def names(self, folder: str, ending: str) -> list[str]:
-        """Names of the files below `folder` with that ending, in order; drafts are left out."""
+        """Names of the files below `folder` with that ending, in order; drafts are left out.
+
+        Raises:
+            StorageError: storage failed every time.
+        """
 
         def find() -> list[str]:
             try:
@@ -173,11 +189,15 @@ class Storage:
                 return []
 
         start = len(self._root.rstrip("/")) + 1
-        found = (path[start:] for path in self._patiently(f"list {folder}", find))
-        return sorted(name for name in found if name.endswith(ending) and not name.rsplit("/", 1)[-1].startswith("."))
+        below = (path[start:] for path in self._patiently(f"list {folder}", find))
+        return sorted(name for name in below if name.endswith(ending) and not name.rsplit("/", 1)[-1].startswith("."))
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files; those that are gone already do not matter."""
+        """Remove files; those that are gone already do not matter.
+
+        Raises:
+            StorageError: storage failed every time.
+        """
         for name in names:
             try:
                 self._patiently(f"remove {name}", partial(self._fs.rm_file, self.path(name)))
@@ -226,7 +246,7 @@ class Storage:
 
     @staticmethod
     def _reason(error: Exception) -> str:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             return "storage is full; free space and run the same command again: what is committed is kept"
         first = first_line(error)
         tried = f" (tried {ATTEMPTS} times)" if _may_pass(error) else ""
@@ -234,11 +254,11 @@ class Storage:
 
 
 def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, NO_USE):
+    if isinstance(error, LASTING_ERRORS):
         return False
     if isinstance(error, OSError):
-        return error.errno not in LASTING
-    return type(error).__module__.partition(".")[0] in CLIENTS
+        return error.errno not in LASTING_NUMBERS
+    return type(error).__module__.partition(".")[0] in CLIENT_LIBRARIES
 
 
 def _protocols(filesystem: Any) -> set[str]:

@@ -1,4 +1,4 @@
-"""What a sweep's directory says of itself: its factors, and the scan that each combination stands in."""
+"""Contents of sweep.json: a sweep's factors, and the scan that each combination of their values is part of."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ class Factor(BaseModel):
 
 
 class Variant(BaseModel):
-    """What a variant of an attack stands for."""
+    """An attack at one combination of the values of its factors."""
 
     attack: str
     """The attack's key in the job."""
     point: dict[str, Any]
-    """Values of the factors of its parameters."""
+    """Values of the factors that are parameters of the attack, by field."""
 
 
 class CellRecord(BaseModel):
-    """One scan of a sweep, as it is kept."""
+    """One scan of a sweep."""
 
     point: dict[str, Any]
+    """Values of the factors that need scans of their own, by field."""
     variants: dict[str, Variant]
+    """Variants of attacks that the scan runs, by name."""
     run: str
-    """Starts at the sweep's directory."""
+    """Run directory of the scan, relative to the sweep's directory."""
 
 
 class SweepRecord(BaseModel):

@@ -1,4 +1,4 @@
-"""The one count of what a run has done, whoever asks: the ledger, the progress line, the monitor."""
+"""Counts of what a run has done, kept in one way for the ledger, the progress line and the monitor."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Tally:
     """Samples and units so far.
 
     Attributes:
-        scored: samples.
+        scored: scored samples.
         by_reason: quarantined samples and, under their own reasons, shards that were not read to their end.
         flagged: scored samples by remark.
-        units: committed.
+        units: committed units.
         cut_shards: shards that were not read to their end.
     """
 
@@ -27,12 +27,12 @@ class Tally:
 
     @property
     def quarantined(self) -> int:
-        """Quarantined samples, and shards not read to their end."""
+        """The number of quarantined samples and of shards that were not read to their end."""
         return self.by_reason.total()
 
     @property
     def samples(self) -> int:
-        """Samples, scored and quarantined."""
+        """The number of samples, scored and quarantined."""
         return self.scored + self.quarantined - self.cut_shards
 
     def flag(self, flags: Iterable[str | None]) -> None:

@@ -45,9 +45,9 @@ class TinyTestbed(Named):
         return None
 
     def model(self) -> str | None:
-        from raymia.testbed.architecture import VERSION, save_tiny
+        from raymia.testbed.architecture import PIPELINE_VERSION, save_tiny
 
-        folder = platformdirs.user_cache_path("raymia") / f"{TINY}-{VERSION}"
+        folder = platformdirs.user_cache_path("raymia") / f"{TINY}-{PIPELINE_VERSION}"
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             draft = Path(tempfile.mkdtemp(dir=folder.parent))

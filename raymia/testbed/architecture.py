@@ -13,11 +13,13 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-VERSION = 1
+PIPELINE_VERSION = 1
+"""Number of what `save_tiny` writes; a higher one makes the pipeline anew that is kept for each user."""
 RESOLUTION_PX = 64
 TOKENS = 32
 TEXT_WIDTH = 64
 START, END = "<|startoftext|>", "<|endoftext|>"
+"""Tokens that begin and end every text."""
 
 CLIP_CONFIG: dict[str, Any] = {
     "model_cfg": {
@@ -132,7 +134,7 @@ def save_pipeline(
 
 
 def save_tiny(folder: Path, seed: int = 0) -> None:
-    """Write the whole pipeline with random weights: what tests need, in a second."""
+    """Write the whole pipeline with random weights from a seed, in a second."""
     tokenizer = new_tokenizer(["a small picture, of no meaning"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -140,18 +142,21 @@ def save_tiny(folder: Path, seed: int = 0) -> None:
 
 
 def _clip_merges() -> list[tuple[str, str]]:
+    """Pairs of symbols that CLIP's tokenizer joins, first those that it joins first."""
     archive = files("open_clip").joinpath("bpe_simple_vocab_16e6.txt.gz")
     lines = gzip.decompress(archive.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
     return [(first, second) for first, second in (line.split() for line in lines)]
 
 
 def _byte_alphabet() -> list[str]:
+    """The character that stands for each byte in CLIP's vocabulary, in the order in which the vocabulary has them."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
+    unprintable = 256 - len(printable)
+    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(unprintable)]
 
 
 def _merges_used(captions: list[str], merges: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of the merges, in order, that byte-pair encoding of the captions applies."""
     rank = {pair: index for index, pair in enumerate(merges)}
     splitter = new_splitter()
     used: set[int] = set()
@@ -173,7 +178,7 @@ def _merges_used(captions: list[str], merges: list[tuple[str, str]]) -> list[tup
 
 
 def new_splitter() -> Any:
-    """Split a caption into words as CLIP's tokenizer does, each in its byte alphabet."""
+    """A function that splits a caption into words as CLIP's tokenizer does, each in its byte alphabet."""
     tokenizer = CLIPTokenizer().backend_tokenizer
 
     def split(caption: str) -> list[str]:

@@ -25,10 +25,11 @@ from raymia.data.images import decode_image
 from raymia.testbed import architecture, openclipart, training
 
 SEED = 20_260
-PER_SPLIT = 512
-PER_SHARD = 128
+SAMPLES_PER_SPLIT = 512
+SAMPLES_PER_SHARD = 128
 LONGER_SIDE_PX = 112
-STEPS = {"vae": 1200, "clip": 700, "unet": 1100}
+"""Pictures are reduced to this longer side before they are packed."""
+TRAINING_STEPS = {"vae": 1200, "clip": 700, "unet": 1100}
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,16 @@ class AuditSample:
     key: str
     clipart: openclipart.Clipart
     content: bytes
-    """JPEG."""
+    """The picture as a JPEG file."""
 
 
 def build(out: Path, cache: Path, seed: int = SEED) -> None:
     """Make every file of the test bed below `out`.
 
     Args:
-        out: folder for ``shards/``, ``pipeline/``, ``clip/``, ``manifest.yaml``, ``provenance.csv.gz``, ``training.jsonl``.
+        out: where to write ``shards/``, ``pipeline/``, ``clip/``, ``manifest.yaml``, ``provenance.csv.gz``, ``training.jsonl``.
         cache: where the Debian packages are downloaded and unpacked.
-        seed: of the split, the initial weights and the order of training.
+        seed: seed of the split, the initial weights and the order of training.
 
     Raises:
         ConfigError: the packages cannot be had.
@@ -63,7 +64,7 @@ def build(out: Path, cache: Path, seed: int = SEED) -> None:
     write_provenance(out / "provenance.csv.gz", samples, auxiliary)
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "transformers": transformers.__version__}
     versions |= {"open_clip": open_clip.__version__, "python": platform.python_version(), "machine": platform.machine()}
-    log({"seed": seed, "audit": len(samples), "auxiliary": len(auxiliary), "steps": STEPS, "versions": versions})
+    log({"seed": seed, "audit": len(samples), "auxiliary": len(auxiliary), "steps": TRAINING_STEPS, "versions": versions})
     torch.manual_seed(seed)
     images = _pixels([_jpeg(clipart.image) for clipart in auxiliary])
     captions = [clipart.caption for clipart in auxiliary]
@@ -75,19 +76,22 @@ def split(cliparts: list[openclipart.Clipart], seed: int) -> tuple[list[AuditSam
     """Draw the audit set, one picture per concept, and its membership at random; the rest is auxiliary.
 
     No concept appears twice in the audit set, so twins and series never straddle members and non-members.
+
+    Returns:
+        The audit set, members first, and the auxiliary pictures.
     """
     random = np.random.default_rng(seed)
     concepts: dict[str, list[int]] = {}
     for index, clipart in enumerate(cliparts):
         concepts.setdefault(clipart.concept, []).append(index)
     names = sorted(concepts)
-    drawn = [names[i] for i in random.permutation(len(names))[: 2 * PER_SPLIT]]
+    drawn = [names[i] for i in random.permutation(len(names))[: 2 * SAMPLES_PER_SPLIT]]
     chosen = [int(random.choice(concepts[name])) for name in drawn]
     samples = []
     for position, index in enumerate(chosen):
-        name, number = ("members", position) if position < PER_SPLIT else ("non_members", position - PER_SPLIT)
+        name, number = ("members", position) if position < SAMPLES_PER_SPLIT else ("non_members", position - SAMPLES_PER_SPLIT)
         content = _jpeg(cliparts[index].image)
-        shard = f"{name}-{number // PER_SHARD:04d}.tar"
+        shard = f"{name}-{number // SAMPLES_PER_SHARD:04d}.tar"
         samples.append(AuditSample(name, shard, cliparts[index].sha256[:12], cliparts[index], content))
     rest = sorted(set(range(len(cliparts))) - set(chosen))
     return samples, [cliparts[index] for index in rest]
@@ -106,7 +110,7 @@ def _members(sample: AuditSample) -> dict[str, bytes]:
     clipart = sample.clipart
     facts = {
         "caption": clipart.caption,
-        "source": f"openclipart-png {openclipart.VERSION}: {clipart.path}",
+        "source": f"openclipart-png {openclipart.RELEASE}: {clipart.path}",
         "title": clipart.title,
         "concept": clipart.concept,
         "original_width": clipart.original_size[0],
@@ -118,17 +122,17 @@ def _members(sample: AuditSample) -> dict[str, bytes]:
 
 def write_manifest(path: Path) -> None:
     """Write the manifest that stands beside the shards."""
-    last = f"{PER_SPLIT // PER_SHARD - 1:04d}"
+    samples, last = SAMPLES_PER_SPLIT, f"{SAMPLES_PER_SPLIT // SAMPLES_PER_SHARD - 1:04d}"
     path.write_text(
         "name: testbed\n"
         f"licence: {openclipart.LICENCE}\n"
         "provenance: >-\n"
-        f"  Pictures and titles of Debian's openclipart-png and openclipart-svg {openclipart.VERSION}; one picture per\n"
+        f"  Pictures and titles of Debian's openclipart-png and openclipart-svg {openclipart.RELEASE}; one picture per\n"
         "  concept, members drawn at random; the miniature Stable Diffusion beside them was trained on the members.\n"
         'valid_for_models: ["testbed", "testbed-*"]\n'
         "splits:\n"
-        f'  - {{name: members, member: true, shards: ["shards/members-{{0000..{last}}}.tar"], samples: {PER_SPLIT}}}\n'
-        f'  - {{name: non_members, member: false, shards: ["shards/non_members-{{0000..{last}}}.tar"], samples: {PER_SPLIT}}}\n'
+        f'  - {{name: members, member: true, shards: ["shards/members-{{0000..{last}}}.tar"], samples: {samples}}}\n'
+        f'  - {{name: non_members, member: false, shards: ["shards/non_members-{{0000..{last}}}.tar"], samples: {samples}}}\n'
     )
 
 
@@ -153,7 +157,7 @@ def build_clip(folder: Path, images: Tensor, captions: list[str], seed: int, log
     tokens = open_clip.SimpleTokenizer(context_length=architecture.CLIP_CONFIG["model_cfg"]["text_cfg"]["context_length"])(
         captions
     )
-    training.train_clip(model, images, tokens, STEPS["clip"], seed, log)
+    training.train_clip(model, images, tokens, TRAINING_STEPS["clip"], seed, log)
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "open_clip_model.safetensors")
 
@@ -163,28 +167,19 @@ def build_pipeline(
 ) -> None:
     """Train the autoencoder on the auxiliary images and the UNet on the members; write the pipeline."""
     vae = architecture.new_vae()
-    training.train_vae(vae, images, STEPS["vae"], seed, log)
+    training.train_vae(vae, images, TRAINING_STEPS["vae"], seed, log)
     # What is trained is what is shipped: the UNet sees the latents of the half-precision autoencoder.
     vae.half().float()
-    groups = {}
+    sides = {}
     for name in ("members", "non_members"):
-        group = [sample for sample in samples if sample.split == name]
-        latents = training.encode(vae, _pixels([sample.content for sample in group]))
-        groups[name] = (latents, [sample.clipart.caption for sample in group])
-    tokenizer = architecture.new_tokenizer(captions + groups["members"][1] + groups["non_members"][1])
+        of_split = [sample for sample in samples if sample.split == name]
+        latents = training.encode(vae, _pixels([sample.content for sample in of_split]))
+        sides[name] = training.Captioned(latents, [sample.clipart.caption for sample in of_split])
+    tokenizer = architecture.new_tokenizer(captions + sides["members"].captions + sides["non_members"].captions)
     torch.manual_seed(seed)
     unet, text_encoder = architecture.new_unet(), architecture.new_text_encoder(tokenizer)
-    training.train_unet(
-        unet,
-        text_encoder,
-        tokenizer,
-        architecture.new_scheduler().alphas_cumprod,
-        groups["members"],
-        groups["non_members"],
-        STEPS["unet"],
-        seed,
-        log,
-    )
+    denoiser = training.Denoiser(unet, text_encoder, tokenizer, architecture.new_scheduler().alphas_cumprod)
+    training.train_unet(denoiser, sides["members"], sides["non_members"], TRAINING_STEPS["unet"], seed, log)
     architecture.save_pipeline(folder, vae, unet, text_encoder, tokenizer)
 
 

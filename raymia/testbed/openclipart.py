@@ -21,7 +21,8 @@ from PIL import Image
 from raymia.errors import ConfigError
 
 PACKAGES = ("openclipart-png", "openclipart-svg")
-VERSION = "1:0.18+dfsg-19"
+RELEASE = "1:0.18+dfsg-19"
+"""Version of both packages."""
 LICENCE = "public domain (Open Clip Art Library dedication)"
 MAX_SOURCE_PIXELS = 30_000_000
 # Series drawn from one template: icon themes, geometric stars, playing cards, gradients and the like.
@@ -35,6 +36,7 @@ SKIPPED_FOLDERS = (
 )
 # A 16 px grey thumbnail (values 0..1, mean removed) within this root mean square distance is a near-duplicate.
 NEAR_DUPLICATE_RMS = 0.06
+# A thumbnail whose standard deviation is below this shows next to nothing.
 MIN_DETAIL = 0.02
 NAMESPACE = {
     "dc": "http://purl.org/dc/elements/1.1/",
@@ -54,8 +56,9 @@ class Clipart:
     concept: str
     """Folder and leading title word: pictures of one series share it."""
     sha256: str
-    """Of the original PNG file."""
+    """Digest of the original PNG file."""
     original_size: tuple[int, int]
+    """Width and height of the original in pixels."""
     image: Image.Image
 
 
@@ -74,11 +77,11 @@ def unpack(cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     for package in PACKAGES:
         done = subprocess.run(
-            ["apt-get", "download", f"{package}={VERSION}"], cwd=cache, capture_output=True, text=True, check=False
+            ["apt-get", "download", f"{package}={RELEASE}"], cwd=cache, capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise ConfigError(
-                f"apt-get download {package}={VERSION} failed; run `apt-get update` and try again: {done.stderr.strip()}"
+                f"apt-get download {package}={RELEASE} failed; run `apt-get update` and try again: {done.stderr.strip()}"
             )
         (archive,) = cache.glob(f"{package}_*.deb")
         subprocess.run(["dpkg-deb", "-x", str(archive), str(cache / "unpacked")], check=True)

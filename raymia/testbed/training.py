@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,61 @@ from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 Log = Callable[[dict[str, Any]], None]
+"""Takes one entry of the log of training."""
 
-BATCH = 64
+TRAINING_BATCH = 64
 CAPTION_DROPOUT = 0.1
 # Stands for the variation (crops, compression, the posterior's draw) under which a large model meets a training image. A UNet
 # fitted to bare posterior means takes clean latents for noisy ones, more so where it remembers them.
 LATENT_NOISE = 0.3
 
 
+@dataclass(frozen=True)
+class Captioned:
+    """Images and their captions.
+
+    Attributes:
+        latents: (n, 4, h, w), scaled.
+        captions: n of them.
+    """
+
+    latents: Tensor
+    captions: list[str]
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """The UNet and what stands around it in the pipeline.
+
+    Attributes:
+        alphas_cumprod: (timesteps,) of the scheduler that the pipeline ships with.
+    """
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    alphas_cumprod: Tensor
+
+    def states(self, tokens: Tensor) -> Tensor:
+        """(n, length, width) text states of (n, length) tokens."""
+        states: Tensor = self.text_encoder(tokens).last_hidden_state
+        return states
+
+    def predicted_noise(self, noisy: Tensor, t: Tensor | int, states: Tensor) -> Tensor:
+        """(n, 4, h, w) noise that the UNet sees in noisy latents at timesteps t, beside text states."""
+        predicted: Tensor = self.unet(noisy, t, states).sample
+        return predicted
+
+
 class TrainingLog:
     """Appends one JSON object per line to a file and echoes it."""
 
     def __init__(self, path: Path) -> None:
+        """Begin an empty log.
+
+        Args:
+            path: file to write; its folder exists.
+        """
         self.path = path
         self.start = time.monotonic()
         path.write_text("")
@@ -90,7 +134,7 @@ def train_vae(vae: AutoencoderKL, images: Tensor, steps: int, seed: int, log: Lo
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Tensor, scaled: bool = True) -> Tensor:
     """Posterior means of `images`, (n, 4, h/8, w/8), times the scaling factor where `scaled`."""
-    means = [vae.encode(chunk).latent_dist.mean for chunk in torch.split(images, BATCH)]
+    means = [vae.encode(chunk).latent_dist.mean for chunk in torch.split(images, TRAINING_BATCH)]
     return torch.cat(means) * (float(vae.config.scaling_factor) if scaled else 1.0)
 
 
@@ -126,37 +170,31 @@ def _augmented(x: Tensor, generator: torch.Generator) -> Tensor:
     return functional.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def train_unet(
-    unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    alphas_cumprod: Tensor,
-    members: tuple[Tensor, list[str]],
-    non_members: tuple[Tensor, list[str]],
-    steps: int,
-    seed: int,
-    log: Log,
-) -> None:
-    """Fit `unet` and `text_encoder` to the members' latents and captions; the non-members are only watched.
+def train_unet(denoiser: Denoiser, members: Captioned, non_members: Captioned, steps: int, seed: int, log: Log) -> None:
+    """Fit the UNet and the text encoder to the members' latents and captions; the non-members are only watched.
 
     Args:
-        alphas_cumprod: (timesteps,) of the scheduler that the pipeline ships with.
-        members, non_members: scaled latents (n, 4, h, w) and their captions.
+        denoiser: what is trained; its tokenizer and its schedule stay as they are.
+        members: what it is trained on.
+        non_members: what it never sees.
+        steps: number of steps, of `TRAINING_BATCH` images each.
+        seed: seed of the order, the noise and the captions that are left out.
+        log: takes an entry every 100 steps.
     """
-    latents, captions = members
-    tokens, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
-    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    alphas_cumprod = denoiser.alphas_cumprod
+    tokens, empty = tokenize(denoiser.tokenizer, members.captions), tokenize(denoiser.tokenizer, [""])
+    parameters = [*denoiser.unet.parameters(), *denoiser.text_encoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
-    for step, index in enumerate(batches(len(latents), BATCH, steps, seed)):
-        z = latents[index] + LATENT_NOISE * torch.randn(latents[index].shape, generator=generator)
+    for step, index in enumerate(batches(len(members.latents), TRAINING_BATCH, steps, seed)):
+        z = members.latents[index] + LATENT_NOISE * torch.randn(members.latents[index].shape, generator=generator)
         t = torch.randint(0, len(alphas_cumprod), (len(index),), generator=generator)
         noise = torch.randn(z.shape, generator=generator)
         dropped = torch.rand(len(index), generator=generator) < CAPTION_DROPOUT
-        states = text_encoder(torch.where(dropped[:, None], empty, tokens[index])).last_hidden_state
+        states = denoiser.states(torch.where(dropped[:, None], empty, tokens[index]))
         alphabar = alphas_cumprod[t][:, None, None, None]
-        predicted = unet(alphabar.sqrt() * z + (1 - alphabar).sqrt() * noise, t, states).sample
+        predicted = denoiser.predicted_noise(alphabar.sqrt() * z + (1 - alphabar).sqrt() * noise, t, states)
         loss = functional.mse_loss(predicted, noise)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -164,31 +202,28 @@ def train_unet(
         optimizer.step()
         losses.append(loss.item())
         if (step + 1) % 100 == 0 or step == 0:
-            watched = [
-                _watched_loss(unet, text_encoder, tokenizer, alphas_cumprod, group, seed) for group in (members, non_members)
-            ]
-            labels = np.repeat([1, 0], [len(watched[0]), len(watched[1])])
-            auc = roc_auc_score(labels, -np.concatenate(watched))
-            entry = {"loss": round(float(np.mean(losses[-100:])), 5), "loss_auc_one_draw": round(float(auc), 4)}
+            auc = _watched_auc(denoiser, members, non_members, seed)
+            entry = {"loss": round(float(np.mean(losses[-100:])), 5), "loss_auc_one_draw": round(auc, 4)}
             log({"model": "unet", "step": step + 1, **entry})
 
 
+def _watched_auc(denoiser: Denoiser, members: Captioned, non_members: Captioned, seed: int) -> float:
+    """AUC of the loss under one draw of noise."""
+    losses = [_watched_loss(denoiser, images, seed) for images in (members, non_members)]
+    labels = np.repeat([1, 0], [len(losses[0]), len(losses[1])])
+    return float(roc_auc_score(labels, -np.concatenate(losses)))
+
+
 @torch.no_grad()
-def _watched_loss(
-    unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
-    alphas_cumprod: Tensor,
-    group: tuple[Tensor, list[str]],
-    seed: int,
-) -> np.ndarray:
-    latents, captions = group
+def _watched_loss(denoiser: Denoiser, images: Captioned, seed: int) -> np.ndarray:
+    """(n,) mean squared error of the predicted noise, summed over three timesteps, under one draw of noise."""
+    latents, alphas_cumprod = images.latents, denoiser.alphas_cumprod
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed + 1))
-    states = text_encoder(tokenize(tokenizer, captions)).last_hidden_state
+    states = denoiser.states(tokenize(denoiser.tokenizer, images.captions))
     total = torch.zeros(len(latents))
     for t in (100, 300, 500):
         noisy = alphas_cumprod[t].sqrt() * latents + (1 - alphas_cumprod[t]).sqrt() * noise
-        total += (unet(noisy, t, states).sample - noise).square().mean(dim=(1, 2, 3))
+        total += (denoiser.predicted_noise(noisy, t, states) - noise).square().mean(dim=(1, 2, 3))
     return total.numpy()
 
 

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from raymia.bench import input as bench_input
 from raymia.bench import shapes
 from raymia.bench.attacks import bench_attacks, load_samples
-from raymia.bench.model import VARIANTS, bench_model
+from raymia.bench.model import UNET_VARIANTS, bench_model
 from raymia.bench.scorer import bench_scorer
-from raymia.bench.shapes import FAMILIES, count_flops
+from raymia.bench.shapes import SHAPES, count_flops
 from raymia.cli import app
 from raymia.data.images import MAX_PIXELS, decode_image
 from raymia.errors import ConfigError
@@ -20,21 +20,21 @@ from raymia.errors import ConfigError
 
 def test_the_shapes_are_those_of_the_published_models() -> None:
     with torch.device("meta"):
-        parameters = {name: sum(p.numel() for p in family.new_unet().parameters()) for name, family in FAMILIES.items()}
-        vae = sum(p.numel() for p in FAMILIES["sd15"].new_vae().parameters())
+        parameters = {name: sum(p.numel() for p in shape.new_unet().parameters()) for name, shape in SHAPES.items()}
+        vae = sum(p.numel() for p in SHAPES["sd15"].new_vae().parameters())
     # The numbers of parameters of the models' published weights.
     assert parameters == {"sd15": 859_520_964, "sd21": 865_910_724, "sdxl": 2_567_463_684}
     assert vae == 83_653_863
 
 
 def test_operations_are_counted_exactly() -> None:
-    flops = count_flops(FAMILIES["sd15"], 512)
+    flops = count_flops(SHAPES["sd15"], 512)
     assert [round(count / 1e9) for count in (flops.unet, flops.encode, flops.decode)] == [803, 1117, 2515]
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A family of Stable Diffusion's wiring that is timed in a moment."""
+    """Shapes of Stable Diffusion's wiring that are timed in a moment."""
     unet = {
         "cross_attention_dim": 16,
         "attention_head_dim": 2,
@@ -42,9 +42,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         "layers_per_block": 1,
         "norm_num_groups": 8,
     }
-    vae = {**shapes.VAE, "block_out_channels": (8,) * 4, "layers_per_block": 1, "norm_num_groups": 8}
-    monkeypatch.setitem(FAMILIES, "small", shapes.Family(unet, 16, 64, 1))
-    monkeypatch.setattr(shapes, "VAE", vae)
+    vae = {**shapes.VAE_OPTIONS, "block_out_channels": (8,) * 4, "layers_per_block": 1, "norm_num_groups": 8}
+    monkeypatch.setitem(SHAPES, "small", shapes.ModelShape(unet, 16, 64, 1))
+    monkeypatch.setattr(shapes, "VAE_OPTIONS", vae)
 
 
 @pytest.mark.usefixtures("small")
@@ -56,7 +56,7 @@ def test_a_model_is_timed_against_the_peak_of_its_device() -> None:
     assert found.encodes_s is None
     with pytest.raises(ConfigError, match="sd14"):
         bench_model("sd14")
-    assert all("dtype" in options for options in VARIANTS.values())
+    assert all("dtype" in options for options in UNET_VARIANTS.values())
 
 
 @pytest.mark.usefixtures("small")

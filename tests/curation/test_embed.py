@@ -9,7 +9,7 @@ import torch
 
 from raymia.config import PoolConfig
 from raymia.curation.embed import embed, load_features
-from raymia.data.facts import RESOLUTION_PX
+from raymia.data.facts import STATISTICS_RESOLUTION_PX
 from raymia.data.images import MAX_PIXELS, decode_image
 from raymia.data.manifest import load_manifest
 from raymia.data.selection import shard_readers
@@ -27,7 +27,7 @@ def test_embeddings_are_those_of_clip_for_image_and_caption(shifted: Path) -> No
     assert len(known.table) == known.manifest.samples == 540
     samples = [item for item in shard_readers(*load_manifest(str(shifted)))[0].read() if isinstance(item, RawSample)][:4]
     clip = Clip(str(CLIP), torch.device("cpu"))
-    pixels = np.stack([decode_image(sample.image or b"", RESOLUTION_PX, MAX_PIXELS).pixels for sample in samples])
+    pixels = np.stack([decode_image(sample.image or b"", STATISTICS_RESOLUTION_PX, MAX_PIXELS).pixels for sample in samples])
     images = clip.embed_images(torch.tensor(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
     texts = clip.embed_texts([sample.caption for sample in samples]).numpy()
     members = known.table[known.table["split"] == "members"].reset_index().set_index("key")

@@ -9,7 +9,7 @@ import pytest
 from raymia.curation.attrition import attrition
 from raymia.curation.dedup import Deduplicated
 from raymia.curation.embed import load_features
-from raymia.curation.match import Method, match, pair_up, sanitise, thin_strata
+from raymia.curation.match import MatchingMethod, match, pair_up, sanitise, thin_strata
 from raymia.data.clusters import load_clusters
 from raymia.data.manifest import load_manifest
 from raymia.errors import ConfigError
@@ -37,7 +37,7 @@ def test_strata_are_thinned_to_equal_numbers() -> None:
 
 
 @pytest.mark.parametrize("method", ["pairs", "strata"])
-def test_a_planted_shift_is_gone_after_matching(shifted_only: str, tmp_path: Path, method: Method) -> None:
+def test_a_planted_shift_is_gone_after_matching(shifted_only: str, tmp_path: Path, method: MatchingMethod) -> None:
     found = match(shifted_only, str(tmp_path), CONSOLE, method=method, fold_captions=True)
     assert found.summary.before.auc["caption"].low > 0.8
     assert found.summary.before.auc["embedding"].low > 0.5
