@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 
 from raymia.attacks.base import ATTACKS
+from raymia.run.record import FORMAT, ScanRecord
 
 DOCS = Path(__file__).parents[1] / "docs"
 EXAMPLES = {"add_an_attack.md": 1, "add_a_family.md": 2, "add_a_service.md": 3}
 """Documents with a worked example, and how many tests each example has."""
 EXAMPLE = re.compile(r"^`(\S+)/(\w+\.py)`:\n\n```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 """A file as a document gives it: where it goes, and what is in it."""
+NAMED_FILE = re.compile(r"`((?:raymia|tests|benchmarks|jobs|cluster|data_manifests|docs)/[\w./-]*)`")
+NAMED_TEST = re.compile(r"`(test_\w+)`")
 RUN = """
 import importlib, json, sys
 import pytest
@@ -93,3 +96,29 @@ def test_a_document_that_states_other_facts_is_mended_and_an_unknown_attack_refu
     assert facts["with_facts"](text.replace("25 forwards", "24 forwards")) == text
     with pytest.raises(SystemExit, match="facts:los: no such attack; did you mean `loss`"):
         facts["with_facts"]("<!-- facts:los -->\n<!-- /facts -->\n")
+
+
+def test_files_and_tests_that_the_documents_name_are_there() -> None:
+    root, defined = DOCS.parent, "\n".join(file.read_text() for file in Path(__file__).parent.rglob("test_*.py"))
+    for document in sorted(DOCS.glob("*.md")):
+        text = document.read_text()
+        examples = {f"{folder}/{name}" for folder, name, _ in EXAMPLE.findall(text)}
+        lost = [name for name in NAMED_FILE.findall(text) if name not in examples and not (root / name).exists()]
+        lost += [name for name in NAMED_TEST.findall(text) if f"def {name}(" not in defined]
+        assert not lost, f"{document.name} names what is not there: {', '.join(lost)}"
+
+
+def test_every_room_of_the_package_has_its_line_in_the_architecture() -> None:
+    text, package = (DOCS / "architecture.md").read_text(), DOCS.parent / "raymia"
+    listed = re.findall(r"^\| `raymia/(\w+)/` \|", text, re.MULTILINE)
+    assert sorted(listed) == sorted(folder.parent.name for folder in package.glob("*/__init__.py"))
+    assert {"errors.py", "registry.py", "shipped.py", "config.py"} <= set(re.findall(r"`raymia/(\w+\.py)`", text))
+
+
+def test_the_architecture_names_every_field_of_a_scans_record() -> None:
+    text = (DOCS / "architecture.md").read_text()
+    table = text[text.index("`run.json` has") : text.index("What is known of a sample is one list")]
+    assert {
+        name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1] if "|" in line else "")
+    } == {*ScanRecord.model_fields} - {"format"}
+    assert f"`format: {FORMAT}`" in table
