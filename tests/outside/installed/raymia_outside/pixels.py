@@ -65,6 +65,8 @@ class PixelReplica:
     def __init__(self, family: Pixels, folder: Path, variant: str | None, options: LoadOptions) -> None:
         if options.dtype != "float32":
             raise ConfigError(f"replica.dtype: {options.dtype}; {family.title} is computed in float32 alone")
+        if options.compiled:
+            raise ConfigError(f"replica.compile: {family.title} is not compiled; leave it out")
         self.device = torch.device(available(options.device))
         self.schedule = family.schedule(folder, options.naming)
         self.parameter_group = family.parameter_group
