@@ -122,12 +122,18 @@ class Registry(Generic[T]):
         try:
             module = importlib.import_module(module_name)
             found = getattr(module, attribute) if attribute else self._only_class(module)
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{self.what} {name!r} of {source.origin} cannot be imported: {error}") from error
+        except ConfigError:
+            raise
+        except Exception as error:
+            # Whatever an author's file raises when it is imported; `--debug` shows where.
+            raise ConfigError(
+                f"{self.what} {name!r} of {source.origin} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
         if not (inspect.isclass(found) and issubclass(found, self._kind) and not inspect.isabstract(found)):
+            lacks = f", which lacks {_missing(found)}" if inspect.isabstract(found) else ""
             raise ConfigError(
                 f"{self.what} {name!r} of {source.origin}: expected a class that extends "
-                f"{self._kind.__module__}.{self._kind.__qualname__} and lacks none of its methods, found {found!r}"
+                f"{self._kind.__module__}.{self._kind.__qualname__}; found {found!r}{lacks}"
             )
         own = getattr(found, "name", None)
         if own != name:
@@ -138,18 +144,25 @@ class Registry(Generic[T]):
     def _only_class(self, module: object) -> type:
         """The one public class of the registry's kind that a module defines."""
         here = getattr(module, "__name__", "")
-        classes = [
+        own = [
             value
             for name, value in vars(module).items()
             if inspect.isclass(value)
             and issubclass(value, self._kind)
             and value.__module__ == here
             and not name.startswith("_")
-            and not inspect.isabstract(value)
         ]
+        classes = [found for found in own if not inspect.isabstract(found)]
         if len(classes) != 1:
             names = ", ".join(found.__qualname__ for found in classes) or "none"
+            unfinished = [f"{found.__qualname__} lacks {_missing(found)}" for found in own if inspect.isabstract(found)]
             raise ConfigError(
-                f"{here}: expected one {self.what}, a class that extends {self._kind.__qualname__}; found {names}"
+                f"{here}: expected one {self.what}, a class that extends {self._kind.__qualname__}; "
+                f"{'; '.join([f'found {names}', *unfinished])}"
             )
         return classes[0]
+
+
+def _missing(found: object) -> str:
+    """Names of the methods that an abstract class leaves open."""
+    return ", ".join(sorted(getattr(found, "__abstractmethods__", ())))

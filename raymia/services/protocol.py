@@ -22,7 +22,10 @@ Capability = Literal["image_to_image", "text_to_image", "strength", "steps", "gu
 
 @runtime_checkable
 class BlackBox(Protocol):
-    """An open service. Images are in [-1, 1], seeds one per image."""
+    """An open service. Images are in [-1, 1], seeds one per image; answers come in the order and on the device of the question.
+
+    Both methods raise RuntimeError, with what the server said, where an image is not made: its sample is quarantined with that.
+    """
 
     def image_to_image(
         self,
