@@ -22,6 +22,8 @@ from raymia.testbed.architecture import save_tiny  # noqa: E402 - after the hook
 pytest_plugins = ["tests.skips"]
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# At Ray's own niceness of 15, workers get next to nothing of a machine that does anything else.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray reads it in this spelling
 
 
 @pytest.fixture(scope="session")

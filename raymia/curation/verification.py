@@ -24,7 +24,7 @@ TRIMS = (0.0, 0.025, 0.05, 0.075, 0.1)
 TRIM_STEPS = (0.0125, 0.00625)
 """Changes of one share that are tried around the best trim of the coarse grid, one after the other."""
 BLUR = 0.6
-"""Standard deviation of the resampling kernel, in pixels of the result, so that lines look alike wherever pixels fall on them."""
+"""Standard deviation of the resampling kernel, in pixels of the result: lines look alike wherever pixels fall on them."""
 MIN_AGREEMENT = 0.983
 """Correlation from which two pictures count as one: of 600 planted twins of openclipart's pictures (reduced to 60 %, or JPEG at
 quality 40, or cropped by 5 % at two sides) 98 % reach it, and 3 % of the pairs that reach it are none."""

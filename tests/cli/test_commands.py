@@ -1,0 +1,188 @@
+"""Every command, invoked as a user does; most in one chain over a small set of pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import typer
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+import raymia.testbed
+from raymia.bench import shapes
+from raymia.cli import app
+from raymia.errors import ConfigError
+
+ELSEWHERE = {"submit": "tests/faults/test_submission.py", "bench input": "tests/bench/test_bench.py"}
+"""Commands that are invoked in another file of tests."""
+INVOKED: set[str] = set()
+PER_SIDE = 24
+WORDS = ("cow", "tree", "house", "red car", "green boat", "old clock", "blue door", "paper bird")
+
+
+def run(*words: str | Path, code: int = 0) -> str:
+    """Invoke a command in this process; return what it printed."""
+    arguments = [str(word) for word in words]
+    INVOKED.add(" ".join(arguments[: 2 if arguments[0] in ("data", "bench", "testbed") else 1]))
+    done = CliRunner().invoke(app, arguments)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == code, done.output
+    return " ".join(done.stdout.split())
+
+
+def printed(*words: str | Path) -> Any:
+    """What a command prints as JSON."""
+    return json.loads(run(*words, "--json"))
+
+
+def every_command() -> Iterator[str]:
+    root = typer.main.get_command(app)
+    assert isinstance(root, click.Group)
+    for name, command in root.commands.items():
+        if isinstance(command, click.Group):
+            yield from (f"{name} {inner}" for inner in command.commands)
+        else:
+            yield name
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of captioned pictures; the last non-member is a twin of a member."""
+    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for side in ("theirs", "others"):
+        (folder / side).mkdir()
+        for i in range(PER_SIDE):
+            coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+            Image.fromarray(coarse).resize((80, 64), Image.Resampling.BICUBIC).save(folder / side / f"{i:02d}.jpg", quality=90)
+            (folder / side / f"{i:02d}.txt").write_text(" ".join(random.choice(WORDS, 3)))
+    shutil.copy(folder / "theirs" / "00.jpg", folder / "others" / f"{PER_SIDE - 1:02d}.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(pictures: Path, local_ray: None) -> Path:
+    """The pictures as a manifest with features."""
+    out = pictures / "packed"
+    found = printed("data", "pack", "--member", pictures / "theirs", "--non-member", pictures / "others", "--out", out)
+    assert [split["decoded"] for split in found["splits"]] == [PER_SIDE, PER_SIDE]
+    assert printed("data", "embed", out / "manifest.yaml", "--clip", "testbed", "--replicas", "1")["scored"] == 2 * PER_SIDE
+    return out / "manifest.yaml"
+
+
+@pytest.fixture(scope="module")
+def scanned(packed: Path) -> Path:
+    """A scan of the pictures; the path of its job file."""
+    job = {
+        "manifest": str(packed),
+        "replica": {"model": "testbed-tiny", "dtype": "float32", "resolution_px": 64},
+        "attacks": {"loss": {"timesteps": [100], "draws": 1}, "random": {}},
+        "pool": {"replicas": 1, "gpus_per_replica": 0, "batch_size": 16},
+        "run": str(packed.parent / "run"),
+    }
+    path = packed.parent / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    assert f"Next: raymia evaluate {job['run']}" in run("scan", path)
+    return path
+
+
+def test_shards_are_indexed_and_verified(packed: Path, tmp_path: Path) -> None:
+    made = run("data", "index", *sorted(packed.parent.glob("shards/*.tar")), "--out", tmp_path / "m.yaml", "--name", "mine")
+    assert f"{2 * PER_SIDE} samples in 2 shards" in made
+    assert "nothing to object to" in run("data", "verify", tmp_path / "m.yaml")
+    manifest = yaml.safe_load((tmp_path / "m.yaml").read_text())
+    manifest["splits"][0]["samples"] = 7
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(manifest))
+    assert "7 expected" in run("data", "verify", tmp_path / "m.yaml", code=1)
+
+
+def test_twins_are_found_and_the_rest_is_matched_sanitised_and_split(packed: Path, tmp_path: Path) -> None:
+    twins = printed("data", "dedup", packed, "--out", tmp_path / "dedup", "--max-distance", "0.01")
+    assert (twins["across"], twins["dropped"]) == (1, {"non_members": 1})
+    assert "Twins: 0 within members" in run("data", "dedup", packed, "--out", tmp_path / "dedup", "--max-distance", "0.01")
+    manifest = tmp_path / "dedup" / "manifest.yaml"
+    assert printed("data", "match", manifest, "--out", tmp_path / "match", "--target-auc", "1")["met"] is True
+    assert "Left out: members" in run("data", "sanitise", manifest, "--out", tmp_path / "sanitised")
+    shares = printed("data", "split", manifest, "--out", tmp_path / "split", "--share", "0.25")
+    assert (shares["members"], shares["non_members"]) == (12, 35)
+
+
+def test_a_run_is_shown_evaluated_audited_and_its_losses_told(scanned: Path) -> None:
+    folder = yaml.safe_load(scanned.read_text())["run"]
+    assert printed("status", folder)["samples"] == 2 * PER_SIDE
+    assert "finished, attempt 1" in run("status", folder)
+    metrics = printed("evaluate", folder)
+    assert metrics["signals"]["random"]["access"] == "control"
+    assert (Path(folder) / "report" / "index.html").is_file()
+    assert "Verdict:" in run("evaluate", folder)
+    found = printed("audit", "--suspect", f"{folder}#members", "--control", f"{folder}#non_members")
+    assert 0 <= found["test"]["p"] <= 1
+    assert "No evidence" in run("audit", "--suspect", f"{folder}#members", "--control", f"{folder}#non_members")
+    lost = printed("data", "attrition", yaml.safe_load(scanned.read_text())["manifest"], "--run", folder)
+    assert [split["scored"] for split in lost["splits"]] == [PER_SIDE, PER_SIDE]
+
+
+def test_a_grid_is_listed_and_a_machine_looked_at(scanned: Path) -> None:
+    grid = run("sweep", scanned, "--over", "attacks.loss.draws=1,2", "--dry-run", "--run", scanned.parent / "sweep")
+    assert "within each scan" in grid
+    checks = {check["name"]: check["state"] for check in printed("doctor", "--job", scanned)}
+    assert checks["manifest, model and attacks"] == "ok"
+
+
+def test_a_small_demo_scans_and_reports(scanned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The whole demo takes minutes; here its job is another one.
+    monkeypatch.setattr(raymia.testbed, "DEMO_JOB", scanned)
+    shown = run("demo", "--run", tmp_path / "demo")
+    assert f"read {2 * PER_SIDE} = scored {2 * PER_SIDE}" in shown
+    assert (tmp_path / "demo" / "report" / "index.html").is_file()
+
+
+def test_what_can_be_added_is_listed() -> None:
+    assert {entry["family"] for entry in printed("families")} >= {"sdxl", "stable_diffusion"}
+    assert "SDXL" in run("families")
+    assert [entry["service"] for entry in printed("services")] == ["local"]
+    assert "image_to_image" in run("services")
+    assert len(printed("attacks")) == run("attacks", "--json").count('"attack":')
+    assert run("--version").startswith("raymia ")
+
+
+def test_the_testbed_is_made_anew_or_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "random weights" in run("testbed", "tiny", "--out", tmp_path / "tiny")
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(ConfigError, match="`apt-get` not found"):
+        run("testbed", "build", "--out", tmp_path / "bed", "--cache", tmp_path / "cache")
+
+
+def test_weights_of_lpips_are_made_from_a_package_of_the_index(tmp_path: Path) -> None:
+    assert "lpips: {trunk:" in run("testbed", "lpips", "--out", tmp_path / "alexnet.safetensors")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_speed_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = {"cross_attention_dim": 16, "attention_head_dim": 2, "block_out_channels": (32,) * 4, "norm_num_groups": 8}
+    monkeypatch.setitem(shapes.SHAPES, "small", shapes.ModelShape({**unet, "layers_per_block": 1}, 16, 64, 1))
+    vae = {**shapes.VAE, "block_out_channels": (8,) * 4, "layers_per_block": 1, "norm_num_groups": 8}
+    monkeypatch.setattr(shapes, "VAE", vae)
+    (model,) = printed("bench", "model", "--model", "small", "--device", "cpu", "--seconds", "0.1", "--batch", "2")
+    assert model["forwards_s"] > 0
+    (scorer,) = printed("bench", "scorer", "pia", "--model", "small", "--device", "cpu", "--seconds", "0.1", "--batch", "2")
+    assert scorer["forwards"] == 3
+    (pia,) = printed("bench", "attacks", "pia", "--samples", "10")
+    assert (pia["attack"], pia["samples"]) == ("pia", 10)
+    (pipeline,) = printed("bench", "pipeline", "--batch-seconds", "0.05", "--samples", "64")
+    assert pipeline["scan_images_s"] > 0
+
+
+def test_every_command_is_invoked_by_a_test() -> None:
+    root = Path(__file__).parents[2]
+    for command, file in ELSEWHERE.items():
+        assert all(f'"{word}"' in (root / file).read_text() for word in command.split()), command
+    assert set(every_command()) == INVOKED - {"--version"} | set(ELSEWHERE)
