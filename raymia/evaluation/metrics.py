@@ -11,10 +11,12 @@ from scipy.stats import mannwhitneyu
 
 from raymia.data.clusters import join_clusters
 from raymia.errors import ConfigError
-from raymia.evaluation.blind import blind_scores, embeddings, frechet_shift
+from raymia.evaluation.blind import blind_scores
 from raymia.evaluation.combined import LEVELS, combined_scores, signals_of
 from raymia.evaluation.controls import against_control, label_shuffle
 from raymia.evaluation.crossfit import Groups, can_fold, cluster_groups
+from raymia.evaluation.embeddings import embeddings
+from raymia.evaluation.frechet import frechet_shift
 from raymia.evaluation.intervals import (
     GRID,
     TAILS,

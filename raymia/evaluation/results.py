@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 from pydantic import BaseModel
 
-from raymia.evaluation.blind import FrechetShift
 from raymia.evaluation.controls import LabelShuffle
+from raymia.evaluation.frechet import FrechetShift
 from raymia.evaluation.intervals import Interval
 from raymia.evaluation.posterior import Reliability
 from raymia.evaluation.roc import Floats

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy.stats import mannwhitneyu, norm
 from sklearn.metrics import roc_auc_score
 from torchmetrics.functional.classification import binary_roc
 
-from raymia.evaluation.blind import blind_scores
 from raymia.evaluation.intervals import GRID, Interval, NoiseFloor, bootstrap, interval, noise_floor, resamples
 from raymia.evaluation.roc import FPRS, exact_roc
 from raymia.evaluation.verdict import run_verdict, signal_verdict
@@ -136,17 +134,3 @@ def test_a_control_that_finds_members_is_named_in_the_runs_verdict() -> None:
     word, statement = run_verdict({"loss": "evidence"}, {"autoencoder": "evidence"}, "blind.caption, AUC 0.510")
     assert word == "evidence"
     assert "control autoencoder" in statement
-
-
-def test_blind_baselines_find_a_planted_shift_and_nothing_where_there_is_none() -> None:
-    words = ["cow", "tree", "house", "red car", "green boat", "old clock"]
-    frame = pd.DataFrame({"caption": [str(RANDOM.choice(words)) for _ in MEMBER], "width": RANDOM.integers(50, 90, 700)})
-    frame["height"], frame["jpeg_bytes"] = RANDOM.integers(50, 90, 700), RANDOM.integers(2000, 5000, 700)
-    frame = frame.assign(entropy=RANDOM.random(700), colourfulness=RANDOM.random(700), edge_density=RANDOM.random(700))
-    fair = {name: exact_roc(scores, MEMBER).auc for name, scores in blind_scores(frame, MEMBER).items()}
-    frame.loc[MEMBER, "caption"] = frame.loc[MEMBER, "caption"].str.upper()
-    frame.loc[MEMBER, "width"] += 30
-    shifted = {name: exact_roc(scores, MEMBER).auc for name, scores in blind_scores(frame, MEMBER).items()}
-    assert all(0.4 < value < 0.6 for value in fair.values())
-    assert shifted["caption"] > 0.99
-    assert shifted["statistics"] > 0.9

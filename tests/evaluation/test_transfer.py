@@ -1,14 +1,12 @@
-"""Choices made beforehand, combinations, corrections and the shift of embeddings, on tables with known answers."""
+"""Choices made beforehand, combinations, corrections and tests of whole sets, on tables with known answers."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from scipy.stats import kstest, norm
 
-from raymia.evaluation.blind import blind_scores, frechet_distance, frechet_shift
 from raymia.evaluation.combined import combined_scores
 from raymia.evaluation.intervals import delong, holm
 from raymia.evaluation.roc import exact_roc
@@ -68,18 +66,6 @@ def test_a_combination_beats_its_parts_and_controls_take_no_part() -> None:
     assert best + 0.05 < exact_roc(combined["combined.grey"], member).auc < 0.9
 
 
-def test_frechet_distance_of_normal_distributions_is_the_closed_form() -> None:
-    random = np.random.default_rng(6)
-    one, other = random.normal(0, 1, (200_000, 3)), random.normal(1, 2, (200_000, 3))
-    assert frechet_distance(one, other) == pytest.approx(3 * 1 + 3 * (1 - 2) ** 2, rel=0.02)
-    member = np.arange(600) < 300
-    same = random.normal(size=(600, 8))
-    shift = frechet_shift(same, member)
-    assert shift.distance < 1.5 * shift.of_random_halves
-    moved = frechet_shift(same + member[:, None], member)
-    assert moved.distance > 5 * moved.of_random_halves
-
-
 def test_p_of_a_set_is_uniform_where_suspect_and_control_are_alike_and_small_where_not() -> None:
     random = np.random.default_rng(7)
     alike = [welch(random.normal(size=(60, 5)), random.normal(size=(60, 5)), seed) for seed in range(300)]
@@ -89,17 +75,3 @@ def test_p_of_a_set_is_uniform_where_suspect_and_control_are_alike_and_small_whe
     assert found.false_positives is not None
     assert found.false_positives < 0.1
     assert found.by_size[0].median_p > found.by_size[-1].median_p
-
-
-def test_the_embedding_baseline_finds_a_shift_of_the_images_and_needs_every_embedding() -> None:
-    random = np.random.default_rng(8)
-    member = np.arange(300) < 150
-    vectors = random.normal(size=(300, 6)) + 0.8 * member[:, None]
-    table = pd.DataFrame({"caption": ["same"] * 300, "clip_embedding": list(vectors)})
-    scores = blind_scores(table, member)
-    assert set(scores) == {"embedding"}
-    assert exact_roc(scores["embedding"], member).auc > 0.9
-    as_read = table.astype({"clip_embedding": pd.ArrowDtype(pa.list_(pa.float32()))})
-    assert blind_scores(as_read, member)["embedding"] == pytest.approx(scores["embedding"], rel=1e-3, abs=1e-3)
-    table.loc[3, "clip_embedding"] = None
-    assert blind_scores(table, member) == {}
