@@ -12,9 +12,12 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from raymia.evaluation.blind import blind_scores
+from raymia.evaluation.bootstrap import bootstrap
 from raymia.evaluation.combined import combined_scores
 from raymia.evaluation.crossfit import Groups
-from raymia.evaluation.intervals import Interval, bootstrap, chance_spread, interval
+from raymia.evaluation.intervals import Interval, chance_spread, interval
+from raymia.evaluation.measures.auc import Auc
+from raymia.evaluation.measures.base import statistics
 from raymia.evaluation.roc import Floats
 
 
@@ -67,9 +70,10 @@ def against_control(
         own, control: scores of the same samples by the attacked and the control model.
     """
     found = {}
-    ours, theirs = bootstrap(own, member, seed), bootstrap(control, member, seed)
+    taken = statistics([Auc()])
+    ours, theirs = bootstrap(own, member, taken, seed), bootstrap(control, member, taken, seed)
     for name in own:
         value, control_value = (float(roc_auc_score(member, columns[name])) for columns in (own, control))
-        draws = ours[name].auc - theirs[name].auc
-        found[name] = (interval(control_value, theirs[name].auc), interval(value - control_value, draws))
+        draws = ours[name][Auc.name] - theirs[name][Auc.name]
+        found[name] = (interval(control_value, theirs[name][Auc.name]), interval(value - control_value, draws))
     return found

@@ -12,25 +12,24 @@ from scipy.stats import mannwhitneyu
 from raymia.data.clusters import join_clusters
 from raymia.errors import ConfigError
 from raymia.evaluation.blind import blind_scores
+from raymia.evaluation.bootstrap import bootstrap
 from raymia.evaluation.combined import LEVELS, combined_scores, signals_of
 from raymia.evaluation.controls import against_control, label_shuffle
 from raymia.evaluation.crossfit import Groups, can_fold, cluster_groups
 from raymia.evaluation.embeddings import embeddings
 from raymia.evaluation.frechet import frechet_shift
 from raymia.evaluation.intervals import (
-    GRID,
     TAILS,
-    Bootstrap,
     Interval,
     NoiseFloor,
-    bootstrap,
     delong,
     holm,
     interval,
     noise_floor,
 )
+from raymia.evaluation.measures.base import intervals, measures, statistics
 from raymia.evaluation.posterior import PRIOR, Calibration, at_prior, membership_probability, reliability
-from raymia.evaluation.results import Curve, Evaluation, Floor, Metrics, RunVerdict, SignalMetrics
+from raymia.evaluation.results import GRID, Curve, Evaluation, Floor, Metrics, RunVerdict, SignalMetrics
 from raymia.evaluation.roc import FPRS, Floats, exact_roc
 from raymia.evaluation.transfer import halves, transfer
 from raymia.evaluation.verdict import blind_statement, run_verdict, signal_statement, signal_verdict
@@ -45,6 +44,7 @@ SIGNALS = "signals"
 MIN_FALSE_ALARMS = 10
 """Fewer non-members than this beyond a threshold make its TPR a matter of luck."""
 Described = SignalRecord
+BAND = "ROC band"
 
 
 def evaluate_run(
@@ -282,7 +282,7 @@ def _measure_all(
     """Intervals, comparisons and verdicts of every column, best first."""
     metrics = evaluation.metrics
     floor = noise_floor(int(member.sum()), int((~member).sum()))
-    draws = bootstrap(scores, member, seed)
+    draws = bootstrap(scores, member, statistics(measures()) | {BAND: lambda resampled: resampled.tpr_at(GRID)}, seed)
     aucs = {name: exact_roc(column, member).auc for name, column in scores.items()}
     best = max(blind, key=lambda name: aucs[name], default=None)
     signals: dict[str, SignalMetrics] = {}
@@ -292,13 +292,13 @@ def _measure_all(
         if signal.access == "blind":
             signal.reason = "a blind baseline gets no verdict: it is what the others are held against"
         elif signal.auc is not None:
-            excess = None if best is None else interval(aucs[name] - aucs[best], draws[name].auc - draws[best].auc)
+            excess = None if best is None else interval(aucs[name] - aucs[best], draws[name]["auc"] - draws[best]["auc"])
             signal.excess_over_blind = excess
             signal.verdict = signal_verdict(signal.auc, excess, floor, signal.excess_over_control)
             if signal.primary:
                 signal.statement = signal_statement(name, signal.verdict, signal.auc, excess, best, signal.excess_over_control)
         signals[name] = signal
-        evaluation.bands[name] = Curve(GRID, *np.quantile(draws[name].curve, TAILS, axis=0))
+        evaluation.bands[name] = Curve(GRID, *np.quantile(draws[name][BAND], TAILS, axis=0))
     tried = {n: s.p_value for n, s in signals.items() if s.access not in UNTRIED and s.p_value is not None}
     for name, corrected in holm(tried).items():
         signals[name].p_holm = corrected
@@ -320,16 +320,15 @@ def _run_verdict(signals: Mapping[str, SignalMetrics], best: str | None, floor: 
     return RunVerdict(verdict=word, statement=statement)
 
 
-def _measure(described: Described, scores: Floats, member: NDArray[np.bool_], draws: Bootstrap) -> SignalMetrics:
+def _measure(described: Described, scores: Floats, member: NDArray[np.bool_], draws: Mapping[str, Floats]) -> SignalMetrics:
     curve = exact_roc(scores, member)
     return SignalMetrics(
         attack=described.attack,
         access=described.access,
         primary=described.primary,
-        auc=interval(curve.auc, draws.auc),
+        measures=dict(intervals(curve, draws)),
         auc_delong=delong(scores, member),
         p_value=float(mannwhitneyu(scores[member], scores[~member], alternative="greater").pvalue),
-        tpr_at_fpr={f"{rate:g}": interval(curve.tpr_at(rate), draws.tpr[:, i]) for i, rate in enumerate(FPRS)},
         n_members=int(member.sum()),
         n_non_members=int((~member).sum()),
     )
@@ -340,7 +339,7 @@ def _unknown(described: Described, member: NDArray[np.bool_], reason: str) -> Si
         attack=described.attack,
         access=described.access,
         primary=described.primary,
-        tpr_at_fpr={f"{rate:g}": None for rate in FPRS},
+        measures={measure.name: None for measure in measures()},
         n_members=int(member.sum()),
         n_non_members=int((~member).sum()),
         reason=reason,
