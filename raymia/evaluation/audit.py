@@ -8,9 +8,9 @@ from pydantic import BaseModel
 
 from raymia.errors import ConfigError
 from raymia.evaluation.blind import blind_scores
-from raymia.evaluation.combined import signals_of
 from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.set_level import SIGNIFICANT, SetTest, set_test
+from raymia.evaluation.signals import signals_of
 from raymia.run.ledger import Ledger
 from raymia.run.record import Access, ScanRecord
 
@@ -47,7 +47,7 @@ def audit(suspect: str, control: str, access: Access = Access.WHITE, seed: int =
     for field in ("model", "signals"):
         if getattr(our_run, field) != getattr(their_run, field):
             raise ConfigError(f"{suspect} and {control} differ in `{field}`; scan both with the same model and attacks")
-    names = signals_of(access, {signal.name: signal.access for signal in our_run.signals})
+    names = signals_of(access, our_run.signals)
     if not names:
         raise ConfigError(f"{suspect}: no signal of an attack that {access} access allows; scan with such attacks")
     test = set_test(ours[names].to_numpy(float), theirs[names].to_numpy(float), seed)

@@ -18,9 +18,10 @@ from raymia.evaluation.intervals import Interval
 from raymia.evaluation.measures.auc import Auc
 from raymia.evaluation.measures.base import intervals, measures, statistics
 from raymia.evaluation.measures.tpr_at_1_percent import TprAtOnePercent
-from raymia.evaluation.metrics import UNTRIED, evaluate_run
+from raymia.evaluation.metrics import evaluate_run
 from raymia.evaluation.results import Evaluation
 from raymia.evaluation.roc import exact_roc
+from raymia.evaluation.signals import UNTRIED
 from raymia.run.ledger import Ledger
 from raymia.run.record import SignalRecord
 from raymia.run.sweep import SWEEP_FILE, CellRecord, Factor, SweepRecord

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,12 +53,12 @@ def holm(p_values: dict[str, float]) -> dict[str, float]:
     return dict(zip(p_values, map(float, corrected), strict=True))
 
 
-@dataclass(frozen=True)
-class NoiseFloor:
-    """The 95 % bands of AUC and of TPR at each FPR for scores that know nothing, at this many samples."""
+class NoiseFloor(BaseModel):
+    """95 % bands for scores that know nothing, at this number of samples."""
 
     auc: tuple[float, float]
-    tpr: dict[float, tuple[float, float]]
+    tpr_at_fpr: dict[str, tuple[float, float]]
+    """By the FPR: ``0.01``."""
 
 
 def chance_spread(n_members: int, n_others: int) -> float:
@@ -74,12 +73,12 @@ def noise_floor(n_members: int, n_others: int) -> NoiseFloor:
     members above all but the k highest non-members, k those that the FPR allows, are beta-binomial.
     """
     low, high = np.clip(norm.ppf(TAILS, 0.5, chance_spread(n_members, n_others)), 0.0, 1.0)
-    tpr = {}
+    tpr_at_fpr = {}
     for rate in FPRS:
         allowed = math.floor(rate * n_others + 1e-9)
         bottom, top = betabinom.ppf(TAILS, n_members, allowed + 1, n_others - allowed) / n_members
-        tpr[rate] = (float(bottom), float(top))
-    return NoiseFloor((float(low), float(high)), tpr)
+        tpr_at_fpr[f"{rate:g}"] = (float(bottom), float(top))
+    return NoiseFloor(auc=(float(low), float(high)), tpr_at_fpr=tpr_at_fpr)
 
 
 def interval(value: float, draws: Floats) -> Interval:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, computed_field
 
 from raymia.evaluation.controls import LabelShuffle
 from raymia.evaluation.frechet import FrechetShift
-from raymia.evaluation.intervals import Interval
+from raymia.evaluation.intervals import Interval, NoiseFloor
 from raymia.evaluation.measures.auc import Auc
 from raymia.evaluation.measures.base import tpr_measures
 from raymia.evaluation.posterior import Reliability
@@ -71,19 +71,12 @@ class RunVerdict(BaseModel):
     statement: str
 
 
-class Floor(BaseModel):
-    """95 % bands for scores that know nothing, at this number of samples."""
-
-    auc: tuple[float, float]
-    tpr_at_fpr: dict[str, tuple[float, float]]
-
-
-class Metrics(BaseModel):
+class RunMetrics(BaseModel):
     """Contents of metrics.json."""
 
     counts: Counts
     verdict: RunVerdict
-    noise_floor: Floor | None = None
+    noise_floor: NoiseFloor | None = None
     signals_tried: int
     best_blind: str | None = None
     """The baseline that `excess_over_blind` is over."""
@@ -118,7 +111,7 @@ class Evaluation(BaseModel):
     title: str
     run: RunRecord | None
     """Contents of run.json; none for a table that no scan made."""
-    metrics: Metrics
+    metrics: RunMetrics
     table: pd.DataFrame
     """Labelled and unlabelled samples with their scores, blind baselines, combinations and `probability` included."""
     bands: dict[str, Curve] = {}

@@ -18,7 +18,7 @@ from raymia.evaluation.verdict import run_verdict, signal_verdict
 
 RANDOM = np.random.default_rng(0)
 MEMBER = np.r_[np.ones(300, bool), np.zeros(400, bool)]
-FLOOR = NoiseFloor((0.46, 0.54), {})
+FLOOR = NoiseFloor(auc=(0.46, 0.54), tpr_at_fpr={})
 AUC = statistics([Auc()])
 
 
@@ -105,13 +105,13 @@ def test_auc_and_roc_agree_with_torchmetrics_and_scipy(tied: bool) -> None:
 def test_noise_floor_is_where_random_rankings_land() -> None:
     floor = noise_floor(1000, 1000)
     assert floor.auc == pytest.approx((0.473, 0.526), abs=0.002)
-    assert floor.tpr[0.01] == pytest.approx((0.004, 0.022), abs=0.002)
+    assert floor.tpr_at_fpr["0.01"] == pytest.approx((0.004, 0.022), abs=0.002)
     random, member = np.random.default_rng(0), np.arange(300) < 100
     curves = [exact_roc(random.normal(size=300), member) for _ in range(2000)]
     floor = noise_floor(100, 200)
     assert np.quantile([curve.auc for curve in curves], (0.025, 0.975)) == pytest.approx(floor.auc, abs=0.01)
-    for rate, band in floor.tpr.items():
-        assert np.quantile([curve.tpr_at(rate) for curve in curves], (0.025, 0.975)) == pytest.approx(band, abs=0.021)
+    for rate, band in floor.tpr_at_fpr.items():
+        assert np.quantile([curve.tpr_at(float(rate)) for curve in curves], (0.025, 0.975)) == pytest.approx(band, abs=0.021)
 
 
 @pytest.mark.parametrize(
