@@ -14,7 +14,7 @@ from rich.table import Table
 from raymia.evaluation.audit import Audit
 from raymia.evaluation.factors import FactorAnalysis, along, value_text
 from raymia.evaluation.intervals import Interval
-from raymia.evaluation.results import Metrics, shown
+from raymia.evaluation.results import RunMetrics, shown
 from raymia.run.record import Access, Counts
 from raymia.run.status import Status, duration
 from raymia.run.sweep import Factor
@@ -31,7 +31,7 @@ COST_LEGEND = (
 )
 
 
-def print_metrics(out: Console, metrics: Metrics) -> None:
+def print_metrics(out: Console, metrics: RunMetrics) -> None:
     """Verdict, then the primary signals, then what to know about them."""
     verdict = metrics.verdict
     out.print(f"Verdict: {verdict.verdict or 'none'}. {verdict.statement}", markup=False, highlight=False)
@@ -73,7 +73,7 @@ def interval_text(value: Interval | None) -> str:
     return re.sub(r"(?<![0-9])0\.", ".", f"{value.value:.3f} [{value.low:.3f} {value.high:.3f}]")
 
 
-def print_transfer(out: Console, metrics: Metrics) -> None:
+def print_transfer(out: Console, metrics: RunMetrics) -> None:
     """The best signal chosen beforehand, at 1 % FPR, of the widest access."""
     row = next(row for row in reversed(metrics.transfer) if row.target_fpr == 0.01)
     chosen = f"on {metrics.calibrated_on}" if metrics.calibrated_on else "on half of the samples"

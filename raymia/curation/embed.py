@@ -25,7 +25,7 @@ from raymia.data.tar import Fault
 from raymia.engine.pool import Pool
 from raymia.engine.start import on_ray
 from raymia.errors import ConfigError
-from raymia.evaluation.blind import embeddings
+from raymia.evaluation.embeddings import embeddings
 from raymia.evaluation.roc import Floats
 from raymia.run.columns import EMBEDDING, TEXT_EMBEDDING, embedded
 from raymia.run.ledger import Ledger

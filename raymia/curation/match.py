@@ -22,8 +22,10 @@ from raymia.data.clusters import components
 from raymia.data.manifest import Manifest
 from raymia.data.selection import IDENTITY, fold
 from raymia.errors import ConfigError
-from raymia.evaluation.blind import FrechetShift, blind_scores, embeddings, frechet_shift
+from raymia.evaluation.blind import blind_scores
 from raymia.evaluation.crossfit import Groups, can_fold, cluster_groups, linear_model, out_of_fold
+from raymia.evaluation.embeddings import embeddings
+from raymia.evaluation.frechet import FrechetShift, frechet_shift
 from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.roc import Floats
 from raymia.run.columns import TEXT_EMBEDDING

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
 from raymia.errors import ConfigError
 from raymia.evaluation.blind import blind_scores
-from raymia.evaluation.combined import signals_of
 from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.set_level import SIGNIFICANT, SetTest, set_test
+from raymia.evaluation.signals import describe_signals, scored_rows, signals_of
 from raymia.run.ledger import Ledger
-from raymia.run.record import Access, ScanRecord
+from raymia.run.record import Access, ModelRecord, SignalRecord
 
 CAVEAT = (
     "This holds only if the control samples come from the same source as the suspect ones and were certainly not trained on; "
@@ -32,43 +34,70 @@ class Audit(BaseModel):
     statement: str
 
 
-def audit(suspect: str, control: str, access: Access = Access.WHITE, seed: int = 0) -> Audit:
+@dataclass(frozen=True)
+class _Samples:
+    """One of the two sets.
+
+    Attributes:
+        model: what identifies the attacked model; none where nothing says so.
+    """
+
+    name: str
+    table: pd.DataFrame
+    model: ModelRecord | None
+    signals: list[SignalRecord]
+
+
+def audit(
+    suspect: pd.DataFrame | str, control: pd.DataFrame | str, access: Access = Access.WHITE, seed: int = 0
+) -> Audit:
     """Test whether the suspect samples score above the control.
 
     Args:
-        suspect, control: run directories; ``RUN#SPLIT`` for one split of a run.
+        suspect, control: run directories, ``RUN#SPLIT`` for one split of a run; or tables of `raymia.score`.
         access: signals of attacks that need more are left out.
+        seed: of the split into samples to fit on and samples to test.
 
     Raises:
-        ConfigError: no such run or split, or the runs were made with different models or attacks.
+        ConfigError: no such run or split, or the sets were scored with different models or attacks.
         RaymiaError: a set is too small.
     """
-    (ours, our_run), (theirs, their_run) = _load(suspect), _load(control)
+    ours, theirs = _load(suspect, "suspect table"), _load(control, "control table")
     for field in ("model", "signals"):
-        if getattr(our_run, field) != getattr(their_run, field):
-            raise ConfigError(f"{suspect} and {control} differ in `{field}`; scan both with the same model and attacks")
-    names = signals_of(access, {signal.name: signal.access for signal in our_run.signals})
+        if getattr(ours, field) != getattr(theirs, field):
+            raise ConfigError(
+                f"{ours.name} and {theirs.name} differ in `{field}`; score both with the same model and attacks"
+            )
+    names = signals_of(access, ours.signals)
     if not names:
-        raise ConfigError(f"{suspect}: no signal of an attack that {access} access allows; scan with such attacks")
-    test = set_test(ours[names].to_numpy(float), theirs[names].to_numpy(float), seed)
-    both = pd.concat([ours, theirs], ignore_index=True)
-    suspected = np.arange(len(both)) < len(ours)
+        raise ConfigError(f"{ours.name}: no signal of an attack that {access} access allows; scan with such attacks")
+    test = set_test(ours.table[names].to_numpy(float), theirs.table[names].to_numpy(float), seed)
+    both = pd.concat([ours.table, theirs.table], ignore_index=True)
+    suspected = np.arange(len(both)) < len(ours.table)
     blind = {name: delong(scores, suspected) for name, scores in blind_scores(both, suspected, seed).items()}
-    statement = _statement(test, blind)
-    return Audit(suspect=suspect, control=control, access=str(access), test=test, blind=blind, statement=statement)
+    return Audit(
+        suspect=ours.name,
+        control=theirs.name,
+        access=str(access),
+        test=test,
+        blind=blind,
+        statement=_statement(test, blind),
+    )
 
 
-def _load(source: str) -> tuple[pd.DataFrame, ScanRecord]:
+def _load(source: pd.DataFrame | str, name: str) -> _Samples:
+    if isinstance(source, pd.DataFrame):
+        return _Samples(name, scored_rows(source), None, describe_signals(source))
     place, _, split = source.partition("#")
     ledger = Ledger(place)
     run = ledger.require_scan()
     table = ledger.scores().to_pandas()
-    if not split:
-        return table, run
-    known = sorted(table["split"].unique())
-    if split not in known:
-        raise ConfigError(f"{source}: no split {split!r} with scored samples; it has {', '.join(known)}")
-    return table[table["split"] == split], run
+    if split:
+        known = sorted(table["split"].unique())
+        if split not in known:
+            raise ConfigError(f"{source}: no split {split!r} with scored samples; it has {', '.join(known)}")
+        table = table[table["split"] == split]
+    return _Samples(source, table, run.model, run.signals)
 
 
 def _statement(test: SetTest, blind: dict[str, Interval]) -> str:

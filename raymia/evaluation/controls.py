@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,15 @@ from pydantic import BaseModel
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from raymia.evaluation.blind import blind_scores
-from raymia.evaluation.combined import combined_scores
-from raymia.evaluation.crossfit import Groups
-from raymia.evaluation.intervals import Interval, bootstrap, chance_spread, interval
+from raymia.data.selection import IDENTITY
+from raymia.evaluation.bootstrap import bootstrap
+from raymia.evaluation.fitted import fit_scores
+from raymia.evaluation.intervals import Interval, chance_spread, interval
+from raymia.evaluation.labelled import LabelledSamples
+from raymia.evaluation.measures.auc import Auc
+from raymia.evaluation.measures.base import statistics
 from raymia.evaluation.roc import Floats
+from raymia.evaluation.signals import UNTRIED
 
 
 class LabelShuffle(BaseModel):
@@ -32,44 +37,79 @@ class LabelShuffle(BaseModel):
         return [name for name, value in self.auc.items() if value > self.band[1]]
 
 
-def label_shuffle(
-    table: pd.DataFrame,
-    columns: Mapping[str, Floats],
-    access: Mapping[str, str],
-    member: NDArray[np.bool_],
-    seed: int,
-    groups: Groups = None,
-) -> LabelShuffle:
+def label_shuffle(labelled: LabelledSamples) -> LabelShuffle | None:
     """Fit blind baselines and combinations to shuffled labels, as they are fitted to the true ones.
 
-    Args:
-        table, columns: what they are fitted on; see `blind_scores` and `combined_scores`.
+    Returns:
+        None where the classes are too small for folds, so that nothing is fitted.
     """
-    shuffled = np.random.default_rng(seed).permutation(member)
-    scores = {f"blind.{name}": found for name, found in blind_scores(table, shuffled, seed, groups).items()}
-    scores |= combined_scores(columns, access, shuffled, seed, groups)
-    spread = chance_spread(int(member.sum()), int((~member).sum()))
+    if not labelled.can_fold:
+        return None
+    shuffled = labelled.with_shuffled_labels()
+    columns = fit_scores(shuffled).columns
+    spread = chance_spread(labelled.n_members, labelled.n_non_members)
     # Scores out of fold scatter more than a score that was there before: on the test bed 1.1 to 1.5 times as much over 40
     # shuffles. So the nominal level is one in a thousand, for all of them together.
-    reach = norm.ppf(1 - 0.0005 / max(1, len(scores))) * spread
+    reach = norm.ppf(1 - 0.0005 / max(1, len(columns))) * spread
     return LabelShuffle(
-        auc={name: float(roc_auc_score(shuffled, found)) for name, found in scores.items()},
+        auc={name: float(roc_auc_score(shuffled.member, scores)) for name, scores in columns.items()},
         band=(float(0.5 - reach), float(0.5 + reach)),
     )
 
 
+@dataclass(frozen=True)
+class ControlComparison:
+    """The attacked model held against one that cannot have seen the samples.
+
+    Attributes:
+        model: the control model; none where none was scanned.
+        auc: of the control model, by primary signal.
+        excess: AUC of the attacked model minus that, paired, by primary signal.
+        unmatched: samples that the control model has no scores for.
+    """
+
+    model: str | None = None
+    auc: Mapping[str, Interval] = field(default_factory=dict)
+    excess: Mapping[str, Interval] = field(default_factory=dict)
+    unmatched: int = 0
+
+
+def compare_with_control(labelled: LabelledSamples, control: tuple[str, pd.DataFrame] | None) -> ControlComparison:
+    """Compare the primary signals of attacks on the samples that both models have scores for.
+
+    Args:
+        control: name of the control model and its scores, matched by split, shard and key.
+    """
+    if control is None:
+        return ControlComparison()
+    model, scores = control
+    matched = labelled.rows[IDENTITY].merge(scores, on=IDENTITY, how="left", validate="one_to_one")
+    names = [name for name, signal in labelled.signals.items() if signal.primary and signal.access not in UNTRIED]
+    both = matched[names].notna().all(axis=1).to_numpy()
+    unmatched = int((~both).sum())
+    compared = labelled.part(both)
+    if not compared.both_classes:
+        return ControlComparison(model, unmatched=unmatched)
+    own = {name: compared.columns[name] for name in names}
+    theirs = {name: matched.loc[both, name].to_numpy(float) for name in names}
+    auc, excess = against_control(own, theirs, compared.member, labelled.seed)
+    return ControlComparison(model, auc, excess, unmatched)
+
+
 def against_control(
     own: Mapping[str, Floats], control: Mapping[str, Floats], member: NDArray[np.bool_], seed: int
-) -> dict[str, tuple[Interval, Interval]]:
+) -> tuple[dict[str, Interval], dict[str, Interval]]:
     """The control model's AUC, and the attacked model's AUC minus it, by signal; resampled in pairs.
 
     Args:
-        own, control: scores of the same samples by the attacked and the control model.
+        own, control: (n,) scores of the same samples by the attacked and the control model.
+        member: (n,) labels with both classes.
     """
-    found = {}
-    ours, theirs = bootstrap(own, member, seed), bootstrap(control, member, seed)
+    auc, excess = {}, {}
+    taken = statistics([Auc()])
+    ours, theirs = bootstrap(own, member, taken, seed), bootstrap(control, member, taken, seed)
     for name in own:
         value, control_value = (float(roc_auc_score(member, columns[name])) for columns in (own, control))
-        draws = ours[name].auc - theirs[name].auc
-        found[name] = (interval(control_value, theirs[name].auc), interval(value - control_value, draws))
-    return found
+        auc[name] = interval(control_value, theirs[name][Auc.name])
+        excess[name] = interval(value - control_value, ours[name][Auc.name] - theirs[name][Auc.name])
+    return auc, excess

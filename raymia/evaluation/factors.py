@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, computed_field
 
 from raymia.errors import ConfigError
-from raymia.evaluation.intervals import Interval, bootstrap, interval
-from raymia.evaluation.metrics import UNTRIED, evaluate_run
+from raymia.evaluation.bootstrap import bootstrap
+from raymia.evaluation.intervals import Interval
+from raymia.evaluation.measures.auc import Auc
+from raymia.evaluation.measures.base import intervals, measures, statistics
+from raymia.evaluation.measures.tpr_at_1_percent import TprAtOnePercent
+from raymia.evaluation.metrics import evaluate_run
 from raymia.evaluation.results import Evaluation
-from raymia.evaluation.roc import FPRS, exact_roc
+from raymia.evaluation.roc import exact_roc
+from raymia.evaluation.signals import UNTRIED
 from raymia.run.ledger import Ledger
 from raymia.run.record import SignalRecord
 from raymia.run.sweep import SWEEP_FILE, CellRecord, Factor, SweepRecord
@@ -42,8 +47,20 @@ class FactorRow(BaseModel):
     stratum: str
     n_members: int
     n_non_members: int
-    auc: Interval
-    tpr_at_1_percent_fpr: Interval
+    measures: dict[str, Interval]
+    """By name of `raymia.evaluation.measures`, in its order."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def auc(self) -> Interval:
+        """The measure of that name."""
+        return self.measures[Auc.name]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def tpr_at_1_percent_fpr(self) -> Interval:
+        """The measure `tpr_at_1_percent`."""
+        return self.measures[TprAtOnePercent.name]
 
 
 class FactorAnalysis(BaseModel):
@@ -125,10 +142,9 @@ def _rows(evaluation: Evaluation, cell: CellRecord, edges: Sequence[float], seed
         primary = [s for s in signals if s.primary]
         shown = [s for s in signals if _timestep(s) is not None and stratum == ALL]
         columns = {s.name: table.loc[chosen, s.name].to_numpy(float) for s in (*primary, *shown)}
-        draws = bootstrap(columns, labels, seed)
+        draws = bootstrap(columns, labels, statistics(measures()), seed)
         for signal in (*primary, *shown):
             name, variant = signal.name, cell.variants.get(signal.attack)
-            curve = exact_roc(columns[name], labels)
             timestep = {} if signal.primary else {TIMESTEP: _timestep(signal)}
             yield FactorRow(
                 attack=variant.attack if variant else signal.attack,
@@ -138,8 +154,7 @@ def _rows(evaluation: Evaluation, cell: CellRecord, edges: Sequence[float], seed
                 stratum=stratum,
                 n_members=int(labels.sum()),
                 n_non_members=int((~labels).sum()),
-                auc=interval(curve.auc, draws[name].auc),
-                tpr_at_1_percent_fpr=interval(curve.tpr_at(0.01), draws[name].tpr[:, FPRS.index(0.01)]),
+                measures=intervals(exact_roc(columns[name], labels), draws[name]),
             )
 
 

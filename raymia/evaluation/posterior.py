@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import QuantileTransformer
 
 from raymia.evaluation.combined import STRENGTH
-from raymia.evaluation.crossfit import Groups, out_of_fold
+from raymia.evaluation.crossfit import out_of_fold
 from raymia.evaluation.intervals import LEVEL, Interval
+from raymia.evaluation.labelled import LabelledSamples
 from raymia.evaluation.roc import Floats
 
 BINS = 10
@@ -41,15 +42,6 @@ class Reliability(BaseModel):
     """Mean squared error of the probability; always saying the share of members gives share x (1 - share)."""
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Labelled scores that probabilities are fitted on."""
-
-    features: Floats
-    """(n, signals)"""
-    member: NDArray[np.bool_]
-
-
 def _model(samples: int) -> BaseEstimator:
     # Four fifths of the samples are fitted on where they are cross-fitted.
     quantiles = QuantileTransformer(n_quantiles=max(1, min(1000, samples * 4 // 5)), output_distribution="normal")
@@ -57,12 +49,13 @@ def _model(samples: int) -> BaseEstimator:
 
 
 def membership_probability(
-    own: Calibration, unlabelled: Floats, seed: int, groups: Groups = None, other: Calibration | None = None
+    own: LabelledSamples, names: Sequence[str], unlabelled: Floats, other: LabelledSamples | None = None
 ) -> tuple[Floats, Floats]:
     """Probability of membership given the scores: logistic regression on each signal's normal quantile.
 
     Args:
-        own: the labelled samples.
+        own: the n labelled samples.
+        names: of the signals to use.
         unlabelled: (m, signals) scores of samples of unknown membership.
         other: samples to fit on instead; without them the own ones are cross-fitted.
 
@@ -71,13 +64,14 @@ def membership_probability(
     """
     fitted_on = other or own
     model = _model(len(fitted_on.member))
+    labelled: Floats
     if other is None:
-        labelled = out_of_fold(model, own.features, own.member, seed, groups, "predict_proba")
+        labelled = out_of_fold(model, own.features(names), own.member, own.seed, own.groups, "predict_proba")
     else:
-        labelled = model.fit(other.features, other.member).predict_proba(own.features)[:, 1]
+        labelled = model.fit(other.features(names), other.member).predict_proba(own.features(names))[:, 1]
     if not len(unlabelled):
         return labelled, np.empty(0)
-    return labelled, model.fit(fitted_on.features, fitted_on.member).predict_proba(unlabelled)[:, 1]
+    return labelled, model.fit(fitted_on.features(names), fitted_on.member).predict_proba(unlabelled)[:, 1]
 
 
 def at_prior(probability: Floats, share: float, prior: float) -> Floats:
@@ -87,7 +81,14 @@ def at_prior(probability: Floats, share: float, prior: float) -> Floats:
 
 
 def reliability(signals: list[str], probability: Floats, member: NDArray[np.bool_], prior: float) -> Reliability:
-    """Hold probabilities, at the data set's own share of members, against what was the case."""
+    """Hold probabilities, at the data set's own share of members, against what was the case.
+
+    Args:
+        signals: that they were computed from.
+        probability: (n,)
+        member: (n,) labels.
+        prior: to be named in the result.
+    """
     tenths = np.array_split(np.argsort(probability, kind="stable"), min(BINS, len(member)))
     observed = []
     for tenth in tenths:

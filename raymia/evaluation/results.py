@@ -5,17 +5,23 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
-from pydantic import BaseModel
+from pydantic import BaseModel, computed_field
 
-from raymia.evaluation.blind import FrechetShift
 from raymia.evaluation.controls import LabelShuffle
-from raymia.evaluation.intervals import Interval
+from raymia.evaluation.frechet import FrechetShift
+from raymia.evaluation.intervals import Interval, NoiseFloor
+from raymia.evaluation.measures.auc import Auc
+from raymia.evaluation.measures.base import tpr_measures
 from raymia.evaluation.posterior import Reliability
 from raymia.evaluation.roc import Floats
 from raymia.evaluation.transfer import Transfer
 from raymia.evaluation.verdict import Verdict
 from raymia.run.record import Counts, RunRecord
+
+GRID = np.unique(np.r_[np.geomspace(1e-4, 1.0, 41), np.linspace(0.0, 1.0, 21)])
+"""False-positive rates at which the ROC curve gets a band."""
 
 
 class SignalMetrics(BaseModel):
@@ -24,14 +30,14 @@ class SignalMetrics(BaseModel):
     attack: str
     access: str
     primary: bool
-    auc: Interval | None = None
+    measures: dict[str, Interval | None]
+    """By name of `raymia.evaluation.measures`, in its order."""
     auc_delong: Interval | None = None
     """The same AUC with DeLong's interval, which does not resample."""
     p_value: float | None = None
     """One-sided Mann-Whitney test of members scoring above non-members."""
     p_holm: float | None = None
     """The same, corrected for the number of signals tried; none for blind baselines and controls."""
-    tpr_at_fpr: dict[str, Interval | None]
     excess_over_blind: Interval | None = None
     """AUC minus that of the best blind baseline, paired."""
     control_auc: Interval | None = None
@@ -45,6 +51,18 @@ class SignalMetrics(BaseModel):
     """The verdict in words, of primary signals."""
     reason: str | None = None
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def auc(self) -> Interval | None:
+        """The measure of that name."""
+        return self.measures[Auc.name]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def tpr_at_fpr(self) -> dict[str, Interval | None]:
+        """The measures that are the TPR at some FPR, by the FPR: ``0.01``."""
+        return {f"{measure.fpr:g}": self.measures.get(measure.name) for measure in tpr_measures()}
+
 
 class RunVerdict(BaseModel):
     """The run's verdict as a word and in words."""
@@ -53,19 +71,12 @@ class RunVerdict(BaseModel):
     statement: str
 
 
-class Floor(BaseModel):
-    """95 % bands for scores that know nothing, at this number of samples."""
-
-    auc: tuple[float, float]
-    tpr_at_fpr: dict[str, tuple[float, float]]
-
-
-class Metrics(BaseModel):
+class RunMetrics(BaseModel):
     """Contents of metrics.json."""
 
     counts: Counts
     verdict: RunVerdict
-    noise_floor: Floor | None = None
+    noise_floor: NoiseFloor | None = None
     signals_tried: int
     best_blind: str | None = None
     """The baseline that `excess_over_blind` is over."""
@@ -100,7 +111,7 @@ class Evaluation(BaseModel):
     title: str
     run: RunRecord | None
     """Contents of run.json; none for a table that no scan made."""
-    metrics: Metrics
+    metrics: RunMetrics
     table: pd.DataFrame
     """Labelled and unlabelled samples with their scores, blind baselines, combinations and `probability` included."""
     bands: dict[str, Curve] = {}

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from raymia.evaluation.combined import LEVELS, signals_of
-from raymia.evaluation.crossfit import Groups
 from raymia.evaluation.intervals import LEVEL, Interval
+from raymia.evaluation.labelled import LabelledSamples
 from raymia.evaluation.roc import FPRS, Floats
+from raymia.evaluation.signals import LEVELS
 from raymia.run.record import Access
 
 
@@ -37,52 +34,36 @@ class Transfer(BaseModel):
     n_non_members: int
 
 
-def halves(member: NDArray[np.bool_], seed: int, groups: Groups = None) -> NDArray[np.bool_]:
-    """A random half of each class, the samples of a group on one side: true for the half to choose on."""
+def halves(labelled: LabelledSamples) -> tuple[LabelledSamples, LabelledSamples]:
+    """A random half of each class to choose on, and the other to report on; the samples of a group stand on one side."""
+    member, groups = labelled.member, labelled.groups
     splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
-    chosen, _ = next(splitter(2, shuffle=True, random_state=seed).split(member, member, groups))
+    chosen, _ = next(splitter(2, shuffle=True, random_state=labelled.seed).split(member, member, groups))
     mask = np.zeros(len(member), bool)
     mask[chosen] = True
-    return mask
+    return labelled.part(mask), labelled.part(~mask)
 
 
-def transfer(
-    choose: pd.DataFrame,
-    choose_member: NDArray[np.bool_],
-    report: pd.DataFrame,
-    report_member: NDArray[np.bool_],
-    access: Mapping[str, str],
-) -> list[Transfer]:
-    """Choose on one table and report on the other, for each access level and target FPR.
+def transfer(choose: LabelledSamples, report: LabelledSamples) -> list[Transfer]:
+    """Choose on some samples and report on others, for each access level and target FPR.
 
-    Args:
-        choose, report: tables with one column per signal.
-        choose_member, report_member: their labels.
-        access: access by signal; controls and blind baselines are no candidates.
+    Controls and blind baselines are no candidates, nor are signals that one of the two lacks.
     """
-    found = []
+    rows = []
     below: list[str] = []
     for level in LEVELS:
-        names = [name for name in signals_of(level, access) if name in choose and name in report]
+        names = [name for name in report.signals_of(level) if name in choose.columns]
         if len(names) > len(below):
-            found += [_at(choose, choose_member, report, report_member, names, level, target) for target in FPRS]
+            rows += [_at(choose, report, names, level, target) for target in FPRS]
         below = names
-    return found
+    return rows
 
 
-def _at(
-    choose: pd.DataFrame,
-    choose_member: NDArray[np.bool_],
-    report: pd.DataFrame,
-    report_member: NDArray[np.bool_],
-    names: list[str],
-    level: Access,
-    target: float,
-) -> Transfer:
-    thresholds = {name: _threshold(choose[name].to_numpy(float), choose_member, target) for name in names}
-    best = max(names, key=lambda name: (thresholds[name][0], roc_auc_score(choose_member, choose[name])))
+def _at(choose: LabelledSamples, report: LabelledSamples, names: list[str], level: Access, target: float) -> Transfer:
+    thresholds = {name: _threshold(choose.columns[name], choose.member, target) for name in names}
+    best = max(names, key=lambda name: (thresholds[name][0], roc_auc_score(choose.member, choose.columns[name])))
     claimed, threshold = thresholds[best]
-    accused = report[best].to_numpy(float) >= threshold
+    accused = report.columns[best] >= threshold
     return Transfer(
         access=str(level),
         target_fpr=target,
@@ -90,10 +71,10 @@ def _at(
         threshold=threshold,
         candidates=len(names),
         chosen_tpr=claimed,
-        tpr=_proportion(accused[report_member]),
-        fpr=_proportion(accused[~report_member]),
-        n_members=int(report_member.sum()),
-        n_non_members=int((~report_member).sum()),
+        tpr=_proportion(accused[report.member]),
+        fpr=_proportion(accused[~report.member]),
+        n_members=report.n_members,
+        n_non_members=report.n_non_members,
     )
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from raymia.evaluation.results import Evaluation, Metrics
+from raymia.evaluation.results import Evaluation, RunMetrics
 from raymia.report.figures import NamedFigure, inline_svg, write_figures
 from raymia.report.plots import run_figures
 from raymia.report.thumbnails import Identity, thumbnails
@@ -105,7 +105,7 @@ def render_page(template: str, **values: Any) -> str:
     return environment.get_template(template).render(version=version("raymia"), **values)
 
 
-def tables(metrics: Metrics) -> dict[str, pd.DataFrame]:
+def tables(metrics: RunMetrics) -> dict[str, pd.DataFrame]:
     """The report's tables, by file name."""
     rows = []
     for name, signal in metrics.signals.items():

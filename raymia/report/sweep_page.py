@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from raymia.evaluation.factors import ALL, TIMESTEP, FactorAnalysis, FactorRow, along, budgets, value_text
+from raymia.evaluation.measures.base import measures
 from raymia.report.figures import COLOURS, FAINT, STYLE, NamedFigure, inline_svg, new_figure, write_figures
 from raymia.report.page import REPORT, REPORT_FILE, render_page
 from raymia.run.ledger import Ledger
@@ -31,6 +32,7 @@ def write_sweep_report(ledger: Ledger, analysis: FactorAnalysis, title: str) -> 
         title=title,
         value_text=value_text,
         analysis=analysis,
+        measures=measures(),
         fields=fields,
         sections=sections,
         figures=figures,
@@ -54,8 +56,11 @@ def table(rows: Sequence[FactorRow], fields: Sequence[str]) -> pd.DataFrame:
                 "n_members": row.n_members,
                 "n_non_members": row.n_non_members,
             }
-            | {"auc": row.auc.value, "auc_low": row.auc.low, "auc_high": row.auc.high}
-            | {f"tpr_at_fpr_0.01{end}": getattr(row.tpr_at_1_percent_fpr, name) for end, name in ENDS.items()}
+            | {
+                f"{measure.column}{end}": getattr(row.measures[measure.name], bound)
+                for measure in measures()
+                for end, bound in ENDS.items()
+            }
             for row in rows
         ]
     )

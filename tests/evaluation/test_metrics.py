@@ -12,8 +12,9 @@ from scipy.stats import norm
 
 import raymia
 from raymia.errors import ConfigError
-from raymia.evaluation.metrics import describe_signals, evaluate_run, evaluate_table
-from raymia.evaluation.results import Evaluation
+from raymia.evaluation.metrics import evaluate_run, evaluate_table
+from raymia.evaluation.results import Evaluation, RunMetrics
+from raymia.evaluation.signals import describe_signals
 from raymia.run.columns import QUARANTINE_SCHEMA
 from raymia.run.ledger import Ledger
 from raymia.run.record import JobRecord, ReplicaRecord, SignalRecord
@@ -112,6 +113,32 @@ def test_samples_of_unknown_membership_get_a_probability_and_no_part_in_the_curv
     assert evaluation.table["probability"].notna().all()
     assert evaluation.table["probability"].mean() < 0.1
     assert any("80 samples have unknown membership" in warning for warning in evaluation.metrics.warnings)
+
+
+def test_a_baseline_that_some_samples_lack_the_column_of_is_left_out_and_that_is_said() -> None:
+    sizes = {"width": np.where(np.arange(800) < 3, np.nan, 64.0), "height": 64, "jpeg_bytes": np.arange(800)}
+    metrics = evaluate_table(table_of().assign(**sizes)).metrics
+    assert "blind.statistics" not in metrics.signals
+    assert "blind.statistics is left out: width is empty for 3 samples." in metrics.warnings
+
+
+def test_a_table_without_captions_is_evaluated_without_their_baseline() -> None:
+    metrics = evaluate_table(table_of().drop(columns="caption")).metrics
+    assert metrics.best_blind is None
+    assert metrics.signals["loss"].verdict == "explained by the data set"
+
+
+def test_the_fields_that_are_measures_are_read_from_them_and_come_back_from_json() -> None:
+    metrics = evaluate_table(table_of(100)).metrics
+    loss = metrics.signals["loss"]
+    assert loss.auc is loss.measures["auc"]
+    assert loss.tpr_at_fpr == {
+        "0.1": loss.measures["tpr_at_10_percent"],
+        "0.01": loss.measures["tpr_at_1_percent"],
+        "0.001": loss.measures["tpr_at_0_1_percent"],
+    }
+    written = metrics.model_dump_json()
+    assert RunMetrics.model_validate_json(written).model_dump_json() == written
 
 
 def test_unknown_labels_alone_give_no_verdict() -> None:

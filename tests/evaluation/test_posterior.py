@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from raymia.evaluation.posterior import Calibration, at_prior, membership_probability, reliability
+from raymia.evaluation.labelled import LabelledSamples
+from raymia.evaluation.posterior import at_prior, membership_probability, reliability
+
+NAMES = ["one", "other"]
 
 
-def scores_of(seed: int, n: int, share: float = 0.5) -> Calibration:
+def scores_of(seed: int, n: int, share: float = 0.5) -> LabelledSamples:
     random = np.random.default_rng(seed)
     member = random.random(n) < share
-    return Calibration(random.normal(size=(n, 2)) + 1.5 * member[:, None], member)
+    scores = random.normal(size=(n, 2)) + 1.5 * member[:, None]
+    return LabelledSamples(pd.DataFrame(index=range(n)), member, dict(zip(NAMES, scores.T, strict=True)))
 
 
 def test_probabilities_of_samples_outside_the_fit_mean_what_they_say() -> None:
     own = scores_of(5, 4000)
-    labelled, unknown = membership_probability(own, scores_of(6, 50).features, 0)
+    labelled, unknown = membership_probability(own, NAMES, scores_of(6, 50).features(NAMES))
     found = reliability(["s"], labelled, own.member, 0.5)
     for predicted, observed in zip(found.predicted, found.observed, strict=True):
         assert observed.low - 0.03 <= predicted <= observed.high + 0.03
@@ -24,7 +29,7 @@ def test_probabilities_of_samples_outside_the_fit_mean_what_they_say() -> None:
 
 def test_probabilities_fitted_on_another_run_hold_at_another_share_of_members() -> None:
     own, other = scores_of(7, 4000, share=0.2), scores_of(8, 4000, share=0.5)
-    labelled, _ = membership_probability(own, np.empty((0, 2)), 0, other=other)
+    labelled, _ = membership_probability(own, NAMES, np.empty((0, 2)), other)
     found = reliability(["s"], at_prior(labelled, other.member.mean(), own.member.mean()), own.member, 0.2)
     assert np.abs(np.array(found.predicted) - [point.value for point in found.observed]).max() < 0.07
 

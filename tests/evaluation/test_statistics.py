@@ -1,21 +1,25 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy.stats import mannwhitneyu, norm
 from sklearn.metrics import roc_auc_score
 from torchmetrics.functional.classification import binary_roc
 
-from raymia.evaluation.blind import blind_scores
-from raymia.evaluation.intervals import GRID, Interval, NoiseFloor, bootstrap, interval, noise_floor, resamples
+from raymia.evaluation.bootstrap import bootstrap, resamples
+from raymia.evaluation.intervals import Interval, NoiseFloor, interval, noise_floor
+from raymia.evaluation.measures.auc import Auc
+from raymia.evaluation.measures.base import statistics
+from raymia.evaluation.measures.tpr_at_10_percent import TprAtTenPercent
+from raymia.evaluation.results import GRID
 from raymia.evaluation.roc import FPRS, exact_roc
 from raymia.evaluation.verdict import run_verdict, signal_verdict
 
 RANDOM = np.random.default_rng(0)
 MEMBER = np.r_[np.ones(300, bool), np.zeros(400, bool)]
-FLOOR = NoiseFloor((0.46, 0.54), {})
+FLOOR = NoiseFloor(auc=(0.46, 0.54), tpr_at_fpr={})
+AUC = statistics([Auc()])
 
 
 def test_tpr_is_never_read_at_a_point_above_the_target_fpr() -> None:
@@ -36,15 +40,16 @@ def test_one_class_alone_has_no_curve() -> None:
 
 def test_bootstrap_of_every_draw_agrees_with_sklearn_on_the_same_resample() -> None:
     scores = RANDOM.integers(0, 20, 700).astype(float) + MEMBER
-    draws = bootstrap({"s": scores}, MEMBER, seed=5, draws=20)["s"]
+    taken = AUC | {"tpr": lambda resampled: resampled.tpr_at(FPRS), "curve": lambda resampled: resampled.tpr_at(GRID)}
+    draws = bootstrap({"s": scores}, MEMBER, taken, seed=5, draws=20)["s"]
     parts = list(resamples(300, 400, seed=5, draws=20))
     assert len(parts) == 1
     for i, (members, others) in enumerate(zip(*parts[0], strict=True)):
         drawn = np.r_[np.repeat(scores[MEMBER], members), np.repeat(scores[~MEMBER], others)]
         curve = exact_roc(drawn, MEMBER)
-        assert draws.auc[i] == pytest.approx(roc_auc_score(MEMBER, drawn), abs=1e-12)
-        assert draws.tpr[i] == pytest.approx([curve.tpr_at(rate) for rate in FPRS], abs=1e-12)
-        assert draws.curve[i] == pytest.approx([curve.tpr_at(rate) for rate in GRID], abs=1e-12)
+        assert draws["auc"][i] == pytest.approx(roc_auc_score(MEMBER, drawn), abs=1e-12)
+        assert draws["tpr"][i] == pytest.approx([curve.tpr_at(rate) for rate in FPRS], abs=1e-12)
+        assert draws["curve"][i] == pytest.approx([curve.tpr_at(rate) for rate in GRID], abs=1e-12)
 
 
 def test_resamples_draw_as_many_as_there_are_and_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,29 +57,29 @@ def test_resamples_draw_as_many_as_there_are_and_parts_change_nothing(monkeypatc
     assert (members.sum(1) == 300).all()
     assert (others.sum(1) == 400).all()
     scores = RANDOM.normal(size=700)
-    monkeypatch.setattr("raymia.evaluation.intervals.CHUNK", 7000)
+    monkeypatch.setattr("raymia.evaluation.bootstrap.CHUNK", 7000)
     assert [len(part) for part, _ in resamples(300, 400, seed=1, draws=50)] == [10] * 5
-    assert bootstrap({"s": scores}, MEMBER, draws=50)["s"].auc.shape == (50,)
+    assert bootstrap({"s": scores}, MEMBER, AUC, draws=50)["s"]["auc"].shape == (50,)
 
 
 def test_two_columns_are_resampled_in_pairs() -> None:
     scores = RANDOM.normal(size=700) + MEMBER
-    draws = bootstrap({"one": scores, "same": scores + 5.0, "reversed": -scores}, MEMBER, draws=100)
-    assert np.array_equal(draws["one"].auc, draws["same"].auc)
-    assert draws["one"].auc + draws["reversed"].auc == pytest.approx(1.0, abs=1e-12)
+    draws = bootstrap({"one": scores, "same": scores + 5.0, "reversed": -scores}, MEMBER, AUC, draws=100)
+    assert np.array_equal(draws["one"]["auc"], draws["same"]["auc"])
+    assert draws["one"]["auc"] + draws["reversed"]["auc"] == pytest.approx(1.0, abs=1e-12)
 
 
 def test_bootstrap_intervals_cover_the_true_auc_and_tpr_as_often_as_they_say() -> None:
     auc, tpr = float(norm.cdf(1 / np.sqrt(2))), float(norm.sf(norm.isf(0.1) - 1))
-    covered = {"auc": 0, "tpr": 0}
+    covered, both = {"auc": 0, "tpr": 0}, statistics([Auc(), TprAtTenPercent()])
     member = np.arange(800) < 400
     for seed in range(500):
         random = np.random.default_rng(seed)
         scores = np.r_[random.normal(1, 1, 400), random.normal(0, 1, 400)]
-        draws, curve = bootstrap({"s": scores}, member, seed, draws=500)["s"], exact_roc(scores, member)
-        found = interval(curve.auc, draws.auc)
+        draws, curve = bootstrap({"s": scores}, member, both, seed, draws=500)["s"], exact_roc(scores, member)
+        found = interval(curve.auc, draws["auc"])
         covered["auc"] += found.low <= auc <= found.high
-        found = interval(curve.tpr_at(0.1), draws.tpr[:, FPRS.index(0.1)])
+        found = interval(curve.tpr_at(0.1), draws["tpr_at_10_percent"])
         covered["tpr"] += found.low <= tpr <= found.high
     assert 0.93 <= covered["auc"] / 500 <= 0.97
     assert 0.93 <= covered["tpr"] / 500 <= 0.97
@@ -100,13 +105,13 @@ def test_auc_and_roc_agree_with_torchmetrics_and_scipy(tied: bool) -> None:
 def test_noise_floor_is_where_random_rankings_land() -> None:
     floor = noise_floor(1000, 1000)
     assert floor.auc == pytest.approx((0.473, 0.526), abs=0.002)
-    assert floor.tpr[0.01] == pytest.approx((0.004, 0.022), abs=0.002)
+    assert floor.tpr_at_fpr["0.01"] == pytest.approx((0.004, 0.022), abs=0.002)
     random, member = np.random.default_rng(0), np.arange(300) < 100
     curves = [exact_roc(random.normal(size=300), member) for _ in range(2000)]
     floor = noise_floor(100, 200)
     assert np.quantile([curve.auc for curve in curves], (0.025, 0.975)) == pytest.approx(floor.auc, abs=0.01)
-    for rate, band in floor.tpr.items():
-        assert np.quantile([curve.tpr_at(rate) for curve in curves], (0.025, 0.975)) == pytest.approx(band, abs=0.021)
+    for rate, band in floor.tpr_at_fpr.items():
+        assert np.quantile([curve.tpr_at(float(rate)) for curve in curves], (0.025, 0.975)) == pytest.approx(band, abs=0.021)
 
 
 @pytest.mark.parametrize(
@@ -136,17 +141,3 @@ def test_a_control_that_finds_members_is_named_in_the_runs_verdict() -> None:
     word, statement = run_verdict({"loss": "evidence"}, {"autoencoder": "evidence"}, "blind.caption, AUC 0.510")
     assert word == "evidence"
     assert "control autoencoder" in statement
-
-
-def test_blind_baselines_find_a_planted_shift_and_nothing_where_there_is_none() -> None:
-    words = ["cow", "tree", "house", "red car", "green boat", "old clock"]
-    frame = pd.DataFrame({"caption": [str(RANDOM.choice(words)) for _ in MEMBER], "width": RANDOM.integers(50, 90, 700)})
-    frame["height"], frame["jpeg_bytes"] = RANDOM.integers(50, 90, 700), RANDOM.integers(2000, 5000, 700)
-    frame = frame.assign(entropy=RANDOM.random(700), colourfulness=RANDOM.random(700), edge_density=RANDOM.random(700))
-    fair = {name: exact_roc(scores, MEMBER).auc for name, scores in blind_scores(frame, MEMBER).items()}
-    frame.loc[MEMBER, "caption"] = frame.loc[MEMBER, "caption"].str.upper()
-    frame.loc[MEMBER, "width"] += 30
-    shifted = {name: exact_roc(scores, MEMBER).auc for name, scores in blind_scores(frame, MEMBER).items()}
-    assert all(0.4 < value < 0.6 for value in fair.values())
-    assert shifted["caption"] > 0.99
-    assert shifted["statistics"] > 0.9

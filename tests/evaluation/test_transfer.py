@@ -1,19 +1,36 @@
-"""Choices made beforehand, combinations, corrections and the shift of embeddings, on tables with known answers."""
+"""Choices made beforehand, combinations, corrections and tests of whole sets, on tables with known answers."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 from scipy.stats import kstest, norm
 
-from raymia.evaluation.blind import blind_scores, frechet_distance, frechet_shift
 from raymia.evaluation.combined import combined_scores
 from raymia.evaluation.intervals import delong, holm
+from raymia.evaluation.labelled import LabelledSamples
 from raymia.evaluation.roc import exact_roc
 from raymia.evaluation.set_level import set_test, welch
 from raymia.evaluation.transfer import halves, transfer
+from raymia.run.record import SignalRecord
+
+
+def labelled(table: pd.DataFrame, member: NDArray[np.bool_], access: dict[str, str]) -> LabelledSamples:
+    signals = [SignalRecord(name=name, attack=name, access=own, primary=True) for name, own in access.items()]
+    return LabelledSamples.of_table(table.assign(member=member), signals)
+
+
+def test_a_cluster_stands_on_one_side_of_the_halves_and_a_part_keeps_its_scores() -> None:
+    table = pd.DataFrame({"s": np.arange(200.0), "cluster": np.arange(200) // 4})
+    member = np.arange(200) % 8 < 4
+    choose, report = halves(labelled(table, member, {"s": "grey"}))
+    assert choose.groups is not None
+    assert report.groups is not None
+    assert not set(choose.groups) & set(report.groups)
+    assert sorted([*choose.columns["s"], *report.columns["s"]]) == table["s"].tolist()
+    assert np.array_equal(choose.member, choose.columns["s"] % 8 < 4)
 
 
 def test_delong_covers_the_closed_form_auc_of_two_normal_distributions() -> None:
@@ -34,10 +51,11 @@ def test_holm_multiplies_by_the_hypotheses_that_are_left() -> None:
 
 
 def test_the_signal_chosen_on_one_half_is_reported_on_the_other_with_the_fpr_it_has_there() -> None:
-    choose = pd.DataFrame({"good": [5.0, 4, 3, 2, 1, 0], "poor": [0.0, 1, 2, 3, 4, 5]})
+    choose = pd.DataFrame({"good": [5.0, 4, 3, 2, 1, 0], "poor": [0.0, 1, 2, 3, 4, 5], "noise": [5.0, 4, 3, 2, 1, 0]})
     member = np.array([True, True, True, False, False, False])
-    report = pd.DataFrame({"good": [9.0, 2, 3, 4, 1, 0], "poor": [0.0] * 6})
-    found = transfer(choose, member, report, member, {"good": "grey", "poor": "grey", "noise": "control"})
+    report = pd.DataFrame({"good": [9.0, 2, 3, 4, 1, 0], "poor": [0.0] * 6, "noise": [5.0, 4, 3, 2, 1, 0]})
+    access = {"good": "grey", "poor": "grey", "noise": "control"}
+    found = transfer(labelled(choose, member, access), labelled(report, member, access))
     assert {row.signal for row in found} == {"good"}
     assert {row.access for row in found} == {"grey"}
     assert found[0].threshold == 3.0
@@ -50,9 +68,9 @@ def test_the_best_of_many_useless_signals_does_not_transfer() -> None:
     random = np.random.default_rng(3)
     member = np.arange(800) < 400
     table = pd.DataFrame({f"s{i}": random.normal(size=800) for i in range(100)})
-    half = halves(member, 0)
-    assert (half.sum(), half[member].sum()) == (400, 200)
-    row = transfer(table[half], member[half], table[~half], member[~half], dict.fromkeys(table, "grey"))[1]
+    choose, report = halves(labelled(table, member, dict.fromkeys(table, "grey")))
+    assert (choose.n_members, choose.n_non_members, report.n_members, report.n_non_members) == (200, 200, 200, 200)
+    row = transfer(choose, report)[1]
     assert row.chosen_tpr > 0.025
     assert row.tpr.low <= 0.01
 
@@ -61,23 +79,12 @@ def test_a_combination_beats_its_parts_and_controls_take_no_part() -> None:
     random = np.random.default_rng(4)
     member = np.arange(1000) < 500
     columns = {f"s{i}": random.normal(size=1000) + 0.7 * member for i in range(3)} | {"control": member.astype(float)}
+    table = pd.DataFrame(columns)
     access = {"s0": "black", "s1": "grey", "s2": "grey", "control": "control"}
-    combined = combined_scores(columns, access, member, 0)
+    combined = combined_scores(labelled(table, member, access))
     assert set(combined) == {"combined.grey"}
     best = max(exact_roc(columns[f"s{i}"], member).auc for i in range(3))
     assert best + 0.05 < exact_roc(combined["combined.grey"], member).auc < 0.9
-
-
-def test_frechet_distance_of_normal_distributions_is_the_closed_form() -> None:
-    random = np.random.default_rng(6)
-    one, other = random.normal(0, 1, (200_000, 3)), random.normal(1, 2, (200_000, 3))
-    assert frechet_distance(one, other) == pytest.approx(3 * 1 + 3 * (1 - 2) ** 2, rel=0.02)
-    member = np.arange(600) < 300
-    same = random.normal(size=(600, 8))
-    shift = frechet_shift(same, member)
-    assert shift.distance < 1.5 * shift.of_random_halves
-    moved = frechet_shift(same + member[:, None], member)
-    assert moved.distance > 5 * moved.of_random_halves
 
 
 def test_p_of_a_set_is_uniform_where_suspect_and_control_are_alike_and_small_where_not() -> None:
@@ -89,17 +96,3 @@ def test_p_of_a_set_is_uniform_where_suspect_and_control_are_alike_and_small_whe
     assert found.false_positives is not None
     assert found.false_positives < 0.1
     assert found.by_size[0].median_p > found.by_size[-1].median_p
-
-
-def test_the_embedding_baseline_finds_a_shift_of_the_images_and_needs_every_embedding() -> None:
-    random = np.random.default_rng(8)
-    member = np.arange(300) < 150
-    vectors = random.normal(size=(300, 6)) + 0.8 * member[:, None]
-    table = pd.DataFrame({"caption": ["same"] * 300, "clip_embedding": list(vectors)})
-    scores = blind_scores(table, member)
-    assert set(scores) == {"embedding"}
-    assert exact_roc(scores["embedding"], member).auc > 0.9
-    as_read = table.astype({"clip_embedding": pd.ArrowDtype(pa.list_(pa.float32()))})
-    assert blind_scores(as_read, member)["embedding"] == pytest.approx(scores["embedding"], rel=1e-3, abs=1e-3)
-    table.loc[3, "clip_embedding"] = None
-    assert blind_scores(table, member) == {}

@@ -17,6 +17,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from raymia.evaluation.factors import ALL, FactorAnalysis, FactorRow
 from raymia.evaluation.intervals import Interval
+from raymia.evaluation.measures.base import measures
 from raymia.evaluation.metrics import evaluate_table
 from raymia.report.page import render
 from raymia.report.plots import run_figures
@@ -68,7 +69,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = table_of()
     table["pokemon"] = table["random"] + 0.6 * table["member"]
     table["loss.t=100"], table["loss.t=200"] = table["loss"] - 1.0, table["loss"] + 1.0
-    evaluation = evaluate_table(table, title="<img src=x onerror=alert(1)> against a model")
+    access = dict.fromkeys(("loss", "loss.t=100", "loss.t=200"), "grey") | {"pokemon": "black", "random": "control"}
+    evaluation = evaluate_table(table, title="<img src=x onerror=alert(1)> against a model", access=access)
     path = tmp_path_factory.mktemp("report") / "index.html"
     path.write_text(render(evaluation, run_figures(evaluation)))
     return path
@@ -141,8 +143,7 @@ def test_the_report_of_a_sweep_sorts_and_is_quiet(browser: webdriver.Chrome, tmp
             stratum=stratum,
             n_members=50,
             n_non_members=50,
-            auc=Interval(value=value, low=value - 0.1, high=value + 0.1),
-            tpr_at_1_percent_fpr=Interval(value=0.1, low=0.0, high=0.2),
+            measures={measure.name: Interval(value=value, low=value - 0.1, high=value + 0.1) for measure in measures()},
         )
         for attack, value in (("loss", 0.8), ("pia", 0.6))
         for side in (32, 64)

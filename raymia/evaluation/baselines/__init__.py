@@ -1,0 +1,1 @@
+"""Blind baselines: classifiers that never see the attacked model, one file each."""
