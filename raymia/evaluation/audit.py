@@ -48,9 +48,7 @@ class _Samples:
     signals: list[SignalRecord]
 
 
-def audit(
-    suspect: pd.DataFrame | str, control: pd.DataFrame | str, access: Access = Access.WHITE, seed: int = 0
-) -> Audit:
+def audit(suspect: pd.DataFrame | str, control: pd.DataFrame | str, access: Access = Access.WHITE, seed: int = 0) -> Audit:
     """Test whether the suspect samples score above the control.
 
     Args:
@@ -65,9 +63,7 @@ def audit(
     ours, theirs = _load(suspect, "suspect table"), _load(control, "control table")
     for field in ("model", "signals"):
         if getattr(ours, field) != getattr(theirs, field):
-            raise ConfigError(
-                f"{ours.name} and {theirs.name} differ in `{field}`; score both with the same model and attacks"
-            )
+            raise ConfigError(f"{ours.name} and {theirs.name} differ in `{field}`; score both with the same model and attacks")
     names = signals_of(access, ours.signals)
     if not names:
         raise ConfigError(f"{ours.name}: no signal of an attack that {access} access allows; scan with such attacks")
