@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint docs docs-serve soak
+.PHONY: facts demo test lint docs docs-serve soak
 
 demo: $(READY)
 	$(BIN)/raymia demo
@@ -33,3 +33,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
+
+# What docs/attacks.md states of the attacks, written from the code.
+facts: $(READY)
+	$(BIN)/python docs/facts.py

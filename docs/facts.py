@@ -36,8 +36,8 @@ def facts_of(name: str) -> str:
     except ConfigError as error:
         sys.exit(f"{DOCUMENT}: facts:{error}")
     sentences = [f"Access: {attack.access}.", f"Cost: {cost(attack)}."]
-    if attack.asks:
-        sentences.append(f"Asks of a service: {', '.join(sorted(attack.asks))}.")
+    if attack.asks():
+        sentences.append(f"Asks of a service: {', '.join(sorted(attack.asks()))}.")
     if attack.needs():
         sentences.append(f"Needs: {', '.join(sorted(attack.needs()))}.")
     return " ".join(sentences)

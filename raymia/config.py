@@ -234,7 +234,7 @@ def _require_possible(name: str, attack: Attack, service: Service) -> None:
     Raises:
         ConfigError: names the attack and what it needs.
     """
-    lacking = sorted(attack.asks - service.capabilities)
+    lacking = sorted(attack.asks() - service.capabilities)
     if lacking:
         raise ConfigError(f"attacks.{name}: asks for {', '.join(lacking)}, which service {service.service} does not offer")
     if attack.access not in (Access.BLACK, Access.CONTROL) or (

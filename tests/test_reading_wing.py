@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from raymia.data.manifest import Shard
 from raymia.run.columns import QUARANTINE_SCHEMA
 from raymia.run.ledger import Ledger
 from raymia.run.record import SignalRecord, now_text
@@ -46,7 +47,8 @@ def test_every_module_of_the_reading_wing_can_be_imported_where_torch_ray_and_di
 def make_run(folder: Path) -> str:
     signals = [SignalRecord(name="loss", attack="loss", access="grey", primary=True)]
     ledger = Ledger(str(folder))
-    ledger.write_run(scan_record(signals=signals, finished=now_text()))
+    shards = [Shard(split=split, name="0", url=str(folder / "gone.tar"), member=None) for split in ("in", "out")]
+    ledger.write_run(scan_record(signals=signals, shards=shards, finished=now_text()))
     for split, member in (("in", True), ("out", False)):
         rows = pd.DataFrame({"key": [f"{i}" for i in range(12)], "index": range(12), "split": split, "shard": "0", "unit": 0})
         rows = rows.assign(member=member, caption="a", flags="", loss=[float((i * 7) % 12) + member for i in range(12)])

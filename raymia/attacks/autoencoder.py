@@ -1,4 +1,4 @@
-"""A control that never touches the UNet: how well the autoencoder alone reproduces the image."""
+"""A control that never touches the denoiser: how well the autoencoder alone reproduces the image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Autoencoder(Attack):
 
     name: ClassVar = "autoencoder"
     access: ClassVar = Access.CONTROL
-    reference: ClassVar = "control: the UNet is never evaluated"
+    reference: ClassVar = "control: the denoiser is never evaluated"
 
     def signals(self) -> list[Signal]:
         return [Signal("autoencoder", primary=True)]

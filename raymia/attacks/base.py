@@ -44,8 +44,6 @@ class Attack(BaseModel, ABC):
     """Paper, with its arXiv number."""
     precise: ClassVar[bool] = False
     """Whether some evaluations must be made in float32 whatever the replica computes in: differences of nearly equal ones."""
-    asks: ClassVar[frozenset[Capability]] = frozenset()
-    """What a black-box attack asks of a service."""
 
     @abstractmethod
     def signals(self) -> list[Signal]:
@@ -61,6 +59,10 @@ class Attack(BaseModel, ABC):
 
     def needs(self) -> frozenset[Need]:
         """Models beside the attacked one that the attack, as configured, compares with."""
+        return frozenset()
+
+    def asks(self) -> frozenset[Capability]:
+        """What the attack, as configured, asks of a service; nothing where it evaluates the model itself."""
         return frozenset()
 
     def check(self, schedule: Schedule) -> None:

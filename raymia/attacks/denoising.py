@@ -76,13 +76,13 @@ def _presets(value: Any) -> Any:
 class Denoising(Attack):
     """Minus the error of the running latents against the original, over the timesteps of a preset.
 
-    At each visited t the UNet predicts the noise and one DDIM move is made. ``latent`` is the mean squared difference
+    At each visited t the model predicts the noise and one DDIM move is made. ``latent`` is the mean squared difference
     of the moved latents and z_0; ``model`` the mean squared difference of the noise and its prediction under the caption,
     without guidance; ``pixel`` the mean absolute difference of the decoded latents and the image, on 0..255.
     ``denoising.<preset>.<error>.t=<t>`` is one of them averaged over draws, ``denoising.<preset>.<error>`` their mean
     over t, and ``denoising`` that of the first preset and error. The model error of ``reversed_noising`` is the loss.
 
-    All errors need the UNet at chosen timesteps, so that the access is grey; what an image-to-image service gives away is
+    All errors need the model at chosen timesteps, so that the access is grey; what an image-to-image service gives away is
     measured by ``pokemon``. The pixel error decodes at every visit, which costs several times the rest.
 
     Source: Dubinski et al., Towards More Realistic Membership Inference Attacks on Large Diffusion Models,
@@ -157,7 +157,7 @@ class Denoising(Attack):
                 yield latents, t, preset.text_shift, condition
 
     def _visits(self, trial: Trial, preset: Preset) -> Iterator[tuple[int, dict[Error, list[Tensor]]]]:
-        """Each visited timestep with the errors of all draws, which go in step so that the UNet sees them together."""
+        """Each visited timestep with the errors of all draws, which go in step so that the model sees them together."""
         caption, empty = (trial.text(Condition(words=words, shift=preset.text_shift)) for words in (1.0, 0.0))
         noises = [trial.noise(draw) for draw in range(self.draws)]
         chains = [trial.noisy(preset.start, draw) for draw in range(self.draws)]

@@ -11,7 +11,8 @@ from torch import Tensor
 from raymia.attacks.base import Access, Attack, Evaluations, Need, Signal
 from raymia.errors import ConfigError
 from raymia.replica.schedule import Schedule
-from raymia.trial.parameters import Guidance, evaluations_per_step
+from raymia.services.protocol import Capability
+from raymia.trial.parameters import Guidance, asked_of_service, evaluations_per_step
 from raymia.trial.similarity import Metric, needs_of, similarity
 from raymia.trial.trial import Trial
 
@@ -29,7 +30,6 @@ class Generation(Attack):
     name: ClassVar = "generation"
     access: ClassVar = Access.BLACK
     reference: ClassVar = "Wu et al. 2022, arXiv 2210.00968"
-    asks: ClassVar = frozenset(("text_to_image", "steps", "guidance", "seed"))
 
     images: int = Field(3, ge=1, description="n: images generated per caption.")
     steps: int = Field(30, ge=1, description="Denoising steps of each.")
@@ -38,6 +38,9 @@ class Generation(Attack):
 
     def needs(self) -> frozenset[Need]:
         return needs_of((self.metric,))
+
+    def asks(self) -> frozenset[Capability]:
+        return asked_of_service("text_to_image", guidance=self.guidance)
 
     def check(self, schedule: Schedule) -> None:
         if self.steps >= schedule.timesteps:

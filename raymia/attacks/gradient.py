@@ -23,7 +23,7 @@ class Gradient(Attack):
     """Minus the length of each sample's gradient of the loss, averaged over timesteps and draws.
 
     ``gradient`` is -||grad_theta of mean over t, k of L(t, k, c)||_2; ``gradient.<block>.<kind>`` the same over the
-    parameters of one kind of layer in one part of the UNet; ``gradient.input`` is -||grad_{z_0} of that mean||_2.
+    parameters of one kind of layer in one part of the denoiser; ``gradient.input`` is -||grad_{z_0} of that mean||_2.
     ``gradient.direction`` is minus the mean cosine between the parameter gradients of different draws at one timestep,
     taken of fixed random projections of them. Norms are accumulated in float32.
 
@@ -40,7 +40,7 @@ class Gradient(Attack):
     direction_draws: int = Field(4, ge=2, description="Noise draws whose gradients are compared.")
     sketch_size: int = Field(4096, ge=64, description="Numbers that a gradient is projected to.")
     micro_batch: MicroBatch = Field(
-        16, description="Samples in one pass; each holds two gradients of the UNet's size in memory."
+        16, description="Samples in one pass; each holds two gradients of the denoiser's size in memory."
     )
 
     def check(self, schedule: Schedule) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from raymia.attacks.base import Access, Attack, Evaluations, Need, Signal
 from raymia.replica.schedule import Schedule
-from raymia.trial.parameters import Guidance, Timesteps, evaluations_per_step
+from raymia.services.protocol import Capability
+from raymia.trial.parameters import Guidance, Timesteps, asked_of_service, evaluations_per_step
 from raymia.trial.similarity import Metric, Metrics, needs_of, similarity
 from raymia.trial.trial import Trial
 
@@ -32,7 +33,6 @@ class Pokemon(Attack):
     name: ClassVar = "pokemon"
     access: ClassVar = Access.BLACK
     reference: ClassVar = "after Dubinski et al. 2023, arXiv 2306.12983"
-    asks: ClassVar = frozenset(("image_to_image", "strength", "steps", "guidance", "seed"))
 
     timesteps: Timesteps = Field((200, 300, 400), description="Noise levels t from which the image is reconstructed.")
     steps: int = Field(10, ge=1, description="DDIM steps of each reconstruction.")
@@ -48,6 +48,9 @@ class Pokemon(Attack):
 
     def needs(self) -> frozenset[Need]:
         return needs_of(self.metrics)
+
+    def asks(self) -> frozenset[Capability]:
+        return asked_of_service("image_to_image", "strength", guidance=self.guidance)
 
     def check(self, schedule: Schedule) -> None:
         schedule.check(*self.timesteps)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from raymia.attacks.base import Access, Attack, Evaluations, Need, Signal
 from raymia.replica.schedule import Schedule
-from raymia.trial.parameters import Guidance, Timestep, evaluations_per_step
+from raymia.services.protocol import Capability
+from raymia.trial.parameters import Guidance, Timestep, asked_of_service, evaluations_per_step
 from raymia.trial.similarity import Metric, needs_of, similarity
 from raymia.trial.trial import Trial
 
@@ -26,7 +27,6 @@ class ReDiffuse(Attack):
     name: ClassVar = "rediffuse"
     access: ClassVar = Access.BLACK
     reference: ClassVar = "Li et al. 2024, arXiv 2405.20771"
-    asks: ClassVar = frozenset(("image_to_image", "strength", "steps", "guidance", "seed"))
 
     timestep: Timestep = Field(50, ge=1, description="Noise level t of the variations.")
     steps: int = Field(1, ge=1, description="DDIM steps of each variation.")
@@ -42,6 +42,9 @@ class ReDiffuse(Attack):
 
     def needs(self) -> frozenset[Need]:
         return needs_of((self.metric,))
+
+    def asks(self) -> frozenset[Capability]:
+        return asked_of_service("image_to_image", "strength", guidance=self.guidance)
 
     def check(self, schedule: Schedule) -> None:
         schedule.check(self.timestep)

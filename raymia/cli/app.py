@@ -110,11 +110,16 @@ def _print_cost(job: Any, as_json: bool) -> None:
     together = dict(count(job.attacks.values(), plan.schedule))
     samples = plan.expected
     in_total = {kind: None if samples is None else number * samples for kind, number in together.items()}
+    price = None if plan.job.hosted is None else plan.job.hosted.price()
+    total_price = None if price is None or samples is None else price * together["queries"] * samples
     if as_json:
         costs = {"per_image": alone, "apart": apart, "together": together, "samples": samples, "in_total": in_total}
+        costs["price"] = total_price
         out.print_json(json.dumps(costs))
         return
     print_cost(out, job.attacks, apart, together, samples, in_total)
+    if total_price is not None:
+        out.print(f"Price of the queries, as the service states it: {total_price:,.2f}", highlight=False)
     if samples is None:
         unknown = ", ".join(split.name for split in plan.manifest.splits if split.samples is None)
         out.print(f"The manifest announces no number of samples for {unknown}; `raymia data index` counts them.", markup=False)

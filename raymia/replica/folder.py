@@ -69,6 +69,8 @@ class PipelineFolder:
         Raises:
             ConfigError: a weight file cannot be read.
         """
+        if "vae" not in self.family.weights:
+            raise ConfigError(f"latent_cache: models of the family {self.family.name} have no autoencoder; leave it out")
         config = read_json(self.path / "vae" / "config.json")
         own = {key: value for key, value in config.items() if not key.startswith("_")}
         digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())

@@ -21,7 +21,7 @@ from raymia.replica.folder import load_replica
 from raymia.replica.protocol import Replica
 from raymia.run.columns import EMBEDDING
 from raymia.run.record import Evaluations
-from raymia.services.protocol import BlackBox
+from raymia.services.protocol import BlackBox, ServiceError
 from raymia.shipped import clip_folder, model_folder
 from raymia.trial.trial import ImageEmbedder, PerceptualDistance, Trial
 
@@ -98,8 +98,8 @@ class Scorer:
     ) -> list[Scores | Fault]:
         """Scores of each sample by signal name, or why it could not be scored.
 
-        A batch that runs out of memory is halved. A batch that fails otherwise is scored sample by sample, so that only
-        the samples at fault are lost.
+        A batch that runs out of memory is halved. A batch that fails otherwise, or that a service refuses, is scored sample by
+        sample, so that only the samples at fault are lost.
 
         Args:
             pixels: (batch, side, side, 3) upright RGB; none where there are latents and no attack works on images.
@@ -123,6 +123,10 @@ class Scorer:
             half = len(keys) // 2
             log.warning("out of memory at batch %d; going on at %d", len(keys), half)
             return part(slice(None, half)) + part(slice(half, None))
+        except ServiceError as error:
+            if len(keys) == 1:
+                return [Fault(error.reason, error.detail)]
+            return [part(slice(i, i + 1))[0] for i in range(len(keys))]
         except SCORING_ERRORS as error:
             if len(keys) == 1:
                 return [Fault("scoring_failed", f"{type(error).__name__}: {error}")]
@@ -170,7 +174,8 @@ def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None) -
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    place = torch.device(available(device))
+    # A service answers on the CPU, whatever the pool is given.
+    place = torch.device(available(device) if job.hosted is None else "cpu")
     replica = _load_model(job, dtype, device) if job.hosted is None else None
     black_box = None if job.hosted is None else job.hosted.open(None)
     clip, lpips = None, None

@@ -20,11 +20,26 @@ Capability = Literal["image_to_image", "text_to_image", "strength", "steps", "gu
 """What can be asked of a service: kinds of images, and what can be said about how they are made."""
 
 
+class ServiceError(Exception):
+    """A service did not make an image: the sample becomes a row with this reason, and the scan goes on.
+
+    Attributes:
+        reason: a short fixed word, such as ``refused_by_service`` or ``service_failed``.
+        detail: what was answered, for a person, without secrets.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        """Say why."""
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
 @runtime_checkable
 class BlackBox(Protocol):
     """An open service. Images are in [-1, 1], seeds one per image; answers come in the order and on the device of the question.
 
-    Both methods raise RuntimeError, with what the server said, where an image is not made: its sample is quarantined with that.
+    Both methods raise `ServiceError`, with what the server said, where an image is not made: its sample is quarantined.
     """
 
     def image_to_image(

@@ -7,6 +7,8 @@ from typing import Annotated, TypeVar
 from annotated_types import Ge, Len
 from pydantic import AfterValidator
 
+from raymia.services.protocol import Capability
+
 T = TypeVar("T")
 
 
@@ -35,5 +37,16 @@ MicroBatch = Annotated[int, Ge(1)]
 
 
 def evaluations_per_step(guidance: float) -> int:
-    """UNet forwards of a denoising step: with guidance the empty prompt is evaluated too."""
+    """Forwards of a denoising step: with guidance the empty prompt is evaluated too."""
     return 1 if guidance == 1.0 else 2
+
+
+def asked_of_service(*kinds: Capability, guidance: float) -> frozenset[Capability]:
+    """What a black-box attack that makes images in so many steps under a guidance scale asks of a service.
+
+    Args:
+        kinds: of images, and what else must be said of them.
+        guidance: scale; 1 is none, which every service can do.
+    """
+    guided: tuple[Capability, ...] = () if guidance == 1.0 else ("guidance",)
+    return frozenset((*kinds, "steps", "seed", *guided))

@@ -44,7 +44,7 @@ class PerceptualDistance(Protocol):
 
 @dataclass(frozen=True)
 class Condition:
-    """What the UNet is told about the image."""
+    """What the model is told about the image."""
 
     words: float = 1.0
     """Share of the caption's words that are kept, from its start: 1 is the caption as it is, 0 the empty prompt."""

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from raymia.attacks.loss import Loss
 from raymia.attacks.random import Random
+from raymia.attacks.rediffuse import ReDiffuse
 from raymia.data.tar import Fault
 from raymia.replica.conditioning import Conditioning
 from raymia.scan.scorer import Scorer
+from raymia.services.protocol import ServiceError
 from tests.attacks.replicas import GaussianReplica, PixelEmbedder
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
@@ -74,3 +77,26 @@ def test_a_configured_clip_leaves_each_samples_embedding_with_its_scores() -> No
         assert isinstance(vector, list)
         assert len(vector) == 3 * 8 * 8
         assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
+
+
+class Picky:
+    """A service that refuses images whose prompt says so."""
+
+    def image_to_image(self, images: Tensor, prompts: Sequence[str], *_: object) -> Tensor:
+        if "refused" in prompts:
+            raise ServiceError("refused_by_service", "a filter said no")
+        return images
+
+    def text_to_image(self, prompts: Sequence[str], *_: object) -> Tensor:
+        raise ServiceError("service_failed", "gone")
+
+
+def test_what_a_service_refuses_is_a_row_with_its_reason_however_many_there_are() -> None:
+    scorer = Scorer(None, {"rediffuse": ReDiffuse()}, 0, black_box=Picky())
+    sized = np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    outcomes = scorer.score(sized, ["x", "refused", "x", "x"], KEYS)
+    assert [isinstance(outcome, Fault) for outcome in outcomes] == [False, True, False, False]
+    assert outcomes[1] == Fault("refused_by_service", "a filter said no")
+    assert all(isinstance(outcome, Fault) for outcome in scorer.score(sized, ["refused"] * 4, KEYS))
+    with pytest.raises(ValueError, match="no model of ours"):
+        _ = scorer.replica
