@@ -28,9 +28,9 @@ LOCAL_SETTINGS = {"RAY_worker_niceness": "0", "OMP_WAIT_POLICY": "PASSIVE"}
 a busy laptop gets next to no processor. Threads of torch that wait for each other sleep: where other processes want the same
 cores, and in a scan some always do, spinning took up to fifty times the processor time of the work itself."""
 QUIET = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-"""Settings for which Ray would otherwise tell the person at the terminal that they may be set. Ray's core calls it an error that
-actors of Ray Data have their arguments in the object store; what ends a scan comes as an error of Python's. To read the core's
-own logs of a local Ray, set RAY_BACKEND_LOG_LEVEL=info."""
+"""Settings for which Ray would otherwise tell the person at the terminal that they may be set. Ray's core calls it an error
+that actors of Ray Data have their arguments in the object store; what ends a scan comes as an error of Python's. To read the
+core's own logs of a local Ray, set RAY_BACKEND_LOG_LEVEL=info."""
 LEVEL_LINE = b"Set ray log level from environment variable"
 CHATTY = ("ray.data", "ray._private.worker", "ray._private.authentication", "ray.dashboard")
 """Ray's loggers whose lines at the start of a scan say nothing that a person can act on."""
@@ -77,7 +77,7 @@ def _start(replicas: int) -> bool:
 
 
 def _init(**options: Any) -> None:
-    """`ray.init` without the line in which Ray's core tells the terminal how much it logs; whatever else is said is said after."""
+    """`ray.init` without the line in which Ray's core tells the terminal how much it logs; all else is said after it."""
     terminal = os.dup(STDERR)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), STDERR)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from raymia.curation.dedup import DISTANCE_EDGES, Deduplicated
 from raymia.report.page import render_page
 from raymia.report.thumbnails import thumbnails
 from raymia.run.storage import Storage
+
+if TYPE_CHECKING:  # making them takes Ray and faiss, which showing them does not
+    from raymia.curation.dedup import Deduplicated
 
 PAIRS_FILE = "pairs.html"
 CLOSEST = 24
@@ -43,7 +45,8 @@ def write_pairs_page(found: Deduplicated, out: Storage) -> str:
     pairs = found.pairs
     across = pairs[pairs["one_split"] != pairs["other_split"]]
     groups = {"Closest across splits": across.head(CLOSEST)}
-    for low, high in itertools.pairwise(DISTANCE_EDGES):
+    for part in found.summary.bins:
+        low, high = part.low, part.high
         inside = pairs[(pairs["distance"] >= low) & (pairs["distance"] < high)]
         drawn = inside.sample(min(PER_BIN, len(inside)), random_state=0).sort_values("distance")
         groups[f"Distance {low:g} to {high:g}: {len(drawn)} of {len(inside):,} pairs, drawn at random"] = drawn

@@ -90,6 +90,8 @@ class ReplicaRecord(BaseModel):
     """Folder, URL, hub id or name of the attacked model; none for a hosted service."""
     service: str | None = None
     """Name of the hosted service, where one is attacked."""
+    resolution_px: int | None = None
+    """Side of the images."""
 
 
 class JobRecord(BaseModel):
@@ -99,6 +101,7 @@ class JobRecord(BaseModel):
 
     replica: ReplicaRecord
     caption_source: str = "own"
+    seed: int = 0
 
     @property
     def subject(self) -> str:
