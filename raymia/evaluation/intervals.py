@@ -85,3 +85,12 @@ def interval(value: float, draws: Floats) -> Interval:
     """Percentile interval of bootstrap draws around the value on the whole sample."""
     low, high = np.quantile(draws, TAILS)
     return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
+
+
+def shown(value: Interval | None, sign: str = "") -> str:
+    """``0.856 [0.832, 0.877]``, or a dash.
+
+    Args:
+        sign: ``+`` for differences.
+    """
+    return "-" if value is None else f"{value.value:{sign}.3f} [{value.low:{sign}.3f}, {value.high:{sign}.3f}]"
