@@ -128,10 +128,10 @@ def print_counts(out: Console, counts: Counts) -> None:
     out.print(line + (f"; scored with a remark: {flags}" if flags else ""), markup=False, highlight=False)
 
 
-def print_audit(out: Console, found: Audit) -> None:
+def print_audit(out: Console, audit: Audit) -> None:
     """The statement, then p against size, false positives and blind baselines."""
-    out.print(found.statement, markup=False, highlight=False)
-    test = found.test
+    out.print(audit.statement, markup=False, highlight=False)
+    test = audit.test
     table = Table(title=f"{test.n_suspect} suspect and {test.n_control} control samples, {test.signals} signals")
     for heading in ("samples tested of each", "median p", "share of draws with p < 0.05"):
         table.add_column(heading, justify="right")
@@ -140,7 +140,7 @@ def print_audit(out: Console, found: Audit) -> None:
     out.print(table)
     if test.false_positives is not None:
         out.print(f"Control against control: p < 0.05 in {test.false_positives:.1%} of draws (5 % is due).", highlight=False)
-    for name, auc in found.blind.items():
+    for name, auc in audit.blind.items():
         out.print(f"Blind, suspect against control, {name}: AUC {shown(auc)}", markup=False, highlight=False)
 
 
@@ -250,8 +250,8 @@ def print_checks(out: Console, checks: list[Check]) -> None:
         table.add_column(heading, overflow="fold")
     marks = {"fault": "[red]fault[/red]", "warning": "[yellow]warning[/yellow]", "ok": "ok"}
     for check in sorted(checks, key=lambda check: list(marks).index(check.state)):
-        found = escape(check.found) + (f"\n-> {escape(check.mend)}" if check.mend else "")
-        table.add_row(marks[check.state], escape(check.name), escape(check.node), found)
+        text = escape(check.found) + (f"\n-> {escape(check.mend)}" if check.mend else "")
+        table.add_row(marks[check.state], escape(check.name), escape(check.node), text)
     out.print(table)
     faults = sum(check.state == "fault" for check in checks)
     out.print(f"{faults} faults" if faults else "Nothing keeps a scan from running.", highlight=False)

@@ -18,7 +18,7 @@ TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
 class Interval(BaseModel):
-    """A value with its 95 % interval, on 0..1."""
+    """A value with its 95 % interval, on 0..1; a difference of two is on -1..1."""
 
     value: float
     low: float

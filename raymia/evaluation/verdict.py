@@ -29,12 +29,12 @@ def signal_statement(
     name: str, verdict: Verdict, auc: Interval, excess: Interval | None, best_blind: str | None, over_control: Interval | None
 ) -> str:
     """The verdict of one signal in words, with the numbers that it rests on."""
-    found = f"{name}: {verdict}. AUC {shown(auc)}"
+    statement = f"{name}: {verdict}. AUC {shown(auc)}"
     if excess is None or best_blind is None:
-        found += "; no blind baseline could be fitted to hold it against"
+        statement += "; no blind baseline could be fitted to hold it against"
     else:
-        found += f", {shown(excess, '+')} over {best_blind}"
-    return found + (f", {shown(over_control, '+')} over the control model." if over_control else ".")
+        statement += f", {shown(excess, '+')} over {best_blind}"
+    return statement + (f", {shown(over_control, '+')} over the control model." if over_control else ".")
 
 
 def blind_statement(name: str | None, auc: Interval | None, floor: NoiseFloor) -> str:

@@ -121,7 +121,7 @@ def sheets(evaluation: Evaluation, signal: str) -> Iterator[tuple[str, list[Shee
     identities = [(str(split), str(shard), str(key)) for split, shard, key in rows[["split", "shard", "key"]].to_numpy()]
     sources = thumbnails(urls, identities)
     others = table[table["member"].eq(False)]
-    primary = [name for name, found in evaluation.metrics.signals.items() if found.primary]
+    primary = [name for name, described in evaluation.metrics.signals.items() if described.primary]
     alarms = {name: np.sort(others[name].to_numpy(float)) for name in primary}
     for title, part in chosen.items():
         yield title, [_sheet_image(row, alarms, sources) for _, row in part.iterrows()]
