@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -13,8 +13,9 @@ from rich.table import Table
 
 from raymia.evaluation.audit import Audit
 from raymia.evaluation.factors import FactorAnalysis, along, value_text
-from raymia.evaluation.intervals import Interval
-from raymia.evaluation.results import RunMetrics, shown
+from raymia.evaluation.intervals import Interval, shown
+from raymia.evaluation.metric_table import Column, MetricTable, Row, metric_table
+from raymia.evaluation.results import RunMetrics
 from raymia.run.record import Access, Counts
 from raymia.run.status import Status, duration
 from raymia.run.sweep import Factor
@@ -35,21 +36,7 @@ def print_metrics(out: Console, metrics: RunMetrics) -> None:
     """Verdict, then the primary signals, then what to know about them."""
     verdict = metrics.verdict
     out.print(f"Verdict: {verdict.verdict or 'none'}. {verdict.statement}", markup=False, highlight=False)
-    table = Table(title="Primary signals (95 % intervals)", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("signal", no_wrap=True)
-    for heading in ("AUC", "TPR at 1 % FPR", "over blind", "verdict"):
-        table.add_column(heading, no_wrap=True)
-    for name, signal in metrics.signals.items():
-        if signal.primary:
-            excess = signal.excess_over_blind
-            cells = [
-                interval_text(signal.auc),
-                interval_text(signal.tpr_at_fpr["0.01"]),
-                f"{excess.value:+.3f}" if excess else "-",
-            ]
-            table.add_row(escape(name), *cells, VERDICTS.get(signal.verdict or "", signal.verdict or signal.access))
-    if table.row_count:
-        out.print(table)
+    print_signals(out, metric_table(metrics))
     if metrics.noise_floor:
         low, high = metrics.noise_floor.auc
         out.print(f"Noise floor: AUC {low:.3f} to {high:.3f}; {metrics.signals_tried} signals tried.", highlight=False)
@@ -66,11 +53,58 @@ def print_metrics(out: Console, metrics: RunMetrics) -> None:
         out.print(f"Note: {warning}", markup=False, highlight=False)
 
 
-def interval_text(value: Interval | None) -> str:
-    """``.856 [.832 .877]``: two of them fit into 80 columns beside names and verdicts."""
+def print_signals(out: Console, table: MetricTable) -> None:
+    """The primary signals in tables that fit the terminal: each begins with the signals' names, and the last may be narrow."""
+    if not table.primary:
+        return
+    name, *columns = [[column.heading, *(_cell(column, row) for row in table.primary)] for column in table.on_terminal]
+    title = "Primary signals (95 % intervals)"
+    for block in side_by_side(name, columns, out.width):
+        drawn = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+        for heading, *_ in block:
+            drawn.add_column(heading, no_wrap=True)
+        for cells in list(zip(*block, strict=True))[1:]:
+            drawn.add_row(*map(escape, cells))
+        out.print(drawn)
+        title = "The same signals, continued"
+
+
+def side_by_side(name: list[str], columns: list[list[str]], width: int) -> Iterator[list[list[str]]]:
+    """Columns in as few blocks as fit a width, in order.
+
+    Args:
+        name: first column of every block.
+        columns: the others, headings included.
+        width: in characters, of a table of `box.SIMPLE` with a blank beside each cell.
+    """
+    block, used = [name], 3 + max(map(len, name))
+    for column in columns:
+        wide = 2 + max(map(len, column))
+        if len(block) > 1 and used + wide > width:
+            yield block
+            block, used = [name], 3 + max(map(len, name))
+        block.append(column)
+        used += wide
+    yield block
+
+
+def _cell(column: Column, row: Row) -> str:
+    cell = row.cells[column.name]
+    if column.name == "verdict":
+        return VERDICTS.get(str(cell), str(cell)) if cell else row.access
+    return interval_text(cell, column.sign) if isinstance(cell, Interval) else column.text(row)
+
+
+def interval_text(value: Interval | None, sign: str = "") -> str:
+    """``.856 [.832 .877]``, or a dash: three of them fit into 80 columns beside a name.
+
+    Args:
+        sign: ``+`` for differences.
+    """
     if value is None:
         return "-"
-    return re.sub(r"(?<![0-9])0\.", ".", f"{value.value:.3f} [{value.low:.3f} {value.high:.3f}]")
+    written = f"{value.value:{sign}.3f} [{value.low:{sign}.3f} {value.high:{sign}.3f}]"
+    return re.sub(r"(?<![0-9])0\.", ".", written)
 
 
 def print_transfer(out: Console, metrics: RunMetrics) -> None:
@@ -94,10 +128,10 @@ def print_counts(out: Console, counts: Counts) -> None:
     out.print(line + (f"; scored with a remark: {flags}" if flags else ""), markup=False, highlight=False)
 
 
-def print_audit(out: Console, found: Audit) -> None:
+def print_audit(out: Console, audit: Audit) -> None:
     """The statement, then p against size, false positives and blind baselines."""
-    out.print(found.statement, markup=False, highlight=False)
-    test = found.test
+    out.print(audit.statement, markup=False, highlight=False)
+    test = audit.test
     table = Table(title=f"{test.n_suspect} suspect and {test.n_control} control samples, {test.signals} signals")
     for heading in ("samples tested of each", "median p", "share of draws with p < 0.05"):
         table.add_column(heading, justify="right")
@@ -106,7 +140,7 @@ def print_audit(out: Console, found: Audit) -> None:
     out.print(table)
     if test.false_positives is not None:
         out.print(f"Control against control: p < 0.05 in {test.false_positives:.1%} of draws (5 % is due).", highlight=False)
-    for name, auc in found.blind.items():
+    for name, auc in audit.blind.items():
         out.print(f"Blind, suspect against control, {name}: AUC {shown(auc)}", markup=False, highlight=False)
 
 
@@ -171,8 +205,8 @@ def print_analysis(out: Console, analysis: FactorAnalysis) -> None:
         for value in factor.values:
             table.add_column(escape(value_text(value)))
         for attack, points in curves.items():
-            found = {str(value): shown(row.auc) for value, row in points}
-            table.add_row(escape(attack), *(found.get(str(value), "-") for value in factor.values))
+            aucs = {str(value): shown(row.auc) for value, row in points}
+            table.add_row(escape(attack), *(aucs.get(str(value), "-") for value in factor.values))
         out.print(table)
 
 
@@ -216,8 +250,8 @@ def print_checks(out: Console, checks: list[Check]) -> None:
         table.add_column(heading, overflow="fold")
     marks = {"fault": "[red]fault[/red]", "warning": "[yellow]warning[/yellow]", "ok": "ok"}
     for check in sorted(checks, key=lambda check: list(marks).index(check.state)):
-        found = escape(check.found) + (f"\n-> {escape(check.mend)}" if check.mend else "")
-        table.add_row(marks[check.state], escape(check.name), escape(check.node), found)
+        text = escape(check.found) + (f"\n-> {escape(check.mend)}" if check.mend else "")
+        table.add_row(marks[check.state], escape(check.name), escape(check.node), text)
     out.print(table)
     faults = sum(check.state == "fault" for check in checks)
     out.print(f"{faults} faults" if faults else "Nothing keeps a scan from running.", highlight=False)

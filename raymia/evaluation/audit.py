@@ -99,14 +99,16 @@ def _load(source: pd.DataFrame | str, name: str) -> _Samples:
 def _statement(test: SetTest, blind: dict[str, Interval]) -> str:
     alarmed = [name for name, auc in blind.items() if auc.low > 0.5]
     if test.p >= SIGNIFICANT:
-        found = f"No evidence that the suspect set was trained on (p = {test.p:.2g}). That is no evidence that it was not."
+        statement = f"No evidence that the suspect set was trained on (p = {test.p:.2g}). That is no evidence that it was not."
     elif alarmed:
-        found = (
+        statement = (
             f"The suspect set scores higher (p = {test.p:.2g}), but classifiers that never see the model tell the sets apart "
             f"too ({', '.join(alarmed)}): the difference may be one of the images alone, and is no evidence of training."
         )
     else:
-        found = f"The suspect set scores higher than the control: evidence that it was trained on (p = {test.p:.2g})."
+        statement = f"The suspect set scores higher than the control: evidence that it was trained on (p = {test.p:.2g})."
     if test.false_positives is not None and test.false_positives > 2 * SIGNIFICANT:
-        found += f" Beware: control against control is significant in {test.false_positives:.0%} of draws, where 5 % is due."
-    return f"{found} {CAVEAT}"
+        statement += (
+            f" Beware: control against control is significant in {test.false_positives:.0%} of draws, where 5 % is due."
+        )
+    return f"{statement} {CAVEAT}"

@@ -43,7 +43,7 @@ class FactorRow(BaseModel):
     point: dict[str, Any]
     """Value by factor."""
     forwards: int
-    """UNet forwards per image of the attack at this setting, alone."""
+    """Forwards of the denoiser per image of the attack at this setting, alone."""
     stratum: str
     n_members: int
     n_non_members: int
@@ -123,12 +123,12 @@ def along(analysis: FactorAnalysis, field: str, stratum: str = ALL) -> dict[str,
         Value and row, by attack; attacks that the factor does not touch, or that have one value only, are left out.
     """
     values = next(factor.values for factor in analysis.factors if factor.field == field)
-    found: dict[str, list[tuple[Any, FactorRow]]] = {}
+    curves: dict[str, list[tuple[Any, FactorRow]]] = {}
     for row in analysis.rows:
         at_base = all(row.point[name] == value for name, value in analysis.base.items() if name != field and name in row.point)
         if row.stratum == stratum and field in row.point and at_base and (field == TIMESTEP or TIMESTEP not in row.point):
-            found.setdefault(row.attack, []).append((row.point[field], row))
-    return {attack: sorted(rows, key=lambda pair: values.index(pair[0])) for attack, rows in found.items() if len(rows) > 1}
+            curves.setdefault(row.attack, []).append((row.point[field], row))
+    return {attack: sorted(rows, key=lambda pair: values.index(pair[0])) for attack, rows in curves.items() if len(rows) > 1}
 
 
 def _rows(evaluation: Evaluation, cell: CellRecord, edges: Sequence[float], seed: int) -> Iterator[FactorRow]:
@@ -159,26 +159,26 @@ def _rows(evaluation: Evaluation, cell: CellRecord, edges: Sequence[float], seed
 
 
 def budgets(analysis: FactorAnalysis) -> dict[str, list[tuple[int, FactorRow]]]:
-    """UNet forwards and row of each attack's settings, fewest first, fields that need scans of their own at their first values.
+    """Forwards and row of each attack's settings, fewest first; fields that need scans of their own at their first values.
 
     Nothing where no attack has settings of different costs.
     """
     apart = {
         factor.field: factor.values[0] for factor in analysis.factors if factor.attack is None and factor.field != TIMESTEP
     }
-    found: dict[str, list[tuple[int, FactorRow]]] = {}
+    curves: dict[str, list[tuple[int, FactorRow]]] = {}
     for row in analysis.rows:
         if row.stratum == ALL and TIMESTEP not in row.point and all(row.point[name] == value for name, value in apart.items()):
-            found.setdefault(row.attack, []).append((row.forwards, row))
-    if all(len({forwards for forwards, _ in points}) == 1 for points in found.values()):
+            curves.setdefault(row.attack, []).append((row.forwards, row))
+    if all(len({forwards for forwards, _ in points}) == 1 for points in curves.values()):
         return {}
-    return {attack: sorted(points, key=lambda point: point[0]) for attack, points in found.items()}
+    return {attack: sorted(points, key=lambda point: point[0]) for attack, points in curves.items()}
 
 
 def _timestep(signal: SignalRecord) -> int | None:
     """The timestep of a signal ``ATTACK.t=N``; none of others, and none of parts such as ``ATTACK.METRIC.t=N``."""
-    found = re.fullmatch(re.escape(signal.attack) + r"\.t=(\d+)", signal.name)
-    return int(found[1]) if found else None
+    match = re.fullmatch(re.escape(signal.attack) + r"\.t=(\d+)", signal.name)
+    return int(match[1]) if match else None
 
 
 def _shorter_side(table: pd.DataFrame) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
 class Interval(BaseModel):
-    """A value with its 95 % interval, on 0..1."""
+    """A value with its 95 % interval, on 0..1; a difference of two is on -1..1."""
 
     value: float
     low: float
@@ -85,3 +85,12 @@ def interval(value: float, draws: Floats) -> Interval:
     """Percentile interval of bootstrap draws around the value on the whole sample."""
     low, high = np.quantile(draws, TAILS)
     return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
+
+
+def shown(value: Interval | None, sign: str = "") -> str:
+    """``0.856 [0.832, 0.877]``, or a dash.
+
+    Args:
+        sign: ``+`` for differences.
+    """
+    return "-" if value is None else f"{value.value:{sign}.3f} [{value.low:{sign}.3f}, {value.high:{sign}.3f}]"

@@ -14,6 +14,7 @@ from raymia.evaluation.frechet import FrechetShift
 from raymia.evaluation.intervals import Interval, NoiseFloor
 from raymia.evaluation.measures.auc import Auc
 from raymia.evaluation.measures.base import tpr_measures
+from raymia.evaluation.metric_table import metric_table
 from raymia.evaluation.posterior import Reliability
 from raymia.evaluation.roc import Floats
 from raymia.evaluation.transfer import Transfer
@@ -120,23 +121,10 @@ class Evaluation(BaseModel):
     def _repr_html_(self) -> str:
         """Verdict and primary signals, for notebooks."""
         verdict = self.metrics.verdict
-        rows = {
-            name: {
-                "access": signal.access,
-                "AUC": shown(signal.auc),
-                "TPR at 1 % FPR": shown(signal.tpr_at_fpr["0.01"]),
-                "over blind": shown(signal.excess_over_blind),
-                "verdict": signal.verdict or "",
-            }
-            for name, signal in self.metrics.signals.items()
-            if signal.primary
-        }
+        table = metric_table(self.metrics)
+        columns = [column for column in table.columns if column.terminal or column.name == "access"]
+        lines = {row.signal: {column.heading: column.text(row) for column in columns[1:]} for row in table.primary}
         notes = "".join(f"<p>Note: {html.escape(warning)}</p>" for warning in self.metrics.warnings)
-        table = pd.DataFrame.from_dict(rows, orient="index").to_html(escape=True) if rows else ""
+        html_table = pd.DataFrame.from_dict(lines, orient="index").to_html(escape=True) if lines else ""
         word = html.escape(verdict.verdict or "no verdict")
-        return f"<p><strong>{word}</strong>: {html.escape(verdict.statement)}</p>{notes}{table}"
-
-
-def shown(value: Interval | None) -> str:
-    """``0.856 [0.832, 0.877]``, or a dash."""
-    return "-" if value is None else f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+        return f"<p><strong>{word}</strong>: {html.escape(verdict.statement)}</p>{notes}{html_table}"

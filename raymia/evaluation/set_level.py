@@ -82,17 +82,17 @@ def welch(suspect: Floats, control: Floats, seed: int) -> float:
 
 
 def _at_size(suspect: Floats, control: Floats, size: int, random: np.random.Generator) -> SizePoint:
-    found = []
+    p_values = []
     for draw in range(SIZE_DRAWS):
         ours, theirs = (rows[random.choice(len(rows), 2 * size, replace=False)] for rows in (suspect, control))
-        found.append(welch(ours, theirs, draw))
-    return SizePoint(n=size, median_p=float(np.median(found)), significant=float(np.mean(np.array(found) < SIGNIFICANT)))
+        p_values.append(welch(ours, theirs, draw))
+    return SizePoint(n=size, median_p=float(np.median(p_values)), significant=float(np.mean(np.array(p_values) < SIGNIFICANT)))
 
 
 def _false_positives(control: Floats, random: np.random.Generator) -> float:
-    found = []
+    p_values = []
     for draw in range(NULL_DRAWS):
         order = random.permutation(len(control))
         half = len(control) // 2
-        found.append(welch(control[order[:half]], control[order[half:]], draw))
-    return float(np.mean(np.array(found) < SIGNIFICANT))
+        p_values.append(welch(control[order[:half]], control[order[half:]], draw))
+    return float(np.mean(np.array(p_values) < SIGNIFICANT))

@@ -61,9 +61,9 @@ def read_samples(source: str) -> tuple[pd.DataFrame, Counts]:
     manifest, folder = load_manifest(source)
     rows: list[dict[str, Any]] = []
     reasons: Counter[str] = Counter()
-    for found in read_facts(shard_readers(manifest, folder)):
-        rows += found.rows
-        reasons += found.reasons
+    for facts in read_facts(shard_readers(manifest, folder)):
+        rows += facts.rows
+        reasons += facts.reasons
     counts = Counts(
         read=len(rows) + reasons.total(),
         scored=len(rows),
@@ -84,6 +84,6 @@ def _labels(values: pd.Series, source: str) -> pd.Series:
     wrong = words.notna() & (words != "") & ~words.isin(list(LABELS)) & (words != "unknown")
     if wrong.any():
         row = values[wrong]
-        found = f"`member` is {row.iloc[0]!r} in row {row.index[0]}"
-        raise ConfigError(f"table {source}: {found}; expected true or false, or nothing where it is unknown")
+        says = f"`member` is {row.iloc[0]!r} in row {row.index[0]}"
+        raise ConfigError(f"table {source}: {says}; expected true or false, or nothing where it is unknown")
     return labels.where(labels.notna(), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from raymia.evaluation.intervals import Interval, NoiseFloor
+from raymia.evaluation.intervals import Interval, NoiseFloor, shown
 
 Verdict = Literal["evidence", "explained by the data set", "no signal"]
 
@@ -29,12 +29,12 @@ def signal_statement(
     name: str, verdict: Verdict, auc: Interval, excess: Interval | None, best_blind: str | None, over_control: Interval | None
 ) -> str:
     """The verdict of one signal in words, with the numbers that it rests on."""
-    found = f"{name}: {verdict}. AUC {_shown(auc)}"
+    statement = f"{name}: {verdict}. AUC {shown(auc)}"
     if excess is None or best_blind is None:
-        found += "; no blind baseline could be fitted to hold it against"
+        statement += "; no blind baseline could be fitted to hold it against"
     else:
-        found += f", {_shown(excess, sign='+')} over {best_blind}"
-    return found + (f", {_shown(over_control, sign='+')} over the control model." if over_control else ".")
+        statement += f", {shown(excess, '+')} over {best_blind}"
+    return statement + (f", {shown(over_control, '+')} over the control model." if over_control else ".")
 
 
 def blind_statement(name: str | None, auc: Interval | None, floor: NoiseFloor) -> str:
@@ -43,10 +43,10 @@ def blind_statement(name: str | None, auc: Interval | None, floor: NoiseFloor) -
         return "No blind baseline could be fitted: a class has too few samples, or there is nothing to learn from."
     if auc.value > floor.auc[1] and auc.low > 0.5:
         return (
-            f"The data set gives membership away by itself: {name} reaches AUC {_shown(auc)} without seeing any model. "
+            f"The data set gives membership away by itself: {name} reaches AUC {shown(auc)} without seeing any model. "
             "An attack on these splits shows memory only by what it finds beyond that."
         )
-    return f"No blind baseline tells the splits apart at this number of samples; the best is {name} with AUC {_shown(auc)}."
+    return f"No blind baseline tells the splits apart at this number of samples; the best is {name} with AUC {shown(auc)}."
 
 
 def run_verdict(verdicts: dict[str, Verdict], controls: dict[str, Verdict], best_blind: str | None) -> tuple[Verdict, str]:
@@ -81,10 +81,6 @@ def run_verdict(verdicts: dict[str, Verdict], controls: dict[str, Verdict], best
             f"{_names(explained)} beat chance but not {blind}: the data set alone explains it.{warning}",
         )
     return "no signal", f"No attack tells members from non-members better than chance at this number of samples.{warning}"
-
-
-def _shown(value: Interval, sign: str = "") -> str:
-    return f"{value.value:{sign}.3f} [{value.low:{sign}.3f}, {value.high:{sign}.3f}]"
 
 
 def _names(names: list[str]) -> str:

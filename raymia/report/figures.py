@@ -63,8 +63,8 @@ def inline_svg(name: str, figure: Figure) -> str:
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     used = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", text))
 
-    def rename(found: re.Match[str]) -> str:
-        return f' id="{name}-{found[1]}"' if found[1] in used else ""
+    def rename(match: re.Match[str]) -> str:
+        return f' id="{name}-{match[1]}"' if match[1] in used else ""
 
     text = re.sub(r' id="([^"]+)"', rename, text)
     return re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", text)

@@ -18,9 +18,12 @@ import pyarrow.parquet as pq
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from raymia.evaluation.results import Evaluation, RunMetrics
+from raymia.evaluation.baselines.base import baselines
+from raymia.evaluation.metric_table import metric_table
+from raymia.evaluation.results import Evaluation
 from raymia.report.figures import NamedFigure, inline_svg, write_figures
 from raymia.report.plots import run_figures
+from raymia.report.tables import tables
 from raymia.report.thumbnails import Identity, thumbnails
 from raymia.run.ledger import Ledger
 from raymia.run.record import ScanRecord
@@ -76,7 +79,8 @@ def render(evaluation: Evaluation, figures: Mapping[str, NamedFigure]) -> str:
         figures: of `raymia.report.plots.run_figures`.
     """
     metrics, run = evaluation.metrics, evaluation.run
-    primary = [name for name, signal in metrics.signals.items() if signal.primary]
+    table = metric_table(metrics)
+    primary = [row.signal for row in table.primary]
     ranked = [name for name in primary if metrics.signals[name].access not in ("control", "blind")]
     best = ranked[0] if ranked and metrics.signals[ranked[0]].auc else None
     return render_page(
@@ -85,9 +89,10 @@ def render(evaluation: Evaluation, figures: Mapping[str, NamedFigure]) -> str:
         run=run,
         job=yaml.safe_dump(run.job.model_dump(mode="json"), sort_keys=False) if isinstance(run, ScanRecord) else "",
         metrics=metrics,
-        primary=primary,
-        accesses=list(dict.fromkeys(metrics.signals[name].access for name in metrics.signals)),
-        statements=[found for name in primary if (found := metrics.signals[name].statement)],
+        table=table,
+        accesses=list(dict.fromkeys(row.access for row in table.rows)),
+        statements=[statement for name in primary if (statement := metrics.signals[name].statement)],
+        baselines=[baseline for baseline in baselines() if f"blind.{baseline.name}" in metrics.signals],
         figures=figures,
         svg={name: inline_svg(name.replace(".", "-"), named.figure) for name, named in figures.items()},
         best=best,
@@ -105,28 +110,6 @@ def render_page(template: str, **values: Any) -> str:
     return environment.get_template(template).render(version=version("raymia"), **values)
 
 
-def tables(metrics: RunMetrics) -> dict[str, pd.DataFrame]:
-    """The report's tables, by file name."""
-    rows = []
-    for name, signal in metrics.signals.items():
-        row: dict[str, Any] = {"signal": name}
-        row |= signal.model_dump(
-            include={"attack", "access", "primary", "p_value", "p_holm", "n_members", "n_non_members", "verdict"}
-        )
-        measured = {"auc": signal.auc, "excess_over_blind": signal.excess_over_blind, "control_auc": signal.control_auc}
-        measured |= {"excess_over_control": signal.excess_over_control}
-        measured |= {f"tpr_at_fpr_{rate}": found for rate, found in signal.tpr_at_fpr.items()}
-        for column, found in measured.items():
-            row |= {column: found and found.value, f"{column}_low": found and found.low, f"{column}_high": found and found.high}
-        rows.append(row)
-    reasons = {**metrics.counts.by_reason, **metrics.counts.flagged}
-    return {
-        "signals": pd.DataFrame(rows),
-        "beforehand": pd.json_normalize([row.model_dump() for row in metrics.transfer], sep="_"),
-        "quarantine": pd.DataFrame({"reason": list(reasons), "samples": list(reasons.values())}),
-    }
-
-
 def sheets(evaluation: Evaluation, signal: str) -> Iterator[tuple[str, list[SheetImage]]]:
     """The samples with the highest and the lowest score of `signal`, with their images read back from the shards."""
     table = evaluation.table[evaluation.table[signal].notna()]
@@ -138,7 +121,7 @@ def sheets(evaluation: Evaluation, signal: str) -> Iterator[tuple[str, list[Shee
     identities = [(str(split), str(shard), str(key)) for split, shard, key in rows[["split", "shard", "key"]].to_numpy()]
     sources = thumbnails(urls, identities)
     others = table[table["member"].eq(False)]
-    primary = [name for name, found in evaluation.metrics.signals.items() if found.primary]
+    primary = [name for name, described in evaluation.metrics.signals.items() if described.primary]
     alarms = {name: np.sort(others[name].to_numpy(float)) for name in primary}
     for title, part in chosen.items():
         yield title, [_sheet_image(row, alarms, sources) for _, row in part.iterrows()]

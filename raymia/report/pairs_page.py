@@ -12,7 +12,7 @@ from raymia.report.page import render_page
 from raymia.report.thumbnails import thumbnails
 from raymia.run.storage import Storage
 
-if TYPE_CHECKING:  # making them takes Ray and faiss, which showing them does not
+if TYPE_CHECKING:  # curation needs torch and Ray, which reading does not
     from raymia.curation.dedup import Deduplicated
 
 PAIRS_FILE = "pairs.html"
@@ -40,18 +40,17 @@ class Pair:
     agreement: float | None
 
 
-def write_pairs_page(found: Deduplicated, out: Storage) -> str:
-    """Write the sheet: the closest pairs across splits, and some of each range of distances."""
-    pairs = found.pairs
+def write_pairs_page(result: Deduplicated, out: Storage) -> str:
+    """Write the sheet: the closest pairs across splits, and some of each range of distances; return where it is."""
+    pairs = result.pairs
     across = pairs[pairs["one_split"] != pairs["other_split"]]
     groups = {"Closest across splits": across.head(CLOSEST)}
-    for part in found.summary.bins:
-        low, high = part.low, part.high
-        inside = pairs[(pairs["distance"] >= low) & (pairs["distance"] < high)]
+    for part in result.summary.bins:
+        inside = pairs[(pairs["distance"] >= part.low) & (pairs["distance"] < part.high)]
         drawn = inside.sample(min(PER_BIN, len(inside)), random_state=0).sort_values("distance")
-        groups[f"Distance {low:g} to {high:g}: {len(drawn)} of {len(inside):,} pairs, drawn at random"] = drawn
+        groups[f"Distance {part.low:g} to {part.high:g}: {len(drawn)} of {len(inside):,} pairs, drawn at random"] = drawn
     groups = {title: rows for title, rows in groups.items() if len(rows)}
-    urls = {reader.place: reader.shard.url for reader in found.features.readers}
+    urls = {reader.place: reader.shard.url for reader in result.features.readers}
     identities = [
         (str(row[f"{side}_split"]), str(row[f"{side}_shard"]), str(row[f"{side}_key"]))
         for rows in groups.values()
@@ -60,7 +59,7 @@ def write_pairs_page(found: Deduplicated, out: Storage) -> str:
     ]
     sources = thumbnails(urls, identities)
     shown = {title: list(_pairs(rows, sources)) for title, rows in groups.items()}
-    page = render_page("pairs.html", title=found.manifest.name, summary=found.summary, groups=shown)
+    page = render_page("pairs.html", title=result.manifest.name, summary=result.summary, groups=shown)
     out.write(PAIRS_FILE, page.encode())
     return f"{out.url}/{PAIRS_FILE}"
 

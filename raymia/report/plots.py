@@ -110,9 +110,9 @@ def timestep_series(measured: dict[str, SignalMetrics]) -> dict[str, list[tuple[
     """Timestep and signal of every family ``NAME.t=N`` with more than one timestep, by NAME, in order of the timestep."""
     families: dict[str, list[tuple[int, str]]] = {}
     for name in measured:
-        found = re.fullmatch(r"(.+)\.t=(\d+)", name)
-        if found:
-            families.setdefault(found[1], []).append((int(found[2]), name))
+        match = re.fullmatch(r"(.+)\.t=(\d+)", name)
+        if match:
+            families.setdefault(match[1], []).append((int(match[2]), name))
     return {family: sorted(series) for family, series in sorted(families.items()) if len(series) > 1}
 
 
@@ -133,15 +133,15 @@ def timestep_figure(evaluation: Evaluation, families: dict[str, list[tuple[int, 
     return figure
 
 
-def reliability_figure(found: Reliability) -> Figure:
+def reliability_figure(reliability: Reliability) -> Figure:
     """Observed share of members against predicted probability, with exact intervals."""
     figure = new_figure(4.4, 4.2)
     axes = figure.subplots()
-    values = np.array([[point.value, point.low, point.high] for point in found.observed]).T
+    values = np.array([[point.value, point.low, point.high] for point in reliability.observed]).T
     axes.plot([0, 1], [0, 1], ":", color=FAINT, label="as predicted")
     errors = np.clip([values[0] - values[1], values[2] - values[0]], 0.0, None)
     axes.errorbar(
-        found.predicted, values[0], yerr=errors, fmt="o-", color=COLOURS[0], capsize=2, markersize=4, label="observed"
+        reliability.predicted, values[0], yerr=errors, fmt="o-", color=COLOURS[0], capsize=2, markersize=4, label="observed"
     )
     axes.set(
         xlabel="predicted probability of membership", ylabel="share of members", title="Do probabilities mean what they say?"

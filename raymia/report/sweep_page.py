@@ -93,7 +93,7 @@ def sweep_figures(analysis: FactorAnalysis) -> tuple[dict[str, str], dict[str, N
         curves = budgets(analysis)
         if curves:
             sections[BUDGET] = "What a budget buys"
-            alt = f"AUC against UNet forwards per image, with 95 % intervals, of {', '.join(curves)}."
+            alt = f"AUC against forwards per image, with 95 % intervals, of {', '.join(curves)}."
             figures[f"{BUDGET}.all"] = NamedFigure(_budget_figure(curves), alt)
         for number, (one, other) in enumerate(itertools.combinations(analysis.factors, 2)):
             section = f"pair{number}"
@@ -151,7 +151,7 @@ def _budget_figure(curves: dict[str, list[tuple[int, FactorRow]]]) -> Figure:
     axes.set_xticks(ticks, minor=False)
     axes.minorticks_off()
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="UNet forwards per image, alone", ylabel="AUC (95 % interval)", title="What a budget buys")
+    axes.set(xlabel="forwards of the denoiser per image, alone", ylabel="AUC (95 % interval)", title="What a budget buys")
     figure.legend(loc="outside lower center", ncols=min(4, len(curves)))
     return figure
 

@@ -28,12 +28,12 @@ def thumbnails(urls: Mapping[tuple[str, str], str], samples: Iterable[Identity])
     by_shard: dict[tuple[str, str], set[str]] = defaultdict(set)
     for split, shard, key in samples:
         by_shard[split, shard].add(key)
-    found: dict[Identity, str] = {}
+    pictures: dict[Identity, str] = {}
     for place, keys in by_shard.items():
         for item in read_shard(urls[place], lambda _, key, keys=keys: key in keys):  # type: ignore[misc]
             if isinstance(item, RawSample) and item.image is not None and (source := _thumbnail(item.image)) is not None:
-                found[(*place, item.key)] = source
-    return found
+                pictures[(*place, item.key)] = source
+    return pictures
 
 
 def _thumbnail(content: bytes) -> str | None:
