@@ -125,15 +125,18 @@ class Stream:
     load: Callable[[], RowScorer]
     cache: LatentCache | None = None
 
-    def decode(self, table: pa.Table) -> pa.Table:
-        """Decode batch rows; see `decode_rows`."""
-        return decode_rows(table, self.resolution_px, self.max_pixels, self.cache)
+    def decoder(self) -> Work:
+        """What decodes batch rows; a process that does it loads `raymia.scan.decoding` and no model library."""
+        return partial(decode_rows, resolution_px=self.resolution_px, max_pixels=self.max_pixels, cache=self.cache)
 
-    def ready(self) -> Work:
-        """Load the scorer; see `score_rows`."""
-        return partial(
-            score_rows, scorer=self.load(), row_type=self.row_type, resolution_px=self.resolution_px, cache=self.cache
-        )
+    def loader(self) -> Callable[[], Work]:
+        """What makes the scoring ready, in the process that is to do it."""
+        return partial(ready, self.load, self.row_type, self.resolution_px, self.cache)
+
+
+def ready(load: Callable[[], RowScorer], row_type: pa.StructType, resolution_px: int, cache: LatentCache | None) -> Work:
+    """Load the scorer; see `score_rows`."""
+    return partial(score_rows, scorer=load(), row_type=row_type, resolution_px=resolution_px, cache=cache)
 
 
 def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
@@ -226,7 +229,7 @@ def score_all(rows: Stream, ledger: Ledger, pool: Pool, console: Console) -> tup
             return monitor, 0.0
         units = Units(ledger, rows.row_type, rows.unit_size, state.committed, monitor)
         reads = [ReadBatches(part, rows.unit_size, rows.batch_size, rows.prompts) for part in work]
-        for table in stream(reads, BATCH_SCHEMA, rows.decode, rows.ready, pool):
+        for table in stream(reads, BATCH_SCHEMA, rows.decoder(), rows.loader(), pool):
             first = first or time.monotonic()
             units.add(table)
         if units.pending:
