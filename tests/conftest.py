@@ -8,6 +8,11 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Threads of torch that wait for each other sleep. They spin by default, and beside Ray's processes on a few cores that cost
+# up to fifty times the work itself. Read once, when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 import numpy as np
 import pytest
 import ray
