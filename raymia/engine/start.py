@@ -18,9 +18,10 @@ NO_PROGRESS_TIMEOUT_S = 900.0
 TRANSIENT_ERRORS = ["CUDA out of memory", "NCCL"]
 STORAGE_ERRORS = ["ServiceUnavailable", "Connection reset", "Connection aborted", "HTTP (429|5..)", "googleapi.*(429|5..)"]
 CAUSE_LINE = re.compile(r"^[A-Za-z_.]*(Error|Exception|Interrupt): ")
-LOCAL_SETTINGS = {"RAY_worker_niceness": "0"}
-"""Of a local Ray, unless the environment says otherwise: workers run at normal priority. At Ray's own niceness of 15 a scan on
-a busy laptop gets next to no processor."""
+LOCAL_SETTINGS = {"RAY_worker_niceness": "0", "OMP_WAIT_POLICY": "PASSIVE"}
+"""Of a local Ray, unless the environment says otherwise. Workers run at normal priority: at Ray's own niceness of 15 a scan on
+a busy laptop gets next to no processor. Threads of torch that wait for each other sleep: where other processes want the same
+cores, and in a scan some always do, spinning took up to fifty times the processor time of the work itself."""
 QUIET = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Settings for which Ray would otherwise tell the person at the terminal that they may be set."""
 CHATTY = ("ray.data", "ray._private.worker", "ray._private.authentication", "ray.dashboard")
