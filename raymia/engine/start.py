@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.data import DataContext
@@ -17,13 +19,17 @@ from raymia.errors import RaymiaError
 NO_PROGRESS_TIMEOUT_S = 900.0
 TRANSIENT_ERRORS = ["CUDA out of memory", "NCCL"]
 STORAGE_ERRORS = ["ServiceUnavailable", "Connection reset", "Connection aborted", "HTTP (429|5..)", "googleapi.*(429|5..)"]
+STDERR = 2
 CAUSE_LINE = re.compile(r"^[A-Za-z_.]*(Error|Exception|Interrupt): ")
 LOCAL_SETTINGS = {"RAY_worker_niceness": "0", "OMP_WAIT_POLICY": "PASSIVE"}
 """Of a local Ray, unless the environment says otherwise. Workers run at normal priority: at Ray's own niceness of 15 a scan on
 a busy laptop gets next to no processor. Threads of torch that wait for each other sleep: where other processes want the same
 cores, and in a scan some always do, spinning took up to fifty times the processor time of the work itself."""
-QUIET = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Settings for which Ray would otherwise tell the person at the terminal that they may be set."""
+QUIET = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+"""Settings for which Ray would otherwise tell the person at the terminal that they may be set. The last silences Ray's core,
+which calls it an error that actors of Ray Data have their arguments in the object store; what ends a scan comes as an error of
+Python's. Who wants the core's logs of a local Ray sets it to info."""
+LEVEL_LINE = b"Set ray log level from environment variable"
 CHATTY = ("ray.data", "ray._private.worker", "ray._private.authentication", "ray.dashboard")
 """Ray's loggers whose lines at the start of a scan say nothing that a person can act on."""
 
@@ -58,13 +64,27 @@ def _start(replicas: int) -> bool:
     hush()
     quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+        _init(**quiet)
         return True
     for name, value in LOCAL_SETTINGS.items():
         os.environ.setdefault(name, value)
     cores = os.cpu_count() or 1
-    ray.init("local", num_cpus=cores + replicas, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    _init(address="local", num_cpus=cores + replicas, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     return True
+
+
+def _init(**options: Any) -> None:
+    """`ray.init` without the line in which Ray's core tells the terminal how much it logs; what else is said is said after."""
+    terminal = os.dup(STDERR)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), STDERR)
+        try:
+            ray.init(**options)
+        finally:
+            os.dup2(terminal, STDERR)
+            os.close(terminal)
+            said.seek(0)
+            os.write(STDERR, b"".join(line for line in said if LEVEL_LINE not in line))
 
 
 def hush() -> None:
