@@ -11,6 +11,7 @@ from pathlib import Path
 # Threads of torch that wait for each other sleep. They spin by default, and beside Ray's processes on a few cores that cost
 # up to fifty times the work itself. Read once, when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import numpy as np
 import pytest
@@ -26,8 +27,6 @@ from raymia.testbed.architecture import save_tiny  # noqa: E402 - after the hook
 pytest_plugins = ["tests.skips"]
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
-# At Ray's own niceness of 15, workers get next to nothing of a machine that does anything else.
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray reads it in this spelling
 
 
 @pytest.fixture(scope="session")

@@ -28,9 +28,9 @@ LOCAL_SETTINGS = {"RAY_worker_niceness": "0", "OMP_WAIT_POLICY": "PASSIVE"}
 a busy laptop gets next to no processor. Threads of torch that wait for each other sleep: where other processes want the same
 cores, and in a scan some always do, spinning took up to fifty times the processor time of the work itself."""
 QUIET = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-"""Settings for which Ray would otherwise tell the person at the terminal that they may be set. Ray's core calls it an error
-that actors of Ray Data have their arguments in the object store; what ends a scan comes as an error of Python's. To read the
-core's own logs of a local Ray, set RAY_BACKEND_LOG_LEVEL=info."""
+"""Settings for which Ray would otherwise tell the person at the terminal that they may be set. The last silences Ray's core,
+which calls it an error that actors of Ray Data have their arguments in the object store; what ends a scan comes as an error of
+Python's. Who wants the core's logs of a local Ray sets it to info."""
 LEVEL_LINE = b"Set ray log level from environment variable"
 CHATTY = ("ray.data", "ray._private.worker", "ray._private.authentication", "ray.dashboard")
 """Ray's loggers whose lines at the start of a scan say nothing that a person can act on."""
@@ -44,11 +44,11 @@ def on_ray(what: str, replicas: int = 0) -> Iterator[None]:
     slots that reading and decoding need.
 
     Args:
-        what: name of what is done in the block, for errors.
-        replicas: how many replicas a local Ray is to have room for.
+        what: is done in the block, for errors.
+        replicas: that a local Ray is to have room for.
 
     Raises:
-        RaymiaError: Ray failed at what is done in the block.
+        RaymiaError: what is done failed on Ray.
     """
     started_here = _start(replicas)
     try:
@@ -61,7 +61,6 @@ def on_ray(what: str, replicas: int = 0) -> Iterator[None]:
 
 
 def _start(replicas: int) -> bool:
-    """Start a Ray where none is at hand; return whether that was done."""
     if ray.is_initialized():
         return False
     hush()
@@ -77,7 +76,7 @@ def _start(replicas: int) -> bool:
 
 
 def _init(**options: Any) -> None:
-    """`ray.init` without the line in which Ray's core tells the terminal how much it logs; all else is said after it."""
+    """`ray.init` without the line in which Ray's core tells the terminal how much it logs; what else is said is said after."""
     terminal = os.dup(STDERR)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), STDERR)
