@@ -1,4 +1,4 @@
-"""Near-duplicates within and across splits: found by embedding and by exact hash, named as clusters, dropped where they tell.
+"""Near-duplicates within and across splits, by embedding and by exact hash: named as clusters, dropped where they mislead.
 
 A non-member with a twin among the members was trained on as good as its twin: it is dropped. All other twins stay and are
 named, so that evaluation never puts them on both sides of a fold.
@@ -25,7 +25,7 @@ from rich.console import Console
 from raymia.curation.derive import CLUSTERS_FILE, derive_from, output_folder, write_frame
 from raymia.curation.embed import Features, load_features
 from raymia.curation.neighbours import Vectors, pairs_within
-from raymia.curation.verification import THUMBNAIL_PX, Thumbnail, agreement, thumbnail_of
+from raymia.curation.verification import COMPARED_PX, Thumbnail, agreement, thumbnail_of
 from raymia.data.clusters import components
 from raymia.data.images import MAX_PIXELS
 from raymia.data.manifest import Manifest
@@ -302,4 +302,4 @@ def _compare(shared: Shared[dict[int, bytes]], block: tuple[int, NDArray[np.int6
 
 
 def _thumbnail(pixels: bytes | None) -> Thumbnail:
-    return np.frombuffer(pixels or b"", np.uint8).reshape(THUMBNAIL_PX, THUMBNAIL_PX, 3)
+    return np.frombuffer(pixels or b"", np.uint8).reshape(COMPARED_PX, COMPARED_PX, 3)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from raymia.data.images import ImageError, upright_image
 
-THUMBNAIL_PX = 64
+COMPARED_PX = 64
 """Side of a thumbnail."""
 COARSE_PX, FINE_PX = 24, 32
 """Sides at which a trim is searched for, and at which two thumbnails are compared."""
@@ -30,7 +30,7 @@ MIN_AGREEMENT = 0.983
 quality 40, or cropped by 5 % at two sides) 98 % reach it, and 3 % of the pairs that reach it are none."""
 
 Thumbnail = NDArray[np.uint8]
-"""(THUMBNAIL_PX, THUMBNAIL_PX, 3) pixels."""
+"""(COMPARED_PX, COMPARED_PX, 3) pixels."""
 Picture = NDArray[np.float32]
 """(height, width, 3) values, or (height, width) where colours are averaged."""
 Trim = tuple[float, float, float, float]
@@ -50,7 +50,7 @@ def thumbnail_of(content: bytes, max_pixels: int) -> Thumbnail | None:
         upright, _ = upright_image(content, max_pixels)
     except ImageError:
         return None
-    return np.asarray(upright.convert("RGB").resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX), np.uint8)
+    return np.asarray(upright.convert("RGB").resize((COMPARED_PX, COMPARED_PX), Image.Resampling.BOX), np.uint8)
 
 
 def agreement(one: Thumbnail, other: Thumbnail) -> float:
@@ -67,7 +67,7 @@ def _best_fit(whole: Picture, part: Picture) -> float:
         return 0.0
     trims = [(before, after) for before in TRIMS for after in TRIMS]
     kernels = np.stack([_kernel(before, after, COARSE_PX) for before, after in trims])
-    rows = kernels @ whole.mean(-1)  # (trims, COARSE_PX, THUMBNAIL_PX): the height is trimmed
+    rows = kernels @ whole.mean(-1)  # (trims, COARSE_PX, COMPARED_PX): the height is trimmed
     fits = np.einsum("tik,sjk->tsij", rows, kernels, optimize=True).reshape(len(trims) ** 2, -1)
     fits -= fits.mean(1, keepdims=True)
     nearest = int((fits @ outline.ravel() / np.maximum(np.linalg.norm(fits, axis=1), 1e-6)).argmax())
@@ -117,9 +117,9 @@ def _correlation(picture: Picture, target: Picture) -> float:
 
 @lru_cache(4096)
 def _kernel(before: float, after: float, side: int) -> NDArray[np.float32]:
-    """(side, THUMBNAIL_PX): resamples what is left of a line, cropped at both ends, by a Gaussian kernel."""
+    """(side, COMPARED_PX): resamples what is left of a line, cropped at both ends, by a Gaussian kernel."""
     left = 1.0 - before - after
-    centres = (before + left * (np.arange(side) + 0.5) / side) * THUMBNAIL_PX - 0.5
-    distances = (np.arange(THUMBNAIL_PX) - centres[:, None]) / (BLUR * left * THUMBNAIL_PX / side)
+    centres = (before + left * (np.arange(side) + 0.5) / side) * COMPARED_PX - 0.5
+    distances = (np.arange(COMPARED_PX) - centres[:, None]) / (BLUR * left * COMPARED_PX / side)
     weights = np.exp(-0.5 * distances**2)
     return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)

@@ -18,7 +18,7 @@ PIPELINE_VERSION = 1
 RESOLUTION_PX = 64
 TOKENS = 32
 TEXT_WIDTH = 64
-START, END = "<|startoftext|>", "<|endoftext|>"
+START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 """Tokens that begin and end every text."""
 
 CLIP_CONFIG: dict[str, Any] = {
@@ -94,7 +94,7 @@ def new_tokenizer(captions: list[str]) -> CLIPTokenizer:
     """CLIP's byte-pair tokenizer cut to the merges that `captions` use; it splits them exactly as the full one does."""
     merges = _merges_used(captions, _clip_merges())
     alphabet = _byte_alphabet()
-    tokens = [*alphabet, *(symbol + "</w>" for symbol in alphabet), *("".join(pair) for pair in merges), START, END]
+    tokens = [*alphabet, *(symbol + "</w>" for symbol in alphabet), *("".join(pair) for pair in merges), START_TOKEN, END_TOKEN]
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)},
         merges=[tuple(pair) for pair in merges],
