@@ -11,14 +11,12 @@ import pyarrow as pa
 
 from raymia.data.tar import Fault, ShardEnd
 from raymia.run.columns import QUARANTINE_SCHEMA, QUARANTINED, named
-from raymia.run.ledger import Ledger
+from raymia.run.ledger import Ledger, ShardPlace
 from raymia.scan.batches import BATCH_PLACE_NAMES
 from raymia.scan.decoding import STAGE_SECONDS
 from raymia.scan.monitoring import Monitor
 
 log = logging.getLogger(__name__)
-
-Place = tuple[str, str]
 
 
 @dataclass
@@ -39,7 +37,7 @@ class Units:
         ledger: Ledger,
         row_type: pa.StructType,
         unit_size: int,
-        committed: dict[Place, frozenset[int]],
+        committed: dict[ShardPlace, frozenset[int]],
         monitor: Monitor,
     ) -> None:
         self._ledger = ledger
@@ -48,7 +46,7 @@ class Units:
         self._monitor = monitor
         self._committed = defaultdict(set, {place: set(units) for place, units in committed.items()})
         self._open: dict[tuple[str, str, int], _Unit] = {}
-        self._ends: dict[Place, ShardEnd] = {}
+        self._ends: dict[ShardPlace, ShardEnd] = {}
 
     def add(self, table: pa.Table) -> None:
         """Take rows as `raymia.scan.rows.score_rows` makes them."""
@@ -82,7 +80,7 @@ class Units:
         units = [f"{split}/{shard} unit {unit}" for split, shard, unit in self._open]
         return units + [f"{split}/{shard} end" for split, shard in self._ends]
 
-    def _commit(self, place: Place, number: int, member: bool | None) -> None:
+    def _commit(self, place: ShardPlace, number: int, member: bool | None) -> None:
         unit = self._open.pop((*place, number))
         batches = [unit.batches[position] for position in sorted(unit.batches)]
         scores = pa.Table.from_struct_array(pa.concat_arrays([scores for scores, _ in batches]))
@@ -99,7 +97,7 @@ class Units:
         where = {"run": self._ledger.run, "split": place[0], "shard": place[1], "unit": number}
         log.debug("unit committed", extra={**where, "samples": len(scores), "quarantined": len(quarantine)})
 
-    def _finish(self, place: Place) -> None:
+    def _finish(self, place: ShardPlace) -> None:
         end = self._ends.get(place)
         units = 0 if end is None else -(-end.samples // self._unit_size)
         if end is not None and len(self._committed[place]) == units:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -18,7 +19,7 @@ from raymia.replica.families import LoadOptions
 from raymia.replica.schedule import named_levels
 from raymia.run.ledger import Ledger
 from raymia.trial.trial import Trial
-from tests.conftest import good_members, tar_bytes
+from tests.conftest import good_members, image_bytes, tar_bytes
 
 INSTALLED = str(Path(__file__).parent / "installed")
 """A folder as pip leaves it: a package, and what its installation says of it."""
@@ -59,12 +60,16 @@ def save_pixel_pipeline(folder: Path) -> None:
     index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "OutsidePixelPipeline"}))
 
 
+def wider(count: int, start: int) -> list[tuple[str, bytes]]:
+    return [(f"{i:04d}.jpg", image_bytes(i, size=(96, 64))) for i in range(start, start + count)]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outside")
     save_pixel_pipeline(folder / "model")
-    for number, name in enumerate(("m", "n")):
-        (folder / f"{name}.tar").write_bytes(tar_bytes(good_members(12, start=100 * number)))
+    (folder / "m.tar").write_bytes(tar_bytes(good_members(12)))
+    (folder / "n.tar").write_bytes(tar_bytes([*good_members(3, start=100), *wider(9, start=103)]))
     splits = [
         {"name": "members", "member": True, "shards": ["m.tar"]},
         {"name": "non_members", "member": False, "shards": ["n.tar"]},
@@ -147,8 +152,21 @@ def test_black_box_attacks_score_and_evaluate_what_the_service_makes(folder: Pat
     assert (record.counts.scored, record.evaluations.queries, record.evaluations.forwards) == (24, 24 * 6, 0)
     assert (table["rediffuse"] > table["rediffuse:strong"]).all(), "more noise, more blur"
     signals = json.loads(said["evaluate"])["signals"]
-    assert {"rediffuse", "rediffuse:strong", "blind.caption"} <= set(signals)
+    assert {"rediffuse", "rediffuse:strong", "blind.statistics"} <= set(signals)
     assert 0 <= signals["rediffuse"]["auc"]["value"] <= 1
+
+
+def test_its_blind_baseline_and_its_measure_stand_beside_those_that_ship(folder: Path, said: Said) -> None:
+    metrics = json.loads(said["evaluate"])
+    blind = metrics["signals"]["blind.outside_width"]
+    assert (blind["auc"]["value"], metrics["best_blind"]) == (pytest.approx(7 / 8), "blind.outside_width")
+    accuracy = blind["measures"]["outside_accuracy"]
+    assert accuracy["low"] <= accuracy["value"] == pytest.approx(7 / 8) <= accuracy["high"]
+    assert all("outside_accuracy" in signal["measures"] for signal in metrics["signals"].values())
+    report = folder / "runs" / "service" / "report"
+    table = pd.read_csv(report / "tables" / "metrics.csv", index_col="signal")
+    assert table.loc["blind.outside_width", "outside_accuracy"] == pytest.approx(7 / 8)
+    assert "Best accuracy" in (report / "index.html").read_text()
 
 
 @pytest.mark.usefixtures("outside")
