@@ -27,6 +27,8 @@ from tests.services.test_black_box import SquaredDistance
 SMALLER: dict[str, Any] = {
     "denoising": {"draws": 1},
     "generation": {"images": 1, "steps": 5},
+    "gradient": {"timesteps": (50, 250, 450), "direction_draws": 2},
+    "gradient_masking": {"timesteps": (50, 250, 450)},
     "pfami": {"timesteps": (50, 400), "crops": (0.9, 0.8)},
     "pokemon": {"steps": 4},
 }
