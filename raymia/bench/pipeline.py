@@ -56,16 +56,21 @@ class Sleeping(Attack):
         return {"sleeping": torch.full((len(trial.keys),), time.time(), dtype=torch.double)}
 
 
-class NoModel:
-    """Fills the place of a replica where no attack asks for one."""
+class NoService:
+    """Stands where a service would, in front of an attack that asks for nothing."""
 
-    device = torch.device("cpu")
-    evaluations = Evaluations()
+    def image_to_image(self, *question: object, **more: object) -> Tensor:
+        """Not asked."""
+        raise NotImplementedError
+
+    def text_to_image(self, *question: object, **more: object) -> Tensor:
+        """Not asked."""
+        raise NotImplementedError
 
 
 def scorer_without_model(job: Job, dtype: str = "", device: str = "", threads: int | None = None) -> Scorer:
     """A scorer without a model; its arguments are those of `raymia.scan.pipeline.LoadScorer`."""
-    return Scorer(NoModel(), job.attacks, job.seed)  # type: ignore[arg-type]
+    return Scorer(None, job.attacks, job.seed, black_box=NoService())
 
 
 class PipelineBench(BaseModel):

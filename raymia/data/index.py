@@ -100,7 +100,8 @@ def verify(manifest: Manifest, summaries: list[ShardSummary]) -> list[Finding]:
             problem = f"{samples} samples found, {split.samples} expected"
             findings.append(Finding(split=split.name, shard="(all)", problem=problem, fatal=True))
         findings += _wrong_digests(split, of_split)
-        repeated = [key for key, count in Counter(key for s in of_split for key in set(s.keys)).items() if count > 1]
+        shards_of = Counter(key for summary in of_split for key in set(summary.keys))
+        repeated = sorted(key for key, count in shards_of.items() if count > 1)
         if repeated:
             problem = (
                 f"{len(repeated)} keys stand in several shards, such as {repeated[0]!r}; each counts as a sample of its own"

@@ -45,7 +45,7 @@ def test_features_are_of_one_set_and_one_clip_and_computed_once(shifted: Path) -
     assert counts.scored == 540
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     assert json.loads((folder / "run.json").read_text())["attempts"] >= 2
-    with pytest.raises(ConfigError, match=r"made of another data set or CLIP.*clip"):
+    with pytest.raises(ConfigError, match=r"of another data set or CLIP.*clip"):
         embed(str(shifted), str(CLIP), None, ONE, CONSOLE)
 
 

@@ -166,7 +166,7 @@ def test_its_blind_baseline_and_its_measure_stand_beside_those_that_ship(folder:
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
     assert all("outside_accuracy" in signal["measures"] for signal in metrics["signals"].values())
     report = folder / "runs" / "service" / "report"
-    table = pd.read_csv(report / "tables" / "metrics.csv", index_col="signal")
+    table = pd.read_csv(report / "tables" / "signals.csv", index_col="signal")
     assert table.loc["blind.outside_width", "outside_accuracy"] == pytest.approx(accuracy["value"])
     assert "Best accuracy" in (report / "index.html").read_text()
 
