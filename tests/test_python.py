@@ -62,7 +62,7 @@ def test_an_image_that_cannot_be_read_keeps_its_row_with_a_reason(folder: Path, 
     table = raymia.score(
         images, model=str(tiny), attacks=["loss"], resolution_px=64, member=[True, True, False], progress=False
     )
-    assert table["reason"].tolist() == ["corrupt_image", None, "unreadable_file"]
+    assert table["reason"].fillna("").tolist() == ["corrupt_image", "", "unreadable_file"]
     assert table["loss"].notna().tolist() == [False, True, False]
     counts = raymia.evaluate(table).metrics.counts
     assert (counts.read, counts.scored, counts.by_reason) == (3, 1, {"corrupt_image": 1, "unreadable_file": 1})
