@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -71,3 +72,12 @@ class Conditioning:
         """Bundles of the same kind, one below the other."""
         named = [part.tensors() for part in parts]
         return Conditioning(**{name: torch.cat([tensors[name] for tensors in named]) for name in named[0]})
+
+
+def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """(batch, tokens) of the prompts, padded and cut to the tokenizer's length."""
+    padded = tokenizer(
+        list(prompts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+    )
+    ids: Tensor = padded.input_ids
+    return ids

@@ -113,6 +113,7 @@ FAMILIES: Registry[Family] = Registry(
         "parameter_groups",
         "protocol",
         "schedule",
+        "unet",
         "weights",
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from raymia.errors import ConfigError
+from raymia.errors import ConfigError, first_line
 from raymia.replica import families
 from raymia.replica.families import Family, LoadOptions
 from raymia.replica.protocol import Replica
@@ -172,7 +172,7 @@ def _download(model: str, patterns: list[str], revision: str | None) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ConfigError(
             f"replica.model {model!r}: no such folder, and no such pipeline on the hub or in its cache "
-            f"({str(error).strip().splitlines()[0]}); give a folder in diffusers' layout or the id of one"
+            f"({first_line(error)}); give a folder in diffusers' layout or the id of one"
         ) from error
 
 
@@ -181,6 +181,12 @@ def weight_files(part: Path, stem: str, variant: str | None) -> list[Path]:
     name = stem + (f".{variant}" if variant else "")
     single, shards = part / f"{name}.safetensors", sorted(part.glob(f"{name}-*-of-*.safetensors"))
     return [single] if single.is_file() else shards
+
+
+def present(index: Mapping[str, object], part: str) -> bool:
+    """Whether a ``model_index.json`` says that the pipeline has a part."""
+    value = index.get(part)
+    return isinstance(value, list) and bool(value) and value[0] is not None
 
 
 def read_json(path: Path) -> dict[str, Any]:

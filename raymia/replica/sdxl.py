@@ -7,20 +7,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from raymia.errors import ConfigError
-from raymia.replica.autoencoder import latent_shape_of
-from raymia.replica.conditioning import Conditioning
-from raymia.replica.families import Family, LoadOptions
-from raymia.replica.folder import read_json
-from raymia.replica.latent_diffusion import LatentDiffusion
-from raymia.replica.parameter_groups import unet_group
+from raymia.replica.conditioning import Conditioning, token_ids
+from raymia.replica.families import LoadOptions
+from raymia.replica.folder import present, read_json
 from raymia.replica.protocol import Replica
-from raymia.replica.schedule import Naming, Schedule, VariancePreserving, read_scheduler
-from raymia.replica.stable_diffusion import check_unet, present, token_ids
+from raymia.replica.unet import UNetDiffusion, UNetFamily, check_unet
 from raymia.replica.weights import load_part, load_tokenizer
 
 PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
@@ -30,7 +25,7 @@ SIZES = 6
 """Numbers that the UNet is told of an image: height and width, top and left of the crop, height and width of the result."""
 
 
-class SDXL(Family):
+class SDXL(UNetFamily):
     """Pipelines of a UNet (epsilon or v-prediction) under the last but one hidden states of two CLIP text encoders.
 
     The sizes are constants for all images, (R, R, 0, 0, R, R) at resolution R: an image's own would tell the model of the file.
@@ -73,25 +68,11 @@ class SDXL(Family):
             )
         self.schedule(folder)
 
-    def schedule(self, folder: Path, naming: Naming = "levels") -> Schedule:
-        file = folder / "scheduler" / "scheduler_config.json"
-        return VariancePreserving(read_scheduler(file), str(file), naming)
-
-    def latent_shape(self, folder: Path, resolution_px: int) -> tuple[int, int, int]:
-        return latent_shape_of(read_json(folder / "vae" / "config.json"), resolution_px)
-
     def load(self, folder: Path, variant: str | None, options: LoadOptions) -> Replica:
         return _Replica(self, folder, variant, options)
 
-    def parameter_group(self, name: str) -> str | None:
-        return unet_group(name)
 
-
-class _Replica(LatentDiffusion):
-    def _load_denoiser(self, folder: Path, variant: str | None) -> nn.Module:
-        unet: nn.Module = load_part(UNet2DConditionModel, folder, "unet", variant, torch_dtype=self.dtype)
-        return unet
-
+class _Replica(UNetDiffusion):
     def _load_text(self, folder: Path, variant: str | None, resolution_px: int) -> None:
         self._encoders = []
         for part, kind in ENCODERS.items():

@@ -13,6 +13,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from raymia.replica.schedule import STABLE_DIFFUSION_1
+
 PIPELINE_VERSION = 1
 """Number of what `save_tiny` writes; a higher one makes the pipeline anew that is kept for each user."""
 RESOLUTION_PX = 64
@@ -79,14 +81,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def new_scheduler() -> DDIMScheduler:
     """The noise schedule of Stable Diffusion 1."""
     return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="epsilon",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
+        **STABLE_DIFFUSION_1, prediction_type="epsilon", clip_sample=False, set_alpha_to_one=False, steps_offset=1
     )
 
 

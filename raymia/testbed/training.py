@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from raymia.replica.conditioning import token_ids
+
 Log = Callable[[dict[str, Any]], None]
 """Takes one entry of the log of training."""
 
@@ -182,7 +184,7 @@ def train_unet(denoiser: Denoiser, members: Captioned, non_members: Captioned, s
         log: takes an entry every 100 steps.
     """
     alphas_cumprod = denoiser.alphas_cumprod
-    tokens, empty = tokenize(denoiser.tokenizer, members.captions), tokenize(denoiser.tokenizer, [""])
+    tokens, empty = token_ids(denoiser.tokenizer, members.captions), token_ids(denoiser.tokenizer, [""])
     parameters = [*denoiser.unet.parameters(), *denoiser.text_encoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(seed)
@@ -219,18 +221,9 @@ def _watched_loss(denoiser: Denoiser, images: Captioned, seed: int) -> np.ndarra
     """(n,) mean squared error of the predicted noise, summed over three timesteps, under one draw of noise."""
     latents, alphas_cumprod = images.latents, denoiser.alphas_cumprod
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed + 1))
-    states = denoiser.states(tokenize(denoiser.tokenizer, images.captions))
+    states = denoiser.states(token_ids(denoiser.tokenizer, images.captions))
     total = torch.zeros(len(latents))
     for t in (100, 300, 500):
         noisy = alphas_cumprod[t].sqrt() * latents + (1 - alphas_cumprod[t]).sqrt() * noise
         total += (denoiser.predicted_noise(noisy, t, states) - noise).square().mean(dim=(1, 2, 3))
     return total.numpy()
-
-
-def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """(n, model_max_length) token ids, padded and cut."""
-    padded = tokenizer(
-        captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
-    )
-    ids: Tensor = padded.input_ids
-    return ids
