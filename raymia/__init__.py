@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -10,66 +9,9 @@ if TYPE_CHECKING:
 
     from raymia.evaluation.audit import Audit
     from raymia.evaluation.results import Evaluation
-    from raymia.scan.score import ImageLike
+    from raymia.scan.score import score
 
 __all__ = ["audit", "evaluate", "score"]
-
-
-def score(
-    images: Sequence[ImageLike],
-    captions: Sequence[str] | None = None,
-    *,
-    model: str,
-    attacks: Mapping[str, Mapping[str, Any]] | Sequence[str],
-    keys: Sequence[str] | None = None,
-    member: Sequence[bool | None] | None = None,
-    seed: int = 0,
-    batch_size: int = 16,
-    device: str = "auto",
-    clip: str | None = None,
-    progress: bool = True,
-    **replica: Any,
-) -> pd.DataFrame:
-    """Score images at hand, without Ray: the same image, caption and key give the same scores as in a scan.
-
-    Args:
-        images: paths, PIL images, or arrays (height, width, 3) of 8-bit RGB.
-        captions: one per image; by default none.
-        model: as in a job: a folder in diffusers' layout, its URL, a hub id, or `testbed`.
-        attacks: names, or a map from name to parameters, as in a job.
-        keys: with `seed` they determine all noise; by default the file's name up to its first dot, or the image's number.
-        member: one per image where it is known, for `evaluate`.
-        seed: see `keys`.
-        batch_size: images in front of the model at once.
-        device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
-        clip: as in a job, for attacks that compare by it and for the blind baseline on embeddings.
-        progress: show a bar.
-        replica: further fields of a job's `replica`, such as ``resolution_px=64`` or ``dtype="bfloat16"``.
-
-    Returns:
-        A row per image, in order: key, caption, member where it is given, what is known of the image, a column per signal, and
-        `reason` and `detail` of an image that could not be scored, whose scores are missing.
-
-    Raises:
-        ConfigError: the model or the attacks cannot be used, two images have one key, or as many captions, keys or labels as
-            images are expected.
-    """
-    from raymia.scan.score import score as score_images
-
-    return score_images(
-        images,
-        captions,
-        model=model,
-        attacks=attacks,
-        keys=keys,
-        member=member,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        clip=clip,
-        progress=progress,
-        **replica,
-    )
 
 
 def evaluate(table: pd.DataFrame | str, **options: Any) -> Evaluation:
@@ -117,3 +59,12 @@ def audit(
     from raymia.run.record import Access
 
     return audit_sets(suspect, control, Access(access), seed)
+
+
+def __getattr__(name: str) -> Any:
+    """`score` stands beside the scan whose scores it gives; it is loaded when it is asked for, with torch."""
+    if name == "score":
+        from raymia.scan.score import score
+
+        return score
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
