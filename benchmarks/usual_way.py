@@ -39,7 +39,7 @@ from raymia.attacks.base import ATTACKS, Access
 from raymia.attacks.denoising import PRESETS
 from raymia.bench.attacks import load_samples, score_all
 from raymia.replica.families import LoadOptions
-from raymia.replica.folder import find_pipeline
+from raymia.replica.folder import load_replica
 from raymia.replica.protocol import Replica
 from raymia.scan.scorer import Scorer, images_on
 from raymia.testbed import PIPELINE
@@ -266,8 +266,7 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     torch.set_grad_enabled(False)
     pixels, captions, keys, _ = load_samples(options.samples)
-    folder = find_pipeline(str(PIPELINE), with_weights=True)
-    replica = folder.load(LoadOptions(options.dtype, resolution_px=SIDE_PX, compiled=options.compile))
+    replica = load_replica(str(PIPELINE), LoadOptions(options.dtype, resolution_px=SIDE_PX, compiled=options.compile))
     usual = usual_of(replica, pixels, captions, keys)
     grey = {name: kind() for name, kind in ATTACKS.all().items() if kind.access == Access.GREY}
 

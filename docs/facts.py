@@ -16,7 +16,6 @@ from raymia.run.record import KINDS, Access
 
 DOCUMENT = Path(__file__).parent / "attacks.md"
 PLACE = re.compile(r"^(<!-- facts:(\w+) -->\n).*?^(<!-- /facts -->\n)", re.DOTALL | re.MULTILINE)
-ORDER = [Access.BLACK, Access.GREY, Access.WHITE, Access.CONTROL]
 
 
 def with_facts(text: str) -> str:
@@ -50,7 +49,8 @@ def cost(attack: Attack) -> str:
 
 
 def overview() -> str:
-    attacks = sorted((kind() for kind in ATTACKS.all().values()), key=lambda attack: (ORDER.index(attack.access), attack.name))
+    order = list(Access)
+    attacks = sorted((kind() for kind in ATTACKS.all().values()), key=lambda attack: (order.index(attack.access), attack.name))
     lines = [f"| attack | access | {' | '.join(KINDS)} | source |", "|---" * (len(KINDS) + 3) + "|"]
     for attack in attacks:
         counts = " | ".join(str(n) if n else "" for _, n in attack.cost())

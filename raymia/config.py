@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 from raymia.attacks.base import ATTACKS, Access, Attack, Evaluations, Need
 from raymia.data.images import MAX_PIXELS
 from raymia.errors import ConfigError, describe_validation
+from raymia.replica.schedule import Naming
 from raymia.run.record import CONTROL
 from raymia.services.protocol import SERVICES, Service
 
@@ -38,7 +39,7 @@ class ReplicaConfig(_Section):
         ge=1,
         description="Images in one call of the denoiser; by default as many as keep the device busy and fit its memory.",
     )
-    timesteps: Literal["levels", "own"] = Field(
+    timesteps: Naming = Field(
         "levels",
         description="What a timestep of an attack means: `levels`, the noise level that Stable Diffusion 1.x has at that step, "
         "so that it is the same noise in every family; or `own`, the model's own step.",

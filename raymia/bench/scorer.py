@@ -18,7 +18,7 @@ from raymia.bench.model import device_name, rate
 from raymia.bench.shapes import CONTEXT_TOKENS, SHAPES, ModelShape
 from raymia.config import parse_job
 from raymia.errors import ConfigError, suggest
-from raymia.replica.device import available, quiet_libraries
+from raymia.replica.device import available, dtype_on, quiet_libraries
 from raymia.scan.scorer import Scorer, load_scorer
 from raymia.testbed.architecture import new_tokenizer, save_pipeline
 
@@ -93,8 +93,7 @@ def bench_scorer(
         ConfigError: an unknown name, or a model that a replica cannot be of.
     """
     device = available(device)
-    if dtype == "auto":
-        dtype = "bfloat16" if device == "cuda" else "float32"
+    dtype = dtype_on(dtype, device)
     known = [name for name, shape in SHAPES.items() if shape.text_layers]
     if family not in known:
         raise ConfigError(f"model {family!r}{suggest(family, known)}; replicas can be {', '.join(known)}")

@@ -16,6 +16,8 @@ bench_app = typer.Typer(help="Speed: of the model, the input path, the attacks, 
 
 B = TypeVar("B", bound=BaseModel)
 Seconds = Annotated[float, typer.Option(min=0.1, help="How long to run each part for.")]
+Resolution = Annotated[int | None, typer.Option(min=8, help="Side of the images in pixels; by default the model's own.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 @bench_app.command("model")
@@ -24,10 +26,8 @@ def bench_model_command(
     variant: Annotated[str | None, typer.Option(help="How the UNet is run; by default as a scan would.")] = None,
     variants: Annotated[bool, typer.Option("--variants", help="Run every variant, one after the other.")] = False,
     batch: Annotated[int | None, typer.Option(min=1, help="Images in a call of the UNet.")] = None,
-    resolution: Annotated[
-        int | None, typer.Option(min=8, help="Side of the images in pixels; by default the model's own.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    resolution: Resolution = None,
+    device: Device = "auto",
     seconds: Seconds = 5.0,
     as_json: Json = False,
 ) -> None:
@@ -73,10 +73,8 @@ def bench_scorer_command(
     batch: Annotated[int, typer.Option(min=1, help="Images in front of the replica at once.")] = 16,
     dtype: Annotated[str, typer.Option(help="Type of the UNet: auto, float32, bfloat16 or float16.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the UNet.")] = False,
-    resolution: Annotated[
-        int | None, typer.Option(min=8, help="Side of the images in pixels; by default the model's own.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    resolution: Resolution = None,
+    device: Device = "auto",
     seconds: Seconds = 10.0,
     as_json: Json = False,
 ) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 out = Console()
 err = Console(stderr=True)
@@ -21,3 +24,13 @@ class Exit(IntEnum):
     FAILED = 1
     USAGE = 2
     OVER_QUARANTINED = 3
+
+
+def plain_table(title: str | None, texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
+    """A table without rows or rules: columns of text, whose words are never cut, then columns of numbers."""
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for heading in texts:
+        table.add_column(heading, overflow="fold")
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from raymia.cli.console import plain_table
 from raymia.evaluation.audit import Audit
 from raymia.evaluation.factors import FactorAnalysis, along, value_text
 from raymia.evaluation.intervals import Interval, shown
@@ -186,9 +187,7 @@ def print_grid(out: Console, factors: list[Factor], cells: list[Cell]) -> None:
         where = "within each scan" if factor.attack else "a scan each"
         values = "; ".join(map(value_text, factor.values))
         out.print(f"{factor.field}: {values} ({where})", markup=False, highlight=False)
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for heading in ("scan", "attacks"):
-        table.add_column(heading, overflow="fold")
+    table = plain_table(None, ("scan", "attacks"))
     for cell in cells:
         table.add_row(escape(cell.job.run), escape(", ".join(cell.job.attacks)))
     out.print(table)
@@ -245,9 +244,7 @@ def print_status(out: Console, status: Status) -> None:
 
 def print_checks(out: Console, checks: list[Check]) -> None:
     """What the doctor found, faults first, each with its remedy."""
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for heading in ("", "check", "where", "found"):
-        table.add_column(heading, overflow="fold")
+    table = plain_table(None, ("", "check", "where", "found"))
     marks = {"fault": "[red]fault[/red]", "warning": "[yellow]warning[/yellow]", "ok": "ok"}
     for check in sorted(checks, key=lambda check: list(marks).index(check.state)):
         text = escape(check.found) + (f"\n-> {escape(check.mend)}" if check.mend else "")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+
+from raymia.cli.console import plain_table
 
 if TYPE_CHECKING:
     from raymia.bench.attacks import AttackBench
@@ -27,7 +27,7 @@ def print_models(out: Console, measured: Sequence[ModelBench]) -> None:
         markup=False,
         highlight=False,
     )
-    table = _table("UNet", ("variant",), ("batch", "forwards/s", "TFLOP/s", "peak", "share", "first call s", "GiB"))
+    table = plain_table("UNet", ("variant",), ("batch", "forwards/s", "TFLOP/s", "peak", "share", "first call s", "GiB"))
     for bench in measured:
         table.add_row(
             escape(bench.variant),
@@ -49,7 +49,7 @@ def print_models(out: Console, measured: Sequence[ModelBench]) -> None:
 def print_input(out: Console, measured: Sequence[InputBench]) -> None:
     """Print the rates of both ways and their ratio."""
     (bench,) = measured
-    table = _table("Images per second and core", ("",), (f"{bench.resolution_px} px",))
+    table = plain_table("Images per second and core", ("",), (f"{bench.resolution_px} px",))
     table.add_row("Pillow, nothing else", f"{bench.pillow_images_s:.1f}")
     table.add_row("raymia: checks, pixels, digest", f"{bench.decode_images_s:.1f}")
     table.add_row("raymia: image statistics", f"{bench.statistics_images_s:.1f}")
@@ -64,7 +64,7 @@ def print_input(out: Console, measured: Sequence[InputBench]) -> None:
 def print_attack_bench(out: Console, measured: Sequence[AttackBench]) -> None:
     """Print a line per attack."""
     title = f"{measured[0].samples} images of the test bed"
-    table = _table(title, ("attack", "access"), ("AUC", "forwards", "encodes", "images/s"))
+    table = plain_table(title, ("attack", "access"), ("AUC", "forwards", "encodes", "images/s"))
     for bench in measured:
         numbers = (f"{bench.auc:.3f}", f"{bench.forwards:g}", f"{bench.encodes:g}", f"{bench.images_s:.1f}")
         table.add_row(bench.attack, bench.access, *numbers)
@@ -80,7 +80,7 @@ def print_scorer(out: Console, measured: Sequence[ScorerBench]) -> None:
         markup=False,
         highlight=False,
     )
-    table = _table(f"{', '.join(bench.attacks)}, batches of {bench.batch_size}", ("",), ("images/s", "forwards/s"))
+    table = plain_table(f"{', '.join(bench.attacks)}, batches of {bench.batch_size}", ("",), ("images/s", "forwards/s"))
     table.add_row("scorer", f"{bench.images_s:.3g}", f"{bench.forwards_s:.3g}")
     table.add_row("bare loop", f"{bench.bare_images_s:.3g}", f"{bench.forwards * bench.bare_images_s:.3g}")
     out.print(table)
@@ -95,17 +95,8 @@ def print_scorer(out: Console, measured: Sequence[ScorerBench]) -> None:
 
 def print_pipeline(out: Console, measured: Sequence[PipelineBench]) -> None:
     """Print a line per scan."""
-    table = _table("Scan against bare loop", (), ("batch s", "replicas", "bare images/s", "scan images/s", "ratio"))
+    table = plain_table("Scan against bare loop", (), ("batch s", "replicas", "bare images/s", "scan images/s", "ratio"))
     for bench in measured:
         rates = (f"{bench.bare_images_s:.2f}", f"{bench.scan_images_s:.2f}", f"{bench.ratio:.3f}")
         table.add_row(f"{bench.batch_s:g}", str(bench.replicas), *rates)
     out.print(table)
-
-
-def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
-    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for heading in texts:
-        table.add_column(heading, overflow="fold")
-    for heading in numbers:
-        table.add_column(heading, justify="right")
-    return table

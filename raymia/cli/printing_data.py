@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from raymia.cli.console import plain_table
 from raymia.cli.printing import interval_text
 
 if TYPE_CHECKING:  # these need Ray or faiss, which printing does not
@@ -30,11 +31,8 @@ def print_findings(out: Console, findings: list[Any]) -> None:
 
 def print_attrition(out: Console, losses: Attrition) -> None:
     """Print how far the images of each split got, why they were lost, and whether that was alike."""
-    table = Table(title="Images by stage", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("split", overflow="fold")
     scored = any(split.scored is not None for split in losses.splits)
-    for heading in ("attempted", "fetched", "decoded", *(("scored",) if scored else ())):
-        table.add_column(heading, justify="right")
+    table = plain_table("Images by stage", ("split",), ("attempted", "fetched", "decoded", *(("scored",) if scored else ())))
     for split in losses.splits:
         counts = [split.attempted, split.fetched, split.decoded, *((split.scored,) if scored else ())]
         table.add_row(escape(split.split), *("-" if count is None else f"{count:,}" for count in counts))
@@ -42,11 +40,8 @@ def print_attrition(out: Console, losses: Attrition) -> None:
     tested = {test.reason: test for test in losses.tests}
     reasons = dict.fromkeys(reason for split in losses.splits for reason in split.lost)
     if reasons:
-        by_reason = Table(title="Lost, by reason", box=box.SIMPLE, padding=(0, 1, 0, 0))
-        by_reason.add_column("reason", overflow="fold")
-        for split in losses.splits:
-            by_reason.add_column(escape(split.split), justify="right")
-        by_reason.add_column("p (Holm)", justify="right")
+        splits = [escape(split.split) for split in losses.splits]
+        by_reason = plain_table("Lost, by reason", ("reason",), (*splits, "p (Holm)"))
         for reason in (*(("any",) if "any" in tested else ()), *reasons):
             lost = [sum(split.lost.values()) if reason == "any" else split.lost.get(reason, 0) for split in losses.splits]
             p_value = f"{tested[reason].p_holm:.2g}" if reason in tested else "-"

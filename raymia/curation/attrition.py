@@ -164,7 +164,7 @@ def analyse(table: pd.DataFrame, labels: Mapping[str, bool | None], scored: Mapp
             )
         )
     tests = _tests(splits)
-    return Attrition(splits=splits, tests=tests, statement=_statement(splits, tests))
+    return Attrition(splits=splits, tests=tests, statement=_statement(tests))
 
 
 def _tests(splits: list[SplitAttrition]) -> list[LossTest]:
@@ -203,7 +203,7 @@ def _test(lost: np.ndarray, attempted: np.ndarray) -> tuple[float, str]:
     return float(chi2_contingency(counts).pvalue), "chi-squared"
 
 
-def _statement(splits: list[SplitAttrition], tests: list[LossTest]) -> str:
+def _statement(tests: list[LossTest]) -> str:
     if not tests:
         return "One split: nothing to compare."
     shares = ", ".join(f"{split} {share:.1%}" for split, share in tests[0].share.items())

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from rich.console import Console
 
-from raymia.curation.derive import CLUSTERS_FILE, derive_from, output_folder, write_frame
+from raymia.curation.derive import derive_from, output_folder, write_clusters, write_frame
 from raymia.curation.embed import Features, load_features
 from raymia.curation.neighbours import Vectors, pairs_within
 from raymia.curation.verification import COMPARED_PX, Thumbnail, agreement, thumbnail_of
@@ -34,6 +34,7 @@ from raymia.data.tar import RawSample
 from raymia.engine.objects import Shared
 from raymia.engine.stage import run_parts
 from raymia.engine.start import on_ray
+from raymia.run.ledger import CLUSTERS_FILE
 from raymia.run.storage import Storage
 
 MAX_DISTANCE = 0.5
@@ -146,8 +147,7 @@ def dedup(
         **_counts(table, twins),
     )
     clustered = twins.cluster >= 0
-    named = table.loc[clustered, IDENTITY].assign(cluster=[f"c{number:06d}" for number in twins.cluster[clustered]])
-    write_frame(storage, CLUSTERS_FILE, named.astype(str))
+    write_clusters(storage, table[clustered], twins.cluster[clustered])
     described = _described(table, pairs)
     write_frame(storage, PAIRS_TABLE_FILE, described)
     storage.write(DEDUP_SUMMARY_FILE, summary.model_dump_json(indent=2).encode() + b"\n")

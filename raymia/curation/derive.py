@@ -9,15 +9,16 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import yaml
+from numpy.typing import NDArray
 
 from raymia.curation.embed import Features
 from raymia.data.manifest import Manifest, Shard, Split, within
 from raymia.data.selection import IDENTITY
 from raymia.errors import ConfigError, first_line
+from raymia.run.ledger import CLUSTERS_FILE
 from raymia.run.storage import Storage
 
 SELECTION_FILE = "selection.parquet"
-CLUSTERS_FILE = "clusters.parquet"
 MANIFEST_FILE = "manifest.yaml"
 
 
@@ -111,6 +112,12 @@ def output_folder(out: str, source: str | None = None) -> Storage:
 def write_frame(out: Storage, name: str, table: pd.DataFrame) -> None:
     """Write a table as Parquet, whole or not at all."""
     out.write_table(name, pa.Table.from_pandas(table, preserve_index=False))
+
+
+def write_clusters(out: Storage, samples: pd.DataFrame, numbers: NDArray[Any]) -> None:
+    """Write the cluster of each sample, named after its number."""
+    named = samples[IDENTITY].assign(cluster=[f"c{number:06d}" for number in numbers])
+    write_frame(out, CLUSTERS_FILE, named.astype(str))
 
 
 def write_manifest(out: Storage, manifest: Manifest) -> None:

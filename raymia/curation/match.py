@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from rich.console import Console
 
-from raymia.curation.derive import CLUSTERS_FILE, derive_from, output_folder, write_frame
+from raymia.curation.derive import derive_from, output_folder, write_clusters, write_frame
 from raymia.curation.embed import Features, load_features
 from raymia.data.clusters import components
 from raymia.data.manifest import Manifest
@@ -29,6 +29,7 @@ from raymia.evaluation.frechet import FrechetShift, frechet_shift
 from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.roc import Floats
 from raymia.run.columns import TEXT_EMBEDDING
+from raymia.run.ledger import CLUSTERS_FILE
 from raymia.run.storage import Storage
 
 CALIPER = 0.2
@@ -331,8 +332,7 @@ def _write(
     storage.write(MATCH_SUMMARY_FILE, summary.model_dump_json(indent=2).encode() + b"\n")
     fields: dict[str, Any] = {"fold_captions": outcome.fold_captions or known.manifest.fold_captions}
     if groups is not None:
-        named = table.loc[chosen, IDENTITY].assign(cluster=[f"c{number:06d}" for number in groups[chosen]])
-        write_frame(storage, CLUSTERS_FILE, named.astype(str))
+        write_clusters(storage, table[chosen], groups[chosen])
         fields["clusters"] = CLUSTERS_FILE
     made = derive_from(known, storage, table.loc[chosen, IDENTITY], **fields)
     return Matched(manifest=made, summary=summary)

@@ -87,7 +87,7 @@ def _load(source: pd.DataFrame | str, name: str) -> _Samples:
     place, _, split = source.partition("#")
     ledger = Ledger(place)
     run = ledger.require_scan()
-    table = ledger.scores().to_pandas()
+    table = ledger.frame()
     if split:
         known = sorted(table["split"].unique())
         if split not in known:

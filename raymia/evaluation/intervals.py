@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy.special import expit, logit
-from scipy.stats import betabinom, norm, rankdata
+from scipy.stats import betabinom, binomtest, norm, rankdata
 from statsmodels.stats.multitest import multipletests
 
 from raymia.evaluation.roc import FPRS, Floats, exact_roc
@@ -23,6 +23,13 @@ class Interval(BaseModel):
     value: float
     low: float
     high: float
+
+
+def proportion(hits: NDArray[np.bool_]) -> Interval:
+    """Share of hits with its exact (Clopper-Pearson) 95 % interval."""
+    count = int(hits.sum())
+    exact = binomtest(count, len(hits)).proportion_ci(confidence_level=LEVEL, method="exact")
+    return Interval(value=count / len(hits), low=float(exact.low), high=float(exact.high))
 
 
 def delong(scores: Floats, member: NDArray[np.bool_]) -> Interval:

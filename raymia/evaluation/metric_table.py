@@ -153,7 +153,7 @@ def _measure_column(measure: Measure) -> Column:
         partial(_measured, measure.name),
         page=True,
         terminal=measure.terminal,
-        note=f"guessing gives {measure.chance:g}",
+        note=measure.note,
     )
 
 

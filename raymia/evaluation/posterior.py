@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from scipy.stats import binomtest
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
@@ -16,7 +15,7 @@ from sklearn.preprocessing import QuantileTransformer
 
 from raymia.evaluation.combined import STRENGTH
 from raymia.evaluation.crossfit import out_of_fold
-from raymia.evaluation.intervals import LEVEL, Interval
+from raymia.evaluation.intervals import Interval, proportion
 from raymia.evaluation.labelled import LabelledSamples
 from raymia.evaluation.roc import Floats
 
@@ -90,11 +89,7 @@ def reliability(signals: list[str], probability: Floats, member: NDArray[np.bool
         prior: to be named in the result.
     """
     tenths = np.array_split(np.argsort(probability, kind="stable"), min(BINS, len(member)))
-    observed = []
-    for tenth in tenths:
-        hits = int(member[tenth].sum())
-        exact = binomtest(hits, len(tenth)).proportion_ci(confidence_level=LEVEL, method="exact")
-        observed.append(Interval(value=hits / len(tenth), low=float(exact.low), high=float(exact.high)))
+    observed = [proportion(member[tenth]) for tenth in tenths]
     return Reliability(
         signals=signals,
         prior=prior,

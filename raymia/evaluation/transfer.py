@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from raymia.evaluation.intervals import LEVEL, Interval
+from raymia.evaluation.intervals import Interval, proportion
 from raymia.evaluation.labelled import LabelledSamples
 from raymia.evaluation.roc import FPRS, Floats
 from raymia.evaluation.signals import LEVELS
@@ -71,8 +70,8 @@ def _at(choose: LabelledSamples, report: LabelledSamples, names: list[str], leve
         threshold=threshold,
         candidates=len(names),
         chosen_tpr=claimed,
-        tpr=_proportion(accused[report.member]),
-        fpr=_proportion(accused[~report.member]),
+        tpr=proportion(accused[report.member]),
+        fpr=proportion(accused[~report.member]),
         n_members=report.n_members,
         n_non_members=report.n_non_members,
     )
@@ -86,9 +85,3 @@ def _threshold(scores: Floats, member: NDArray[np.bool_], target: float) -> tupl
     # The first point of the curve accuses nobody: just above the largest score.
     threshold = thresholds[place] if place else np.nextafter(scores.max(), np.inf)
     return float(tpr[place]), float(threshold)
-
-
-def _proportion(hits: NDArray[np.bool_]) -> Interval:
-    count = int(hits.sum())
-    exact = binomtest(count, len(hits)).proportion_ci(confidence_level=LEVEL, method="exact")
-    return Interval(value=count / len(hits), low=float(exact.low), high=float(exact.high))

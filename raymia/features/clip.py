@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from raymia.errors import ConfigError
+from raymia.errors import ConfigError, first_line
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -44,7 +44,7 @@ class Clip:
         try:
             self._model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
         except (RuntimeError, SafetensorError) as error:
-            raise ConfigError(f"{weights}: weights do not fit the config: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"{weights}: weights do not fit the config: {first_line(error)}") from error
         self._model.to(device).eval().requires_grad_(False)
         preprocess = config["preprocess_cfg"]
         self._tokenizer = open_clip.get_tokenizer(
@@ -118,6 +118,4 @@ def _from_hub(model: str) -> tuple[dict[str, dict[str, Any]], Path]:
         config = Path(hf_hub_download(repository, CONFIG_FILE))
         return json.loads(config.read_text()), Path(hf_hub_download(repository, WEIGHTS_FILE))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(
-            f"clip {model!r}: cannot fetch {WEIGHTS_FILE} of {repository}: {str(error).splitlines()[0]}"
-        ) from error
+        raise ConfigError(f"clip {model!r}: cannot fetch {WEIGHTS_FILE} of {repository}: {first_line(error)}") from error

@@ -24,6 +24,13 @@ def available(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def dtype_on(dtype: str, device: str) -> str:
+    """A dtype; for ``auto`` what scans compute in on a kind of device."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device == "cuda" else "float32"
+
+
 def native_on_cpu(dtype: str) -> bool:
     """Whether this machine's processor computes in a dtype itself; otherwise it is emulated, slower than float32."""
     endings = {"bfloat16": "bf16", "float16": "fp16"}

@@ -113,18 +113,14 @@ class LatentDiffusion(ABC):
             if self._compiled is not None and not torch.is_grad_enabled():
                 output = self._compiled_calls(self._compiled, latents, t, arguments)
             else:
-                output = self._denoiser(latents, self._time(t), **arguments, return_dict=False)[0]
+                output = self._denoiser(latents, self.schedule.time(t), **arguments, return_dict=False)[0]
         return self.schedule.noise_from_output(output.float(), z_t, t)
-
-    def _time(self, t: int | Tensor) -> Tensor:
-        """What the denoiser is told of `t`."""
-        return self.schedule.time(t)
 
     def _compiled_calls(
         self, denoiser: Callable[..., Any], latents: Tensor, t: int | Tensor, arguments: dict[str, Any]
     ) -> Tensor:
         """The compiled denoiser in calls of two sizes, in one layout: `denoiser_batch`, and a quarter of it for the rest."""
-        times = self._time(t if isinstance(t, Tensor) else torch.full((len(latents),), t, device=self.device))
+        times = self.schedule.time(t if isinstance(t, Tensor) else torch.full((len(latents),), t, device=self.device))
         outputs, start = [], 0
         while start < len(latents):
             left = len(latents) - start
@@ -163,7 +159,7 @@ class LatentDiffusion(ABC):
         arguments = {**self._arguments(conditioning.to(self.dtype)), "return_dict": False}
         # The fused attention kernels have no batching rule in torch.func; the plain one has.
         with sdpa_kernel(SDPBackend.MATH):
-            called = functional_call(self._denoiser, dict(parameters), (z_t.to(self.dtype), self._time(t)), arguments)
+            called = functional_call(self._denoiser, dict(parameters), (z_t.to(self.dtype), self.schedule.time(t)), arguments)
         output: Tensor = called[0]
         return self.schedule.noise_from_output(output.float(), z_t, t)
 

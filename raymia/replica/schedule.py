@@ -23,7 +23,12 @@ Kind = Literal["variance_preserving", "flow"]
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 REQUIRED = ("num_train_timesteps", "beta_schedule")
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
-STABLE_DIFFUSION_1 = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+STABLE_DIFFUSION_1: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
 """Whose steps name the levels."""
 
 
@@ -237,12 +242,9 @@ def level_names() -> VariancePreserving:
     return VariancePreserving(STABLE_DIFFUSION_1, "Stable Diffusion 1", "own")
 
 
-@lru_cache(1)
 def named_levels() -> Tensor:
     """(1000,) the level s = sigma / (alpha + sigma) that each timestep in a job names."""
-    alphas_cumprod = _alphas_cumprod(STABLE_DIFFUSION_1, "Stable Diffusion 1")
-    alphas, sigmas = alphas_cumprod.sqrt(), (1.0 - alphas_cumprod).sqrt()
-    return sigmas / (alphas + sigmas)
+    return level_names()._levels
 
 
 def read_scheduler(path: Path) -> dict[str, Any]:

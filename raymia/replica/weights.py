@@ -77,10 +77,7 @@ def load_part(kind: Any, folder: Path, part: str, variant: str | None, **options
     Raises:
         ConfigError: weights that do not fit their config.
     """
-    try:
-        return kind.from_pretrained(folder / part, use_safetensors=True, variant=variant, local_files_only=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ConfigError(f"{folder}: cannot load {part}: {error}") from error
+    return _loaded(kind, folder, part, use_safetensors=True, variant=variant, **options)
 
 
 def load_tokenizer(kind: Any, folder: Path, part: str = "tokenizer") -> Any:
@@ -89,8 +86,12 @@ def load_tokenizer(kind: Any, folder: Path, part: str = "tokenizer") -> Any:
     Raises:
         ConfigError: they cannot be read.
     """
+    return _loaded(kind, folder, part)
+
+
+def _loaded(kind: Any, folder: Path, part: str, **options: Any) -> Any:
     try:
-        return kind.from_pretrained(folder / part, local_files_only=True)
+        return kind.from_pretrained(folder / part, local_files_only=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ConfigError(f"{folder}: cannot load {part}: {error}") from error
 

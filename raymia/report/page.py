@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from raymia.evaluation.baselines.base import baselines
 from raymia.evaluation.metric_table import metric_table
 from raymia.evaluation.results import Evaluation
+from raymia.evaluation.signals import UNTRIED
 from raymia.report.figures import NamedFigure, inline_svg, write_figures
 from raymia.report.plots import run_figures
 from raymia.report.tables import tables
@@ -81,7 +82,7 @@ def render(evaluation: Evaluation, figures: Mapping[str, NamedFigure]) -> str:
     metrics, run = evaluation.metrics, evaluation.run
     table = metric_table(metrics)
     primary = [row.signal for row in table.primary]
-    ranked = [name for name in primary if metrics.signals[name].access not in ("control", "blind")]
+    ranked = [name for name in primary if metrics.signals[name].access not in UNTRIED]
     best = ranked[0] if ranked and metrics.signals[ranked[0]].auc else None
     return render_page(
         "report.html",

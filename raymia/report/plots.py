@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from raymia.evaluation.posterior import Reliability
 from raymia.evaluation.results import Evaluation, SignalMetrics
 from raymia.evaluation.roc import exact_roc
+from raymia.evaluation.signals import UNTRIED
 from raymia.report.figures import COLOURS, FAINT, STYLE, NamedFigure, new_figure
 
 CURVES = 6
@@ -170,6 +171,6 @@ def histogram_figure(evaluation: Evaluation, name: str) -> Figure:
 
 def _best_and_blind(measured: dict[str, SignalMetrics], primary: Sequence[str]) -> list[str]:
     """The best attacks and the best blind baseline; signals are ordered by AUC."""
-    attacks = [name for name in primary if measured[name].access not in ("blind", "control")]
+    attacks = [name for name in primary if measured[name].access not in UNTRIED]
     blind = [name for name in primary if measured[name].access == "blind"]
     return attacks[: CURVES - 1] + blind[:1] if attacks else blind[:CURVES] or list(primary[:CURVES])

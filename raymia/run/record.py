@@ -139,11 +139,6 @@ class Counts(BaseModel):
     expected: int | None
     """Samples that the manifest announces, where it does for every split."""
 
-    @classmethod
-    def of_table(cls, rows: int) -> Counts:
-        """Counts of a table that no scan made: every row is a scored sample."""
-        return cls(read=rows, scored=rows, quarantined=0, by_reason={}, flagged={}, expected=None)
-
     @property
     def quarantined_fraction(self) -> float:
         """Share of samples that are not scored, among those read or, where there are more, those the manifest announces."""

@@ -100,8 +100,13 @@ def _decode(sample: dict[str, Any], resolution_px: int, max_pixels: int) -> tupl
     except ImageError as error:
         fault = {"stage": "decode", "reason": error.reason, "detail": error.detail}
         return {**facts, **fault, "image_sha256": _sha256(sample)}, None
-    facts |= {"image_sha256": image.sha256, "width": image.width, "height": image.height, "jpeg_bytes": len(content)}
-    return facts | image_statistics(image.pixels), image
+    return facts | image_facts(image) | {"jpeg_bytes": len(content)}, image
+
+
+def image_facts(image: DecodedImage) -> dict[str, Any]:
+    """What is known of an image once it is decoded: digest, size and statistics, by column."""
+    size = {"image_sha256": image.sha256, "width": image.width, "height": image.height}
+    return size | image_statistics(image.pixels)
 
 
 def _recalled(batch: Sequence[dict[str, Any]], kept: Kept) -> list[dict[str, Any]]:

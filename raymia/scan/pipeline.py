@@ -24,7 +24,7 @@ from raymia.engine.progress import ScanProgress
 from raymia.engine.start import on_ray
 from raymia.engine.stream import Work, stream
 from raymia.errors import ConfigError, RaymiaError
-from raymia.replica.device import native_on_cpu
+from raymia.replica.device import dtype_on, native_on_cpu
 from raymia.run.columns import scored
 from raymia.run.ledger import RETRIED_FAULTS, Ledger, LedgerState
 from raymia.run.lock import RunLock
@@ -178,9 +178,7 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
 def _dtype(prepared: Prepared, pool: Pool) -> str:
     """The dtype that the replicas compute in."""
     job, before = prepared.plan.job, prepared.before
-    dtype = "float32" if job.hosted is not None else job.model.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if pool.device == "cuda" else "float32"
+    dtype = dtype_on("float32" if job.hosted is not None else job.model.dtype, pool.device)
     if before is not None and before.dtype != dtype:
         raise ConfigError(
             f"replica.dtype: this run was made in {before.dtype} and would go on in {dtype}; "

@@ -17,11 +17,11 @@ from rich.progress import track
 from raymia.config import Job, parse_job
 from raymia.data.groups import split_name
 from raymia.data.images import MAX_PIXELS, DecodedImage, ImageError, decode_image, prepare_image
-from raymia.data.statistics import image_statistics
 from raymia.data.tar import Fault
 from raymia.errors import ConfigError
-from raymia.replica.device import available
+from raymia.replica.device import available, dtype_on
 from raymia.run.columns import SIGNALS
+from raymia.scan.decoding import image_facts
 from raymia.scan.plan import described
 from raymia.scan.scorer import Scorer, load_scorer
 
@@ -51,7 +51,7 @@ def score(
     progress: bool = True,
     **replica: Any,
 ) -> pd.DataFrame:
-    """Score images as a scan does: the same image, caption and key give the same scores.
+    """Score images at hand, without Ray: the same image, caption and key give the same scores as in a scan.
 
     Args:
         images: paths, PIL images, or arrays (height, width, 3) of 8-bit RGB.
@@ -79,7 +79,8 @@ def score(
     texts = list(captions) if captions is not None else [""] * len(images)
     _require(images, {"captions": texts, "keys": names, "member": member}, names)
     job = _job(model, attacks, seed, clip, replica)
-    scorer = load_scorer(job, _dtype(job, device), available(device), None if available(device) == "cuda" else os.cpu_count())
+    place = available(device)
+    scorer = load_scorer(job, dtype_on(job.model.dtype, place), place, None if place == "cuda" else os.cpu_count())
     starts = range(0, len(images), batch_size)
     rows: list[dict[str, Any]] = []
     for start in track(starts, "score", disable=not progress):
@@ -115,13 +116,6 @@ def _job(
     section = {"model": model, **replica}
     content = {"manifest": "-", "replica": section, "attacks": chosen, "seed": seed, "clip": clip, "run": "-"}
     return parse_job(content, "raymia.score")
-
-
-def _dtype(job: Job, device: str) -> str:
-    dtype = job.model.dtype
-    if dtype != "auto":
-        return dtype
-    return "bfloat16" if available(device) == "cuda" else "float32"
 
 
 def _key(image: ImageLike, number: int) -> str:
@@ -167,5 +161,4 @@ def _decoded(image: ImageLike, side: int) -> tuple[DecodedImage, dict[str, Any]]
         facts["jpeg_bytes"] = len(content)
     else:
         decoded = prepare_image(image if isinstance(image, Image.Image) else Image.fromarray(image), side)
-    facts |= {"image_sha256": decoded.sha256, "width": decoded.width, "height": decoded.height}
-    return decoded, facts | image_statistics(decoded.pixels)
+    return decoded, facts | image_facts(decoded)

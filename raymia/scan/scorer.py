@@ -15,6 +15,7 @@ from torch import Tensor
 from raymia.attacks.base import Attack, signal_key
 from raymia.config import Job
 from raymia.data.tar import Fault
+from raymia.errors import first_line
 from raymia.replica.device import available
 from raymia.replica.families import LoadOptions
 from raymia.replica.folder import load_replica
@@ -118,7 +119,7 @@ class Scorer:
             return self._score_together(pixels, captions, keys, latents)
         except torch.OutOfMemoryError as error:
             if len(keys) == 1:
-                return [Fault("out_of_memory", str(error).splitlines()[0])]
+                return [Fault("out_of_memory", first_line(error))]
             torch.cuda.empty_cache()
             half = len(keys) // 2
             log.warning("out of memory at batch %d; going on at %d", len(keys), half)

@@ -37,6 +37,11 @@ class Measure(ABC):
         """Name of its column in CSV files."""
         return self.name
 
+    @property
+    def note(self) -> str:
+        """Remark on its heading in tables."""
+        return f"guessing gives {self.chance:g}"
+
     @abstractmethod
     def value(self, curve: Roc) -> float:
         """The measure of the whole sample, from its exact ROC curve."""
