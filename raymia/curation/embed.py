@@ -31,10 +31,10 @@ from raymia.run.columns import EMBEDDING, TEXT_EMBEDDING, embedded
 from raymia.run.ledger import Ledger
 from raymia.run.lock import RunLock
 from raymia.run.record import FORMAT, Counts, Evaluations, FeaturesRecord, now_text
-from raymia.run.storage import without_secrets
 from raymia.scan.pipeline import Stream, score_all
 from raymia.scan.scorer import images_on
 from raymia.shipped import clip_folder
+from raymia.urls import without_secrets
 
 UNIT_SIZE = 1024
 """Samples in a unit, the grain of commit and resume."""

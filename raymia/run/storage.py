@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from raymia.errors import RaymiaError, first_line
+from raymia.urls import public
 
 T = TypeVar("T")
 
@@ -40,20 +40,6 @@ SINGLE_PUT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "me
 
 class StorageError(RaymiaError):
     """Storage failed for good; what was written before is whole and kept."""
-
-
-def public(url: str) -> str:
-    """A URL without user name, password and query string."""
-    return re.sub(r"(?<=://)[^/@]*@", "", url).split("?", 1)[0] if "://" in url else url
-
-
-def without_secrets(value: Any) -> Any:
-    """A copy of JSON-like data in which URLs have lost user names, passwords and query strings."""
-    if isinstance(value, dict):
-        return {key: without_secrets(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_secrets(item) for item in value]
-    return public(value) if isinstance(value, str) else value
 
 
 class Storage:

@@ -15,7 +15,8 @@ from jaxtyping import Float
 
 from raymia.errors import ConfigError, RaymiaError
 from raymia.run.columns import FAULT, fields
-from raymia.run.storage import Storage, StorageError, public
+from raymia.run.storage import Storage, StorageError
+from raymia.urls import public
 
 TRANSFORM = "Lanczos, centre square, 1"
 """From image files to pixels; another name whenever `raymia.data.images.decode_image` comes to give other pixels."""

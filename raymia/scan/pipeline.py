@@ -29,7 +29,6 @@ from raymia.run.columns import scored
 from raymia.run.ledger import RETRIED_FAULTS, Ledger, LedgerState
 from raymia.run.lock import RunLock
 from raymia.run.record import PROGRESS_FILE, Counts, Evaluations, ScanRecord, now_text
-from raymia.run.storage import without_secrets
 from raymia.scan.batches import BATCH_SCHEMA, ReadBatches, ShardWork
 from raymia.scan.decoding import decode_rows
 from raymia.scan.latents import LatentCache
@@ -38,6 +37,7 @@ from raymia.scan.plan import ScanPlan, make_plan, require_same
 from raymia.scan.rows import RowScorer, score_rows
 from raymia.scan.scorer import load_scorer
 from raymia.scan.units import Units
+from raymia.urls import without_secrets
 
 log = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from raymia.replica.folder import PipelineFolder, find_pipeline
 from raymia.replica.schedule import Schedule, level_names
 from raymia.run.ledger import Ledger
 from raymia.run.record import FORMAT, RUN_FILE, ScanRecord, SignalRecord
-from raymia.run.storage import without_secrets
 from raymia.scan.cost import works_on_images
 from raymia.scan.latents import TRANSFORM, LatentCache
 from raymia.shipped import clip_folder, model_folder
+from raymia.urls import without_secrets
 
 log = logging.getLogger(__name__)
 

@@ -27,8 +27,9 @@ from raymia.report.page import write_report
 from raymia.run.ledger import Ledger
 from raymia.run.lock import LOCK_FILE, RunLock
 from raymia.run.status import read_status
-from raymia.run.storage import Storage, StorageError, public, without_secrets
+from raymia.run.storage import Storage, StorageError
 from raymia.scan.pipeline import run_scan
+from raymia.urls import public, without_secrets
 from tests.conftest import good_members, tar_bytes
 from tests.scan.test_pipeline import make_job
 
