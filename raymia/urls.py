@@ -1,7 +1,7 @@
 """URLs without what is nobody's business: the one cleaner for every text that was built from one.
 
-What goes: user names, passwords, query strings and fragments. What stays is enough to say which file is meant. A password may hold
-almost anything, so where a URL can be read in two ways, it is read in the one that may hide more.
+What goes: user names, passwords, query strings and fragments. What stays is enough to say which file is meant. A password may
+hold almost anything, so where a URL can be read in two ways, it is read in the one that may hide more.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def public(text: str) -> str:
 
 
 def without_secrets(value: Any) -> Any:
-    """A copy of JSON-like data in which URLs, keys of maps included, have passed `public`; keys that become alike are numbered."""
+    """A copy of JSON-like data in which URLs have passed `public`, in keys of maps too; keys that become alike are numbered."""
     if isinstance(value, dict):
         kept: dict[Any, Any] = {}
         for key, item in value.items():
