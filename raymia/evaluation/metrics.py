@@ -124,6 +124,7 @@ def evaluate_table(
 
 def _load(ledger: Ledger) -> tuple[RunRecord, Counts, pd.DataFrame]:
     run = ledger.require_run()
+    ledger.check(run)
     counts = ledger.counts(run.expected)
     return run, counts, join_clusters(ledger.frame(), ledger.clusters())
 

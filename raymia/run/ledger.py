@@ -9,54 +9,53 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from raymia.data.remote import REASONS
 from raymia.data.tar import ShardEnd
+from raymia.documents import DocumentError, parse_json
 from raymia.errors import ConfigError, RaymiaError, describe_validation, first_line
 from raymia.run.columns import QUARANTINE_SCHEMA
-from raymia.run.record import CONTROL, RUN_FILE, Counts, RunRecord, ScanRecord, parse_record
-from raymia.run.storage import Storage, StorageError
+from raymia.run.files import (
+    QUARANTINE,
+    SCORES,
+    SHARDS,
+    UNIT_ENDING,
+    DamagedRunError,
+    FileRecord,
+    ShardPlace,
+    ShardRecord,
+    record_name,
+    shard_name,
+    unit_name,
+    unit_of,
+)
+from raymia.run.listing import Listing, damaged, finished_shards
+from raymia.run.record import CONTROL, FORMAT, RUN_FILE, Counts, RunRecord, ScanRecord, parse_record
+from raymia.run.storage import Storage, StorageError, table_bytes
 from raymia.run.tally import Tally
+from raymia.urls import public
 
 CLUSTERS_FILE = "clusters.parquet"
-RETRIED_FAULTS = ("missing_shard", "unreadable_shard")
+RETRIED_FAULTS = tuple(f"{reason}_shard" for reason in REASONS)
 """Faults of a shard after which the next run tries the whole shard again: the file or the connection may be back."""
+MAX_RECORD_BYTES = 512 * 2**20
+"""A run.json of more is not read: with a million shards it has a third of that."""
 FILES_AT_ONCE = 256
 """Files that are read together; this bounds memory."""
 READ_AGAIN = 5
 """How often a reading that a running scan has disturbed is begun again."""
 QUARANTINED_COUNT = "quarantined"
 """Metadata of a unit's scores file that says how many of its samples stand in a quarantine file."""
-UNIT_ENDING, SHARD_ENDING = ".parquet", ".shard.parquet"
-"""Endings of the file of one unit, and of the file of a finished shard; the first is also an ending of the second."""
 T = TypeVar("T")
-ShardPlace = tuple[str, str]
-"""The split and the name of a shard."""
-
-
-class ShardRecord(BaseModel):
-    """A finished shard: how reading it ended, and what became of its samples."""
-
-    split: str
-    shard: str
-    samples: int
-    bytes_reached: int
-    reason: str | None
-    detail: str | None
-    units: int
-    scored: int
-    by_reason: dict[str, int]
-    """Quarantined samples by reason; a shard that was not read to its end counts as one more, under its own reason."""
-    flagged: dict[str, int]
-    """Scored samples by remark."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Ledger:
             run: local path or fsspec URL.
 
         Raises:
-            ValueError, ImportError: the URL's file system is unknown or not installed.
+            ConfigError: the URL's file system is unknown, not installed, or cannot be used as it is.
         """
         self._url = run
         self.storage = Storage(run)
@@ -100,7 +99,7 @@ class Ledger:
         """
         try:
             self.storage.try_write()
-        except (OSError, ValueError, ImportError, StorageError) as error:
+        except StorageError as error:
             raise ConfigError(
                 f"run {self.run}: cannot be written ({error}); choose another run directory with --run"
             ) from error
@@ -111,17 +110,22 @@ class Ledger:
         Raises:
             RaymiaError: the file exists but cannot be read; names the field.
         """
-        text = self.read_text(RUN_FILE)
-        if text is None:
+        content = self.storage.read(RUN_FILE, MAX_RECORD_BYTES)
+        if content is None:
             return None
         try:
-            content = json.loads(text)
-            return parse_record(content if isinstance(content, dict) else {})
+            record = parse_json(content)
+            if not isinstance(record, dict):
+                raise ValueError(f"expected a map of fields, not {type(record).__name__}")
+            return parse_record(record)
         except ValidationError as error:
-            reason = f"{describe_validation(error, ScanRecord)}; the run directory is damaged"
-        except (ValueError, RecursionError) as error:
+            reason = describe_validation(error, ScanRecord)
+        except DocumentError as error:
+            reason = str(error)
+        except ValueError as error:
             reason = first_line(error)
-        raise RaymiaError(f"{self.run}/{RUN_FILE}: cannot be read: {reason}")
+        problem = f"{self.run}/{RUN_FILE}: cannot be read: {reason}"
+        raise RaymiaError(f"{problem}; put back the file that the scan wrote, or choose another run directory")
 
     def require_run(self) -> RunRecord:
         """Contents of run.json.
@@ -153,7 +157,12 @@ class Ledger:
         return None if content is None else content.decode("utf-8", "replace")
 
     def write_run(self, record: RunRecord) -> None:
-        """Replace run.json."""
+        """Replace run.json.
+
+        Raises:
+            LostLeaseError: another scan has taken the run over.
+        """
+        self.storage.check(anew=True)
         content = record.model_dump(mode="json")
         self.write_text(RUN_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
@@ -186,12 +195,14 @@ class Ledger:
 
         Raises:
             StorageError: a file cannot be written.
+            LostLeaseError: another scan has taken the run over.
         """
         place = (split, shard)
+        self.storage.check(anew=True)
         if len(quarantine):
-            self.storage.write_table(_unit_name("quarantine", place, unit), quarantine)
+            self.storage.write_table(unit_name(QUARANTINE, place, unit), _without_secrets(quarantine))
         marked = scores.replace_schema_metadata({QUARANTINED_COUNT: str(len(quarantine))})
-        self.storage.write_table(_unit_name("scores", place, unit), marked)
+        self.storage.write_table(unit_name(SCORES, place, unit), marked)
 
     def finish_shard(self, split: str, shard: str, end: ShardEnd, units: int) -> None:
         """Put the units of a shard together, and record that it was read to its end or as far as it can be read.
@@ -207,105 +218,140 @@ class Ledger:
 
         Raises:
             StorageError: a file cannot be read or written.
+            LostLeaseError: another scan has taken the run over.
+            DamagedRunError: a committed unit is not there any more, or not readable.
         """
         place = (split, shard)
-        names = [_unit_name("scores", place, unit) for unit in range(units)]
-        scores = list(self._tables(names))
+        self.storage.check(anew=True)
+        names = [unit_name(SCORES, place, unit) for unit in range(units)]
+        scores = list(self._committed(names, "flags"))
         marks = [(table.schema.metadata or {}).get(QUARANTINED_COUNT.encode(), b"0") for table in scores]
-        bad = [_unit_name("quarantine", place, unit) for unit, mark in enumerate(marks) if mark != b"0"]
-        quarantine = list(self._tables(bad))
+        bad = [unit_name(QUARANTINE, place, unit) for unit, mark in enumerate(marks) if mark != b"0"]
+        quarantine = list(self._committed(bad, "reason"))
+        detail = public(end.fault.detail) if end.fault else None
         if end.fault is not None:
             row = {"split": split, "shard": shard, "stage": "shard", "reason": end.fault.reason}
-            row["detail"] = f"{end.fault.detail} ({end.bytes_reached} bytes reached)"
+            row["detail"] = f"{detail} ({end.bytes_reached} bytes reached)"
             quarantine.append(pa.Table.from_pylist([row], schema=QUARANTINE_SCHEMA))
         tally = Tally()
         for table in scores:
             tally.flag(table.column("flags").to_pylist())
         reasons = [reason for table in quarantine for reason in table.column("reason").to_pylist()]
+        tables = {shard_name(QUARANTINE, place): quarantine, shard_name(SCORES, place): scores}
         record = ShardRecord(
             split=split,
             shard=shard,
             samples=end.samples,
             bytes_reached=end.bytes_reached,
             reason=end.fault.reason if end.fault else None,
-            detail=end.fault.detail if end.fault else None,
+            detail=detail,
             units=units,
             scored=sum(map(len, scores)),
             by_reason=dict(Counter(reasons)),
             flagged=dict(tally.flagged),
+            files={name: self._together(name, parts) for name, parts in tables.items() if parts},
         )
-        if quarantine:
-            self.storage.write_table(f"quarantine/{split}/{shard}{SHARD_ENDING}", pa.concat_tables(quarantine))
-        if scores:
-            together = pa.concat_tables(scores).replace_schema_metadata(None)
-            self.storage.write_table(f"scores/{split}/{shard}{SHARD_ENDING}", together)
-        self.write_text(_record_name(split, shard), record.model_dump_json() + "\n")
+        self.storage.check(anew=True)
+        self.write_text(record_name(place), record.model_dump_json() + "\n")
         self.storage.remove([*names, *bad])
+
+    def _together(self, name: str, parts: list[pa.Table]) -> FileRecord:
+        """Write tables as one file; give what must be found there."""
+        try:
+            table = pa.concat_tables(parts).replace_schema_metadata(None)
+        except pa.ArrowException as error:
+            problem = f"the units that belong together there have different columns ({first_line(error)})"
+            raise DamagedRunError(f"{self.run}/{name}: {problem}; delete them, and the scan does them again") from error
+        content = table_bytes(table)
+        self.storage.write(name, content)
+        return FileRecord.of(len(table), content)
+
+    def _committed(self, names: Sequence[str], column: str) -> Iterator[pa.Table]:
+        """Tables of committed units, with a column that each must have."""
+        try:
+            for name, table in zip(names, self._tables(names), strict=True):
+                if column not in table.column_names:
+                    raise self._unreadable(name, f"has no column {column}")
+                yield table
+        except FileNotFoundError as error:
+            lacking = sorted(set(names) - set(self.storage.names(names[0].rsplit("/", 1)[0], UNIT_ENDING)))
+            raise DamagedRunError(
+                f"{self.run}/{lacking[0] if lacking else names[0]}: was committed and is gone; "
+                "run the same command again, and its unit is done again"
+            ) from error
 
     def forget_shard(self, split: str, shard: str) -> None:
         """Take back a finished shard that is to be tried again: its record first, so that no moment shows half of it."""
-        ending = f"{split}/{shard}{SHARD_ENDING}"
-        self.storage.remove([_record_name(split, shard), f"scores/{ending}", f"quarantine/{ending}"])
+        place = (split, shard)
+        self.storage.remove([record_name(place), shard_name(SCORES, place), shard_name(QUARANTINE, place)])
 
     def state(self) -> LedgerState:
-        """What is committed, by one listing; units that a finished shard has left behind are removed.
+        """What is committed; units that a finished shard has left behind are removed, and what a killed scan half wrote.
 
         Only the scan that holds the run's lock may ask; others `peek`.
+
+        Raises:
+            DamagedRunError: the run directory was changed from outside; names the file and what to do.
         """
+        for folder in (SCORES, QUARANTINE, SHARDS):
+            self.storage.remove_drafts(folder)
         state, leftover = self._state()
         self.storage.remove(leftover)
         return state
 
     def peek(self) -> LedgerState:
-        """What is committed, by one listing, changing nothing."""
+        """What is committed, changing nothing.
+
+        Raises:
+            DamagedRunError: the run directory was changed from outside; names the file and what to do.
+        """
         return _as_of_one_moment(self._state)[0]
 
     def _state(self) -> tuple[LedgerState, list[str]]:
         """What is committed, and the files of units that a finished shard has left behind."""
-        finished = self.finished()
-        committed: dict[ShardPlace, set[int]] = defaultdict(set)
-        leftover = []
-        for name in self.storage.names("scores", UNIT_ENDING):
-            place, unit = _unit_of(name)
-            if unit is None:
-                continue
-            if place in finished:
-                leftover.append(name)
-            else:
-                committed[place].add(unit)
+        listing = Listing(self.storage)
+        committed = {place: frozenset(units) for place, units in listing.committed.items()}
         tally = Tally()
-        for record in finished.values():
+        for record in listing.finished.values():
             tally.scored += record.scored
             tally.by_reason.update(record.by_reason)
             tally.flagged.update(record.flagged)
             tally.units += record.units
             tally.cut_shards += record.reason is not None
-        open_names = [_unit_name("scores", place, unit) for place, units in committed.items() for unit in units]
+        open_names = [unit_name(SCORES, place, unit) for place, units in committed.items() for unit in units]
         for table in self._tables(open_names, ["flags"]):
             tally.scored += len(table)
             tally.flag(table.column("flags").to_pylist())
-        for table in self._tables(self._open_quarantine(committed), ["reason"]):
+        for table in self._tables(listing.open_quarantine, ["reason"]):
             tally.by_reason.update(table.column("reason").to_pylist())
         tally.units += len(open_names)
-        frozen = {place: frozenset(units) for place, units in committed.items()}
-        return LedgerState(finished, frozen, tally), leftover
+        return LedgerState(listing.finished, committed, tally), listing.leftover
 
     def finished(self) -> dict[ShardPlace, ShardRecord]:
         """Records of finished shards by (split, shard).
 
         Raises:
-            RaymiaError: a record cannot be read; names its file.
+            DamagedRunError: a record cannot be read, or stands under another's name; names its file.
         """
-        names = self.storage.names("shards", ".json")
-        records = {}
-        for name, content in zip(names, self.storage.read_many(names), strict=True):
-            try:
-                record = ShardRecord.model_validate_json(content)
-            except ValidationError as error:
-                problem = f"{self.run}/{name}: {describe_validation(error, ShardRecord)}"
-                raise RaymiaError(f"{problem}; delete it, and the scan does this shard again") from error
-            records[record.split, record.shard] = record
-        return records
+        return finished_shards(self.storage)
+
+    def check(self, record: RunRecord) -> None:
+        """Hold the files of a finished run against what it says of itself: none removed, none added.
+
+        What the files hold is checked where they are read. A run that is not finished is not checked.
+
+        Raises:
+            DamagedRunError: names the file and what to do.
+        """
+        if record.finished is None or record.format < FORMAT:
+            return
+        try:
+            _as_of_one_moment(lambda: Listing(self.storage)).check(record)
+        except DamagedRunError:
+            # A scan may have begun to resume the run meanwhile.
+            now = self.read_run()
+            if now is not None and now.finished == record.finished and now.attempts == record.attempts:
+                raise
 
     def scores(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of all committed units, in a fixed order.
@@ -330,23 +376,24 @@ class Ledger:
         return rows
 
     def _scores(self, columns: Sequence[str] | None) -> pa.Table:
-        finished = self.finished()
-        names = [name for name in self.storage.names("scores", UNIT_ENDING) if _is_current(name, finished)]
-        tables = list(self._tables(names, columns))
+        listing = Listing(self.storage)
+        names = listing.names
+        tables = list(self._tables(names, columns, listing.written))
         if not tables:
             raise RaymiaError(f"{self.run}: no committed unit; run the scan first")
-        return pa.concat_tables(tables, promote_options="default")
+        try:
+            return pa.concat_tables(tables, promote_options="default")
+        except pa.ArrowException as error:
+            odd = next((n for n, table in zip(names, tables, strict=True) if not _alike(tables[0], table)), names[0])
+            raise damaged(self.storage, odd, f"has other columns than {names[0]}", unit_of(odd)[0]) from error
 
     def quarantine(self) -> pa.Table:
         """Quarantined samples of committed units, and shards that could not be read to their end."""
         return _as_of_one_moment(self._quarantine)
 
     def _quarantine(self) -> pa.Table:
-        state, _ = self._state()
-        names = [
-            f"quarantine/{split}/{shard}{SHARD_ENDING}" for (split, shard), record in state.finished.items() if record.by_reason
-        ]
-        tables = list(self._tables([*names, *self._open_quarantine(state.committed)]))
+        listing = Listing(self.storage)
+        tables = list(self._tables(listing.quarantine, QUARANTINE_SCHEMA.names, listing.written))
         return pa.concat_tables(tables) if tables else QUARANTINE_SCHEMA.empty_table()
 
     def counts(self, expected: int | None) -> Counts:
@@ -375,24 +422,42 @@ class Ledger:
             expected=expected,
         )
 
-    def _open_quarantine(self, committed: dict[ShardPlace, Any]) -> list[str]:
-        """Quarantine files of the committed units of shards that are not finished."""
-        names = self.storage.names("quarantine", UNIT_ENDING) if committed else []
-        units = ((name, *_unit_of(name)) for name in names)
-        return [name for name, place, unit in units if unit in committed.get(place, ())]
-
-    def _tables(self, names: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    def _tables(
+        self,
+        names: Sequence[str],
+        columns: Sequence[str] | None = None,
+        written: Mapping[str, FileRecord] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Tables by the names of their files, each held against what was written, where that is known."""
         for start in range(0, len(names), FILES_AT_ONCE):
             part = names[start : start + FILES_AT_ONCE]
             for name, content in zip(part, self.storage.read_many(part), strict=True):
-                yield self._parse(name, content, columns)
+                record = (written or {}).get(name)
+                difference = None if record is None else record.difference(content)
+                if difference is not None:
+                    raise damaged(self.storage, name, difference, unit_of(name)[0])
+                table = self._parse(name, content, columns)
+                if record is not None and len(table) != record.rows:
+                    raise damaged(self.storage, name, f"{len(table)} rows, {record.rows} were written", unit_of(name)[0])
+                yield table
 
     def _parse(self, name: str, content: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         try:
-            return pq.read_table(io.BytesIO(content), columns=None if columns is None else list(columns))
-        except (pa.ArrowException, OSError) as error:
-            problem = f"{self.run}/{name}: not readable as Parquet ({error})"
-            raise RaymiaError(f"{problem}; delete it and its shard's file below shards/, and run the scan again") from error
+            table = pq.read_table(io.BytesIO(content), columns=None if columns is None else list(columns))
+        except Exception as error:
+            raise self._unreadable(name, f"not readable as Parquet ({first_line(error)})") from error
+        lacking = [column for column in columns or () if column not in table.column_names]
+        if lacking:
+            raise self._unreadable(name, f"has no column {', '.join(lacking)}")
+        return table
+
+    def _unreadable(self, name: str, problem: str) -> DamagedRunError:
+        if name == CLUSTERS_FILE:
+            return DamagedRunError(f"{self.run}/{name}: {problem}; run the scan again, which writes it anew")
+        place, unit = unit_of(name)
+        if unit is None:
+            return damaged(self.storage, name, problem, place)
+        return DamagedRunError(f"{self.run}/{name}: {problem}; delete it, and the scan does this unit again")
 
 
 def _as_of_one_moment(read: Callable[[], T]) -> T:
@@ -400,29 +465,21 @@ def _as_of_one_moment(read: Callable[[], T]) -> T:
     for _ in range(READ_AGAIN):
         try:
             return read()
-        except FileNotFoundError:
+        except (FileNotFoundError, DamagedRunError):
             continue
     return read()
 
 
-def _record_name(split: str, shard: str) -> str:
-    return f"shards/{split}/{shard}.json"
+def _alike(one: pa.Table, other: pa.Table) -> bool:
+    try:
+        pa.concat_tables([one.slice(0, 0), other.slice(0, 0)], promote_options="default")
+    except pa.ArrowException:
+        return False
+    return True
 
 
-def _unit_name(folder: str, place: ShardPlace, unit: int) -> str:
-    return f"{folder}/{place[0]}/{place[1]}-{unit:06d}{UNIT_ENDING}"
-
-
-def _unit_of(name: str) -> tuple[ShardPlace, int | None]:
-    """Split and shard of a file, and the number of its unit; no number for the file of a whole shard."""
-    split, base = name.split("/")[-2:]
-    if base.endswith(SHARD_ENDING):
-        return (split, base.removesuffix(SHARD_ENDING)), None
-    shard, _, unit = base.removesuffix(UNIT_ENDING).rpartition("-")
-    return (split, shard), int(unit)
-
-
-def _is_current(name: str, finished: dict[ShardPlace, ShardRecord]) -> bool:
-    """Whether readers take a file: a shard's own once it is finished, those of its units until then."""
-    place, unit = _unit_of(name)
-    return (place in finished) == (unit is None)
+def _without_secrets(quarantine: pa.Table) -> pa.Table:
+    """A quarantine table whose details have passed `public`."""
+    place = quarantine.schema.get_field_index("detail")
+    clean = [None if detail is None else public(detail) for detail in quarantine.column(place).to_pylist()]
+    return quarantine.set_column(place, quarantine.schema.field(place), pa.array(clean, pa.string()))

@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from raymia.data.manifest import Manifest, Shard
 
@@ -20,6 +20,20 @@ CONTROL = "control"
 """Name of the control model's run directory within that of the run that it controls."""
 FORMER_NAMES = {"unet_forwards": "forwards", "unet_backwards": "backwards"}
 """Today's names of the kinds of evaluation, by the names that format 1 had for them."""
+
+
+def _as_time(text: str) -> str:
+    try:
+        known = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError("expected a time such as 2026-01-01T00:00:00+00:00")
+    return text
+
+
+Time = Annotated[str, AfterValidator(_as_time)]
+"""A moment as text, with its offset from UTC."""
 
 
 class Access(StrEnum):
@@ -157,12 +171,12 @@ class RunRecord(BaseModel):
     signals: list[SignalRecord] = []
     expected: int | None
     """Samples that the manifest announces; none where it does not."""
-    started: str
+    started: Time
     """When the first attempt began, in UTC."""
-    attempted: str | None = None
+    attempted: Time | None = None
     """When the last attempt began, in UTC."""
     attempts: int = 1
-    finished: str | None
+    finished: Time | None
     """When the run was done, in UTC; none until then."""
     counts: Counts | None = None
 
@@ -193,7 +207,7 @@ class FeaturesRecord(RunRecord):
 class Progress(BaseModel):
     """Contents of progress.json: a scan's last sign of life."""
 
-    time: str
+    time: Time
     """When this was written, in UTC by the driver's clock."""
     samples: int
     """Samples scored and quarantined so far, by earlier attempts too."""
@@ -221,7 +235,7 @@ def parse_record(content: Mapping[str, Any]) -> RunRecord:
         ValueError: the format is a later one, or a field is missing or of another kind; names it.
     """
     number = content.get("format", 1)
-    if not isinstance(number, int) or number > FORMAT:
+    if not isinstance(number, int) or isinstance(number, bool) or number > FORMAT:
         raise ValueError(
             f"format {number!r}, where this version of raymia reads formats up to {FORMAT}; read it with a later one"
         )
@@ -230,7 +244,9 @@ def parse_record(content: Mapping[str, Any]) -> RunRecord:
 
 
 def _from_first_format(content: Mapping[str, Any]) -> dict[str, Any]:
-    evaluations = {FORMER_NAMES.get(kind, kind): number for kind, number in content.get("evaluations", {}).items()}
+    evaluations = content.get("evaluations", {})
+    if isinstance(evaluations, Mapping):
+        evaluations = {FORMER_NAMES.get(kind, kind): number for kind, number in evaluations.items()}
     return {**content, "format": 1, "evaluations": evaluations}
 
 

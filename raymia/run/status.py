@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from raymia.errors import RaymiaError, describe_validation
 from raymia.run.ledger import Ledger
 from raymia.run.record import PROGRESS_FILE, Progress, ScanRecord
 
+MAX_PROGRESS_BYTES = 2**24
 SILENT_S = 300.0
 """A scan whose last sign of life is older is taken for stopped."""
 
@@ -50,9 +52,9 @@ def read_status(run: str) -> Status:
     """
     ledger = Ledger(run)
     record = ledger.require_run()
+    ledger.check(record)
     tally = ledger.peek().tally
-    text = ledger.read_text(PROGRESS_FILE)
-    progress = Progress.model_validate_json(text) if text else None
+    progress = _progress(ledger)
     finished = record.finished is not None
     # Before an attempt's first sign of life, while models load, there is only the time at which it began.
     signs = [record.attempted or record.started, *([progress.time] if progress else [])]
@@ -77,6 +79,19 @@ def read_status(run: str) -> Status:
         stages=stages,
         bottleneck=bottleneck.stage if bottleneck else None,
     )
+
+
+def _progress(ledger: Ledger) -> Progress | None:
+    content = ledger.storage.read(PROGRESS_FILE, MAX_PROGRESS_BYTES)
+    if not content:
+        return None
+    try:
+        return Progress.model_validate_json(content)
+    except ValidationError as error:
+        raise RaymiaError(
+            f"{ledger.run}/{PROGRESS_FILE}: cannot be read: {describe_validation(error, Progress)}; delete it: it tells of the "
+            "scan's pace alone, and a scan that runs writes it again"
+        ) from error
 
 
 def _age_s(time: str) -> float:

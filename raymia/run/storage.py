@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import io
 import os
+import platform
+import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -16,26 +18,24 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from raymia.errors import RaymiaError, first_line
+from raymia.data.patience import ATTEMPTS, DISK_FULL, may_pass, patiently
+from raymia.data.unreadable import UnreadableError, ask
+from raymia.errors import ConfigError, RaymiaError, first_line
 from raymia.urls import public
 
 T = TypeVar("T")
 
-ATTEMPTS = 6
-FIRST_WAIT_S = 0.2
-LONGEST_WAIT_S = 20.0
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Numbers of the operating system's errors that mean that storage is full."""
-LASTING_NUMBERS = (*DISK_FULL, errno.EROFS, errno.ENAMETOOLONG, errno.EFBIG)
-"""Numbers of the operating system's errors that another try cannot mend."""
-LASTING_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
-"""Errors that another try cannot mend."""
-CLIENT_LIBRARIES = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3")
-"""Libraries whose errors, where they are no OSError, are those of a connection."""
 SINGLE_PUT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "memory"}
 """File systems that show an object only when it is whole; on others a draft is renamed."""
+
+
+HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+"""Stands for this machine in the names of drafts."""
+BORN = time.time()
+"""When this process began to use storage; an older draft under its number was left by another."""
+DRAFT = re.compile(r"\.(.+)\.(?:([0-9a-f]{8})-)?(\d+)\Z")
+"""The name of a draft: the file's, the machine's and the process's; earlier versions left the machine out."""
 
 
 class StorageError(RaymiaError):
@@ -48,6 +48,8 @@ class Storage:
     Attributes:
         url: path or URL of the folder, without credentials.
         local: whether the folder is on a local file system.
+        guard: is asked before anything is changed, and raises where this process may no longer write; it is told whether it
+            must look anew, whatever it knew a moment ago. See `raymia.run.lock.RunLock`.
     """
 
     def __init__(self, url: str) -> None:
@@ -57,13 +59,18 @@ class Storage:
             url: local path or fsspec URL.
 
         Raises:
-            ValueError, ImportError: the URL's file system is unknown or not installed.
+            ConfigError: the URL's file system is unknown, not installed, or cannot be used as it is.
         """
         self.url = public(url)
+        self.guard: Callable[[bool], None] | None = None
         # No listing may come from a cache: other processes write here too.
         options = {} if "://" not in url else {"use_listings_cache": False}
-        self._fs, self._root = fsspec.core.url_to_fs(url, **options)
+        try:
+            self._fs, self._root = ask(url, lambda: fsspec.core.url_to_fs(url, **options))
+        except UnreadableError as error:
+            raise ConfigError(f"{error.detail}; give a local folder, or a URL of storage that fsspec can use here") from error
         self.local = isinstance(self._fs, LocalFileSystem)
+        self._swept: set[str] = set()
 
     def path(self, name: str) -> str:
         """The path of a file within its file system."""
@@ -73,15 +80,15 @@ class Storage:
         """Make the folder.
 
         Raises:
-            OSError, ValueError: the folder cannot be made.
+            StorageError: the folder cannot be made.
         """
-        self._fs.makedirs(self._root, exist_ok=True)
+        self._patiently("make the folder", lambda: self._fs.makedirs(self._root, exist_ok=True))
 
     def try_write(self) -> None:
         """Make the folder and try a write.
 
         Raises:
-            OSError, ValueError, StorageError: the folder cannot be written.
+            StorageError: the folder cannot be written.
         """
         self.make()
         self.write(".writable", b"")
@@ -93,7 +100,21 @@ class Storage:
         Raises:
             StorageError: storage is full, refuses, or failed every time.
         """
-        self._patiently(f"write {name}", lambda: self._put(name, content))
+
+        def put() -> None:
+            self.check()
+            self._put(name, content)
+
+        self._patiently(f"write {name}", put)
+
+    def check(self, anew: bool = False) -> None:
+        """Ask the guard, if there is one, whether this process may still write.
+
+        Raises:
+            LostLeaseError: it may not; see `raymia.run.lock`.
+        """
+        if self.guard is not None:
+            self.guard(anew)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a table as Parquet, whole or not at all; equal rows give equal bytes.
@@ -101,10 +122,7 @@ class Storage:
         Raises:
             StorageError: see `write`.
         """
-        buffer = io.BytesIO()
-        # One block of memory whatever the table was put together from, so that equal rows give equal bytes.
-        pq.write_table(table.combine_chunks(), buffer, compression="zstd")
-        self.write(name, buffer.getvalue())
+        self.write(name, table_bytes(table))
 
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
@@ -115,11 +133,13 @@ class Storage:
         Raises:
             StorageError: storage is full, refuses, or failed every time.
         """
+        self.check()
         path = self.path(name)
         folder, base = path.rsplit("/", 1)
         if self.local:
             os.makedirs(folder, exist_ok=True)
-            draft = f"{folder}/.{base}.{os.getpid()}"
+            self._sweep(folder)
+            draft = f"{folder}/{_draft(base)}"
         else:
             handle, draft = tempfile.mkstemp(prefix=f"{base}.")
             os.close(handle)
@@ -128,6 +148,7 @@ class Storage:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
+            self.check()
             if self.local:
                 os.replace(draft, path)
             else:
@@ -137,14 +158,22 @@ class Storage:
         finally:
             _discard(draft)
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, limit: int | None = None) -> bytes | None:
         """A file's contents; none where there is no such file.
 
+        Args:
+            name: of the file.
+            limit: a file of more bytes is refused.
+
         Raises:
-            StorageError: storage failed every time.
+            StorageError: storage failed every time, or the file is too large.
         """
+        path = self.path(name)
         try:
-            content: bytes = self._patiently(f"read {name}", lambda: self._fs.cat_file(self.path(name)))
+            size = None if limit is None else self._patiently(f"read {name}", lambda: self._fs.size(path))
+            if limit is not None and (size or 0) > limit:
+                raise StorageError(f"{self.url}/{name}: {size} bytes, more than {limit}; it is no file that raymia wrote")
+            content: bytes = self._patiently(f"read {name}", lambda: self._fs.cat_file(path))
         except FileNotFoundError:
             return None
         return content
@@ -168,15 +197,48 @@ class Storage:
             StorageError: storage failed every time.
         """
 
-        def find() -> list[str]:
+        return list(self.sizes(folder, ending))
+
+    def sizes(self, folder: str, ending: str) -> dict[str, int | None]:
+        """Names as `names` gives them, with how many bytes each file has, where the file system knows.
+
+        Raises:
+            StorageError: storage failed every time.
+        """
+        below = self._listing(folder).items()
+        return {name: size for name, size in sorted(below) if name.endswith(ending) and not _base(name).startswith(".")}
+
+    def remove_drafts(self, folder: str) -> None:
+        """Remove what processes that were killed left half-written below a folder, whichever machine they ran on.
+
+        Only who alone may write there may ask; others' drafts would vanish under their hands.
+
+        Raises:
+            StorageError: storage failed every time.
+        """
+        names = self._listing(folder) if self.local or not _protocols(self._fs) & SINGLE_PUT else {}
+        self.remove(name for name in names if DRAFT.match(_base(name)) or name.endswith(".draft"))
+
+    def _listing(self, folder: str) -> dict[str, int | None]:
+        def find() -> dict[str, Any]:
             try:
-                return list(self._fs.find(self.path(folder)))
+                return dict(self._fs.find(self.path(folder), detail=True))
             except FileNotFoundError:
-                return []
+                return {}
 
         start = len(self._root.rstrip("/")) + 1
-        below = (path[start:] for path in self._patiently(f"list {folder}", find))
-        return sorted(name for name in below if name.endswith(ending) and not name.rsplit("/", 1)[-1].startswith("."))
+        return {path[start:]: facts.get("size") for path, facts in self._patiently(f"list {folder}", find).items()}
+
+    def _sweep(self, folder: str) -> None:
+        """Remove, once for each folder, the drafts of this machine's processes that are no more."""
+        if folder in self._swept:
+            return
+        self._swept.add(folder)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                found = DRAFT.match(entry.name)
+                if found is not None and found[2] == HOST and _is_left(entry.path, int(found[3])):
+                    _discard(entry.path)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files; those that are gone already do not matter.
@@ -185,17 +247,25 @@ class Storage:
             StorageError: storage failed every time.
         """
         for name in names:
-            try:
-                self._patiently(f"remove {name}", partial(self._fs.rm_file, self.path(name)))
-            except FileNotFoundError:
-                continue
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        def remove() -> None:
+            self.check()
+            self._fs.rm_file(self.path(name))
+
+        try:
+            self._patiently(f"remove {name}", remove)
+        except FileNotFoundError:
+            return
 
     def _put(self, name: str, content: bytes) -> None:
         path = self.path(name)
         folder, base = path.rsplit("/", 1)
-        draft = f"{folder}/.{base}.{os.getpid()}"
+        draft = f"{folder}/{_draft(base)}"
         if self.local:
             os.makedirs(folder, exist_ok=True)
+            self._sweep(folder)
             try:
                 with open(draft, "wb") as stream:
                     stream.write(content)
@@ -221,11 +291,9 @@ class Storage:
             self._fs.mv(f"{path}.draft", path)
 
     def _patiently(self, what: str, act: Callable[[], T]) -> T:
-        wait = wait_exponential_jitter(initial=FIRST_WAIT_S, max=LONGEST_WAIT_S, jitter=FIRST_WAIT_S)
-        retrying = Retrying(stop=stop_after_attempt(ATTEMPTS), wait=wait, retry=retry_if_exception(_may_pass), reraise=True)
         try:
-            return retrying(act)
-        except FileNotFoundError:
+            return patiently(act)
+        except (FileNotFoundError, RaymiaError):
             raise
         except Exception as error:
             raise StorageError(f"{self.url}: cannot {what}: {self._reason(error)}") from error
@@ -235,16 +303,38 @@ class Storage:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return "storage is full; free space and run the same command again: what is committed is kept"
         first = first_line(error)
-        tried = f" (tried {ATTEMPTS} times)" if _may_pass(error) else ""
+        tried = f" (tried {ATTEMPTS} times)" if may_pass(error) else ""
         return f"{public(first)}{tried}; what is committed is kept, and the same command goes on from there"
 
 
-def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, LASTING_ERRORS):
+def table_bytes(table: pa.Table) -> bytes:
+    """A table as Parquet; equal rows give equal bytes."""
+    buffer = io.BytesIO()
+    # One block of memory whatever the table was put together from, so that equal rows give equal bytes.
+    pq.write_table(table.combine_chunks(), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _draft(base: str) -> str:
+    """The name under which a file is written until it is whole."""
+    return f".{base}.{HOST}-{os.getpid()}"
+
+
+def _base(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
+def _is_left(path: str, process: int) -> bool:
+    """Whether a draft of this machine belongs to no process any more."""
+    try:
+        if process == os.getpid():
+            return Path(path).stat().st_mtime < BORN
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
         return False
-    if isinstance(error, OSError):
-        return error.errno not in LASTING_NUMBERS
-    return type(error).__module__.partition(".")[0] in CLIENT_LIBRARIES
+    return False
 
 
 def _protocols(filesystem: Any) -> set[str]:

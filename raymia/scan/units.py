@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from raymia.data.tar import Fault, ShardEnd
 from raymia.run.columns import QUARANTINE_SCHEMA, QUARANTINED, named
-from raymia.run.ledger import Ledger, ShardPlace
+from raymia.run.files import ShardPlace
+from raymia.run.ledger import Ledger
 from raymia.scan.batches import BATCH_PLACE_NAMES
 from raymia.scan.decoding import STAGE_SECONDS
 from raymia.scan.monitoring import Monitor

@@ -93,18 +93,19 @@ def test_a_shard_that_is_interrupted_while_it_is_finished_shows_nothing_twice(
     assert len(ledger.storage.names("scores", ".parquet")) == 1
 
 
-def test_a_reader_beside_a_running_scan_sees_one_moment(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    table, names = ledger.scores(), ledger.storage.names
+@pytest.mark.parametrize("before", [True, False])
+def test_a_reader_beside_a_running_scan_sees_one_moment(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, before: bool) -> None:
+    table, sizes = ledger.scores(), ledger.storage.sizes
     finished: list[bool] = []
 
-    def listed_and_then_finished(folder: str, ending: str) -> list[str]:
-        found = names(folder, ending)
+    def listed(folder: str, ending: str) -> dict[str, int | None]:
+        found = {} if before else sizes(folder, ending)
         if folder == "scores" and not finished:
             finished.append(True)
             Ledger(ledger.run).finish_shard("in", "s", ShardEnd(5, 100, None), 2)
-        return found
+        return found or sizes(folder, ending)
 
-    monkeypatch.setattr(ledger.storage, "names", listed_and_then_finished)
+    monkeypatch.setattr(ledger.storage, "sizes", listed)
     assert ledger.scores().equals(table)
     assert finished
     assert ledger.peek().tally.samples == 5

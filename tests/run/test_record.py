@@ -93,7 +93,7 @@ def test_a_later_format_a_damaged_file_and_a_missing_field_are_named(tmp_path: P
     ledger = Ledger(str(tmp_path))
     for content, message in (
         (json.dumps({**FIRST_FORMAT, "format": FORMAT + 1}), "format 3, where this version of raymia reads formats up to 2"),
-        ("{", r"run\.json: cannot be read: Expecting"),
+        ("{", r"run\.json: cannot be read: not JSON: Expecting"),
         (json.dumps({**FIRST_FORMAT, "dtype": None}), "`dtype`"),
         ("[]", "cannot be read"),
     ):

@@ -159,8 +159,8 @@ class Failing:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raymia.run.storage.FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr("raymia.run.storage.LONGEST_WAIT_S", 0.002)
+    monkeypatch.setattr("raymia.data.patience.FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("raymia.data.patience.LONGEST_WAIT_S", 0.002)
 
 
 @pytest.mark.usefixtures("impatient")
