@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 import posixpath
 import re
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import fsspec
-import pandas as pd
+import pyarrow as pa
 
+from raymia.curation.folders import Dropped, list_folder
+from raymia.curation.kinds import Sorted, sort_files
+from raymia.curation.names import extension_of, keys_of, pair
+from raymia.data.captions import TEXTS
 from raymia.data.images import EXTENSIONS
 from raymia.data.manifest import Manifest, Shard, within
 from raymia.data.selection import ShardReader, shard_readers
-from raymia.data.tables import is_table, read_table
-from raymia.errors import ConfigError, first_line
+from raymia.data.tables import is_table, read_leaf, read_schema, read_table
+from raymia.errors import ConfigError
+from raymia.urls import public
 
-SIDE_CARS = ("txt", "json")
-"""Extensions of the files beside an image that may hold its caption; the first that is there counts."""
 PATH_COLUMNS = ("file", "path", "image")
 CAPTION_COLUMNS = ("caption", "text", "TEXT")
-UNSAFE = re.compile(r"[^A-Za-z0-9_/-]+")
-"""Characters that do not go into a key."""
-INTERNAL = re.compile(r"^_+(?=[^/]*__/)")
-"""The start of a key that makes WebDataset pass over its folder as one for its own use."""
-FIT = re.compile(r"(?!__[^/]*__/)[^.\x00-\x1f\x7f]+")
-"""Keys of a tar that are read back as they are written, by WebDataset's rule too."""
+IMAGE_COLUMN = "image"
+"""Column of images that stand in the table itself: bytes, or the data hub's struct of `bytes` and `path`."""
+FETCHED_PER_SHARD = 1000
+"""Images that go into a shard, of those that stand beside the tars of what was fetched."""
+
+# Flags are remarks on an image that is packed all the same.
+NAME_DIFFERS = "name_differs"
+"""The image, or its caption, was found under a name of another case, Unicode form or separator."""
+NOT_IN_CAPTIONS = "not_in_captions"
+"""No row of the table of captions names the image."""
+SEVERAL_CAPTIONS = "several_captions"
+"""Rows of the table of captions disagree; the first counts."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +43,22 @@ class ImageFile:
     """An image to be packed.
 
     Attributes:
-        location: path or fsspec URL.
+        location: path or fsspec URL; empty where the image stands in a table and nowhere else.
         source: the name by which the user knows it.
         key: key of the sample that it becomes.
-        caption: its caption; none where that stands in a file beside the image, or nowhere.
-        side_car: path or URL of the file beside the image that holds the caption; none where there is none.
+        caption: its caption; none where that stands in files beside the image, or nowhere.
+        side_cars: paths or URLs of the files beside the image that may hold the caption, the first that does counting.
+        flags: remarks on how image and caption were found.
+        row: number of the row that holds it, from 0, where it stands in a table.
     """
 
     location: str
     source: str
     key: str
     caption: str | None
-    side_car: str | None
+    side_cars: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    row: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,11 +69,13 @@ class FilePart:
         split: the split's name.
         number: number of the shard in its split, from 0.
         files: the images, in order.
+        table: the Parquet that they stand in; none for files of their own.
     """
 
     split: str
     number: int
     files: tuple[ImageFile, ...]
+    table: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,16 +95,30 @@ class ShardPart:
     table: str | None
 
 
+@dataclass(frozen=True)
+class DroppedPart:
+    """What a source holds and no shard is made of.
+
+    Attributes:
+        split: the split's name.
+        rows: one for each.
+    """
+
+    split: str
+    rows: tuple[Dropped, ...]
+
+
 Part = FilePart | ShardPart
+Parts = Sequence[Part | DroppedPart]
 
 
-def find_parts(split: str, source: str, captions: str | None, per_shard: int) -> list[Part]:
-    """The shards that a source will be packed into, in a fixed order.
+def find_parts(split: str, source: str, captions: str | None, per_shard: int) -> list[Part | DroppedPart]:
+    """The shards that a source will be packed into, in a fixed order, and then what none is made of.
 
     Args:
         split: name of the split that the images belong to.
         source: a folder of images, of tars, or of img2dataset's output; or a table of files (`file` and `caption`, relative to
-            the table).
+            the table), or of the images themselves (`image` and `caption`).
         captions: a table of `file` and `caption`, for a folder of images without captions beside them.
         per_shard: images that go into a shard; tars keep theirs.
 
@@ -99,19 +127,20 @@ def find_parts(split: str, source: str, captions: str | None, per_shard: int) ->
     """
     if is_table(source):
         if captions is not None:
-            raise ConfigError(f"--captions goes with a folder of images; {source} has captions of its own")
-        return _in_parts(split, _of_table(source), per_shard)
-    names = _list(source)
-    tars = [name for name in names if name.endswith(".tar")]
-    if tars:
-        return _of_tars(split, source, tars, set(names))
-    images = [name for name in names if _extension(name) in EXTENSIONS]
-    if not images:
-        raise ConfigError(f"{source}: no images ({', '.join('.' + e for e in EXTENSIONS)}) and no tars in this folder")
-    return _in_parts(split, _of_folder(source, images, set(names), captions), per_shard)
+            raise ConfigError(f"--captions goes with a folder of images; {public(source)} has captions of its own")
+        return _of_table(split, source, per_shard)
+    listing = list_folder(source)
+    found = sort_files(source, listing.names, _known(source, listing.names, captions))
+    if not found.images and not found.tars:
+        raise ConfigError(_nothing_in(source, listing.names))
+    files, dropped = _of_folder(source, found, captions)
+    parts: list[Part | DroppedPart] = [*_in_parts(split, files, per_shard)]
+    parts += _of_tars(split, source, found.tars, set(listing.names), len(parts))
+    dropped = [*listing.dropped, *found.dropped, *dropped]
+    return [*parts, DroppedPart(split, tuple(dropped))] if dropped else parts
 
 
-def parts_of_manifest(manifest: Manifest, folder: str, fetched: dict[str, str]) -> list[Part]:
+def parts_of_manifest(manifest: Manifest, folder: str, fetched: dict[str, str]) -> list[Part | DroppedPart]:
     """The shards of a manifest with the samples that count; splits one after another.
 
     Args:
@@ -124,111 +153,204 @@ def parts_of_manifest(manifest: Manifest, folder: str, fetched: dict[str, str]) 
     """
     packed = manifest.model_copy(update={"splits": tuple(split for split in manifest.splits if split.source is None)})
     readers = shard_readers(packed, folder) if packed.splits else []
-    parts: list[Part] = []
+    parts: list[Part | DroppedPart] = []
     for split in manifest.splits:
         if split.source is not None:
-            parts += find_parts(split.name, fetched[split.name], None, 1)
+            parts += find_parts(split.name, fetched[split.name], None, FETCHED_PER_SHARD)
             continue
         of_split = [reader for reader in readers if reader.shard.split == split.name and reader.keys != frozenset()]
         parts += [ShardPart(split.name, number, reader, None) for number, reader in enumerate(of_split)]
     return parts
 
 
-def _list(source: str) -> list[str]:
-    """Names below a folder, in order."""
-    try:
-        filesystem, root = fsspec.core.url_to_fs(source)
-        if not filesystem.isdir(root):
-            raise ConfigError(f"{source}: expected a folder, or a table that ends in .parquet or .csv")
-        paths = filesystem.find(root)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"{source}: cannot be listed ({first_line(error)})") from error
-    start = len(root.rstrip("/")) + 1
-    names = [str(path)[start:] for path in paths]
-    return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
-
-
-def _of_folder(source: str, images: Sequence[str], names: set[str], captions: str | None) -> list[ImageFile]:
-    """Images of a folder, with captions from a table or from files beside them."""
-    caption_of: dict[str, str] | None = None
+def _known(source: str, names: Sequence[str], captions: str | None) -> set[str]:
+    """Files of a folder that are neither images nor captions of one: the table of captions, and what img2dataset writes."""
+    stems = {posixpath.splitext(name)[0] for name in names if extension_of(name) == "tar"}
+    known = {f"{stem}{ending}" for stem in stems for ending in (".parquet", "_stats.json")}
     if captions is not None:
-        table = read_table(captions, ("file", "caption"), "captions")
-        caption_of = dict(zip(table["file"].astype(str), table["caption"].fillna("").astype(str), strict=True))
-        if not caption_of.keys() & set(images):
-            raise ConfigError(
-                f"captions {captions}: none of its files is in {source}, such as {next(iter(caption_of), 'none')!r}"
-            )
+        known |= {name for name in names if is_table(name) and _same(within(source, name), captions)}
+    return known
+
+
+def _same(one: str, other: str) -> bool:
+    if "://" in one or "://" in other:
+        return one == other
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _nothing_in(source: str, names: Sequence[str]) -> str:
+    tables = [name for name in names if is_table(name)]
+    has = ", ".join(f".{extension}" if extension else "no extension" for extension in sorted(set(map(extension_of, names))))
+    return (
+        f"{public(source)}: no images ({', '.join('.' + extension for extension in EXTENSIONS)}) and no tars in this folder; "
+        + (f"its {len(names)} files have {has}" if names else "it is empty")
+        + (f"; to pack the images of a table, name it: {within(public(source), tables[0])}" if tables else "")
+    )
+
+
+def _of_folder(source: str, found: Sorted, captions: str | None) -> tuple[list[ImageFile], list[Dropped]]:
+    """Images of a folder, with captions from a table or from files beside them; and what belongs to none of them."""
+    keys = dict(zip(found.images, keys_of(found.images), strict=True))
+    side_cars, renamed = _side_cars(found.images, found.texts)
+    claimed = {text for texts in side_cars.values() for text in texts}
+    dropped = [
+        Dropped(name, "list", "no_image_beside", "no image of this name stands beside it")
+        for name in found.texts
+        if name not in claimed
+    ]
+    if captions is not None and found.images:
+        given, unmatched = _from_captions(source, found.images, captions)
+        files = [ImageFile(within(source, name), name, keys[name], given[name][0], (), given[name][1]) for name in found.images]
+        return files, dropped + unmatched
     files = []
-    for name, key in zip(images, _keys(images), strict=True):
-        stem = posixpath.splitext(name)[0]
-        side_car = next((f"{stem}.{ending}" for ending in SIDE_CARS if f"{stem}.{ending}" in names), None)
-        caption = None if caption_of is None else caption_of.get(name, "")
-        beside = None if side_car is None or caption is not None else within(source, side_car)
-        files.append(ImageFile(within(source, name), name, key, caption, beside))
-    return files
+    for name in found.images:
+        texts = tuple(within(source, text) for text in side_cars.get(name, ()))
+        files.append(ImageFile(within(source, name), name, keys[name], None, texts, (NAME_DIFFERS,) * (name in renamed)))
+    return files, dropped
 
 
-def _of_table(source: str) -> list[ImageFile]:
-    table = read_table(source, (), "table")
-    path_column = _column(table, PATH_COLUMNS, source)
-    captions = table[_column(table, CAPTION_COLUMNS, source)].fillna("").astype(str)
-    names = table[path_column].astype(str).tolist()
-    folder = posixpath.dirname(source)
+def _side_cars(images: Sequence[str], texts: Sequence[str]) -> tuple[dict[str, list[str]], set[str]]:
+    """Names of the files that may hold each image's caption, in order; and the images whose names those do not quite have."""
+    by_stem: dict[str, dict[str, str]] = {}
+    # In order: of `a.TXT` and `a.txt` the latter counts.
+    for name in texts:
+        by_stem.setdefault(posixpath.splitext(name)[0], {})[extension_of(name)] = name
+    stems = {name: posixpath.splitext(name)[0] for name in images}
+    paired = pair(stems.values(), by_stem.keys())
+    side_cars = {
+        name: [by_stem[paired[stem]][extension] for extension in TEXTS if extension in by_stem[paired[stem]]]
+        for name, stem in stems.items()
+        if stem in paired
+    }
+    return side_cars, {name for name, stem in stems.items() if paired.get(stem, stem) != stem}
+
+
+def _from_captions(
+    source: str, images: Sequence[str], captions: str
+) -> tuple[dict[str, tuple[str, tuple[str, ...]]], list[Dropped]]:
+    """Caption and flags of each image of a folder from a table of captions, and the rows that name none of them."""
+    table = read_table(captions, ("file", "caption"), "captions", others=False)
+    table = table[table["file"].notna()]
+    rows: dict[str, list[str]] = {}
+    for name, caption in zip(table["file"], table["caption"].fillna(""), strict=True):
+        rows.setdefault(name, []).append(caption)
+    paired = pair(rows, set(images))
+    if not paired:
+        raise ConfigError(
+            f"captions {public(captions)}: none of its files is in {public(source)}, such as {public(next(iter(rows), 'none'))!r}"
+        )
+    given: dict[str, tuple[str, tuple[str, ...]]] = dict.fromkeys(images, ("", (NOT_IN_CAPTIONS,)))
+    for name, image in paired.items():
+        flags = [NAME_DIFFERS] * (name != image) + [SEVERAL_CAPTIONS] * (len(set(rows[name])) > 1)
+        given[image] = (rows[name][0], tuple(flags))
+    detail = f"a row of {posixpath.basename(public(captions))} that names no image of the folder"
+    return given, [Dropped(name, "list", "no_such_image", detail) for name in rows if name not in paired]
+
+
+def _of_table(split: str, source: str, per_shard: int) -> list[Part | DroppedPart]:
+    """Images that a table names, or holds."""
+    schema = read_schema(source, "table")
+    caption_column = _column(schema, CAPTION_COLUMNS, source)
+    embedded = IMAGE_COLUMN in schema.names and _holds_images(schema.field(IMAGE_COLUMN).type, source)
+    dropped: list[Dropped] = []
+    if embedded:
+        files = _embedded(source, schema.field(IMAGE_COLUMN).type, caption_column)
+    else:
+        files, dropped = _named(source, _column(schema, PATH_COLUMNS, source), caption_column)
+    if not files:
+        raise ConfigError(f"table {public(source)}: none of its rows names an image")
+    parts = _in_parts(split, files, per_shard, source if embedded else None)
+    return [*parts, DroppedPart(split, tuple(dropped))] if dropped else [*parts]
+
+
+def _named(source: str, path_column: str, caption_column: str) -> tuple[list[ImageFile], list[Dropped]]:
+    """An image for each row that names a file; not for one that says again what another says."""
+    table = read_table(source, (path_column, caption_column), "table", others=False)
+    folder = _folder_of(source)
+    paths = [path if isinstance(path, str) else None for path in table[path_column]]
+    renamed = _renamed(folder, [path for path in paths if path is not None])
+    kept: dict[tuple[str, str], str] = {}
+    dropped: list[Dropped] = []
+    for number, (path, caption) in enumerate(zip(paths, table[caption_column].fillna(""), strict=True)):
+        if path is None:
+            dropped.append(Dropped(f"row {number}", "read", "no_file_named", "the row names no file"))
+            continue
+        row = (renamed.get(path) or within(folder, path), caption)
+        if row in kept:
+            dropped.append(Dropped(path, "read", "duplicate_file", "another row has the same file and caption"))
+        kept.setdefault(row, path)
+    files = [
+        ImageFile(location, path, key, caption, (), (NAME_DIFFERS,) * (path in renamed))
+        for ((location, caption), path), key in zip(kept.items(), keys_of([*kept.values()]), strict=True)
+    ]
+    return files, dropped
+
+
+def _embedded(source: str, kind: pa.DataType, caption_column: str) -> list[ImageFile]:
+    """An image for each row of a table that holds them."""
+    captions = read_table(source, (caption_column,), "table", others=False)[caption_column].fillna("")
+    has_paths = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+    paths = read_leaf(source, IMAGE_COLUMN, "path", "table") if has_paths else [None] * len(captions)
+    folder = _folder_of(source)
+    names = [path or f"row-{number:08d}" for number, path in enumerate(paths)]
+    rows = enumerate(zip(paths, names, keys_of(names), captions, strict=True))
     return [
-        ImageFile(within(folder, name), name, key, caption, None)
-        for name, key, caption in zip(names, _keys(names), captions, strict=True)
+        ImageFile(within(folder, path) if path else "", name, key, caption, row=number)
+        for number, (path, name, key, caption) in rows
     ]
 
 
-def _of_tars(split: str, source: str, tars: Sequence[str], names: set[str]) -> list[Part]:
+def _renamed(folder: str, paths: Sequence[str]) -> dict[str, str]:
+    """Where the files are that a table on a local disk does not quite name, by the names that it has for them."""
+    if "://" in folder:
+        return {}
+    gone = [path for path in dict.fromkeys(paths) if "://" not in path and not os.path.lexists(within(folder, path))]
+    beside: set[str] = set()
+    for parent in {posixpath.dirname(path) for name in gone for path in (name, name.replace("\\", "/"))}:
+        try:
+            beside |= {posixpath.join(parent, path.name) for path in Path(folder, parent).iterdir()}
+        except (OSError, ValueError):
+            continue
+    named = [path for path in dict.fromkeys(paths) if path not in gone]
+    found = pair([*named, *gone], beside | set(named))
+    return {path: within(folder, found[path]) for path in gone if path in found}
+
+
+def _holds_images(kind: pa.DataType, source: str) -> bool:
+    """Whether a column of images holds the images themselves, and not names of files."""
+    if pa.types.is_struct(kind):
+        fields = {kind.field(number).name for number in range(kind.num_fields)}
+        if "bytes" not in fields:
+            raise ConfigError(
+                f"table {public(source)}: column {IMAGE_COLUMN} is {kind}; expected text, or a struct with `bytes`"
+            )
+        return True
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _of_tars(split: str, source: str, tars: Sequence[str], names: set[str], first: int) -> list[Part]:
     parts: list[Part] = []
-    for number, tar in enumerate(tars):
-        table = tar.removesuffix(".tar") + ".parquet"
-        shard = Shard(split=split, name=posixpath.basename(tar).removesuffix(".tar"), url=within(source, tar), member=None)
+    for number, tar in enumerate(tars, first):
+        stem = posixpath.splitext(tar)[0]
+        shard = Shard(split=split, name=posixpath.basename(stem), url=within(source, tar), member=None)
+        table = f"{stem}.parquet"
         parts.append(ShardPart(split, number, ShardReader(shard), within(source, table) if table in names else None))
     return parts
 
 
-def _in_parts(split: str, files: list[ImageFile], per_shard: int) -> list[Part]:
+def _in_parts(split: str, files: list[ImageFile], per_shard: int, table: str | None = None) -> list[Part]:
     starts = range(0, len(files), per_shard)
-    return [FilePart(split, number, tuple(files[start : start + per_shard])) for number, start in enumerate(starts)]
+    return [FilePart(split, number, tuple(files[i : i + per_shard]), table) for number, i in enumerate(starts)]
 
 
-def fit_keys(keys: Collection[str]) -> dict[str, str]:
-    """The key under which each sample of a tar is packed: its own, or one near to it where that holds a dot or the like."""
-    unfit = sorted(key for key in keys if not FIT.fullmatch(key))
-    names = {key: key for key in keys}
-    return names | dict(zip(unfit, _distinct(unfit, unfit, names.keys() - set(unfit)), strict=True))
+def _folder_of(source: str) -> str:
+    """The folder of a table, whose URL may carry a signature."""
+    return posixpath.dirname(re.split("[?#]", source, maxsplit=1)[0] if "://" in source else source)
 
 
-def _keys(names: Sequence[str]) -> list[str]:
-    """A distinct key for each file, near to its name and fit for the name of a tar's member."""
-    return _distinct([posixpath.splitext(name)[0].lstrip("/") for name in names], names)
-
-
-def _distinct(stems: Sequence[str], names: Sequence[str], taken: Collection[str] = ()) -> list[str]:
-    """A key near to each stem: with a digest of the name where there are others like it, and then, if need be, a number."""
-    plain = [INTERNAL.sub("", UNSAFE.sub("_", stem)) or "image" for stem in stems]
-    counts = Counter([*plain, *taken])
-    digests = (hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8] for name in names)
-    keys, used, numbers = [], set(taken), Counter[str]()
-    for key, digest in zip(plain, digests, strict=True):
-        near = distinct = key if counts[key] == 1 else f"{key}-{digest}"
-        while distinct in used:
-            numbers[near] += 1
-            distinct = f"{near}-{numbers[near] + 1}"
-        used.add(distinct)
-        keys.append(distinct)
-    return keys
-
-
-def _column(table: pd.DataFrame, candidates: Sequence[str], source: str) -> str:
-    column = next((name for name in candidates if name in table), None)
+def _column(schema: pa.Schema, candidates: Sequence[str], source: str) -> str:
+    column = next((name for name in candidates if name in schema.names), None)
     if column is None:
-        has = ", ".join(map(str, table.columns))
-        raise ConfigError(f"table {source}: expected a column {' or '.join(candidates)}; it has {has}")
+        has = ", ".join(schema.names)
+        raise ConfigError(f"table {public(source)}: expected a column {' or '.join(candidates)}; it has {has}")
     return column
-
-
-def _extension(name: str) -> str:
-    return posixpath.splitext(name)[1].removeprefix(".").lower()
