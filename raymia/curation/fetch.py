@@ -119,6 +119,7 @@ def fetch(source: UrlTable, folder: Path) -> Path:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
         check=False,
     )
     if done.returncode or not out.is_dir():

@@ -144,12 +144,15 @@ class _Walk:
                 self.listing.dropped.append(_dropping(f"{name}/" if entry.is_dir(follow_symlinks=False) else name))
                 continue
             try:
+                if entry.is_dir(follow_symlinks=False):
+                    self._folders.append(name)
+                    continue
                 mode = entry.stat().st_mode
             except OSError as error:
                 self._drop(name, "read", *_link_fault(error))
                 continue
             if stat.S_ISDIR(mode):
-                (self._links if entry.is_symlink() else self._folders).append(name)
+                self._links.append(name)
             elif stat.S_ISREG(mode):
                 self.listing.names.append(name)
             else:

@@ -236,9 +236,8 @@ def _from_captions(
         rows.setdefault(name, []).append(caption)
     paired = pair(rows, set(images))
     if not paired:
-        raise ConfigError(
-            f"captions {public(captions)}: none of its files is in {public(source)}, such as {public(next(iter(rows), 'none'))!r}"
-        )
+        example = public(next(iter(rows), "none"))
+        raise ConfigError(f"captions {public(captions)}: none of its files is in {public(source)}, such as {example!r}")
     given: dict[str, tuple[str, tuple[str, ...]]] = dict.fromkeys(images, ("", (NOT_IN_CAPTIONS,)))
     for name, image in paired.items():
         flags = [NAME_DIFFERS] * (name != image) + [SEVERAL_CAPTIONS] * (len(set(rows[name])) > 1)

@@ -15,7 +15,7 @@ ROWS_AT_ONCE = 65_536
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-class TableError(ValueError):
+class TableError(Exception):
     """A table is not what it should be; says what is wrong, where, and what was expected."""
 
 
