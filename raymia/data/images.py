@@ -5,38 +5,40 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import warnings
+import re
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile
 
-FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Formats that are read, by Pillow's name, with the extension of each."""
-EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-"""Extensions of the files in a shard that are taken for images."""
+from raymia.data.colours import reader_of
+from raymia.data.formats import EXTENSIONS as EXTENSIONS
+from raymia.data.formats import FORMATS, ImageFormat, format_of
+from raymia.data.pillow import ImageError as ImageError
+from raymia.data.pillow import guarded
+from raymia.data.tiff import ORIENTATION, orientation_in
+
 MAX_PIXELS = 64_000_000
 """An image whose header announces more is not decoded, unless a job says otherwise."""
+MAX_SIDE_PX = 1_000_000
+"""An image with a longer side is not decoded: each row costs memory besides its pixels."""
 MAX_ASPECT = 4
 """An image longer than this many times its shorter side is cut to the middle of that length before it is resized."""
-# Decoders report damage in many ways; each of these, raised while one image is decoded, means that image is bad.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError, MemoryError)
-
-
-class ImageError(Exception):
-    """An image that cannot be scored.
-
-    Attributes:
-        reason: one of ``empty_image``, ``unknown_format``, ``too_many_pixels``, ``corrupt_image``.
-        detail: what was found and what was expected.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        """Make the error; `reason` and `detail` are kept as attributes."""
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+STRIP_PIXELS = 2**20
+"""Pixels that are converted to RGB at a time, so that a large image is not held several times over."""
+UPRIGHT = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+"""What makes a picture upright, by EXIF's orientation: whether rows become columns, and then, whether rows and whether columns
+are put in reverse order."""
 
 
 @dataclass(frozen=True)
@@ -52,29 +54,28 @@ class DecodedImage:
     sha256: str
     """Digest of the image file's bytes."""
     extension: str
-    """Extension that fits the file's format, whatever its name says: ``jpg``, ``png`` or ``webp``; empty without a file."""
+    """Ending that fits the file's format, whatever its name says, such as ``jpg``; empty without a file."""
 
 
 def decode_image(content: bytes, resolution_px: int, max_pixels: int) -> DecodedImage:
     """Decode the first frame to upright RGB, resize the shorter side (Lanczos) and crop the centre square.
 
-    Transparency is composited on white; 16-bit samples are scaled to 8 bits; EXIF orientation is applied.
+    Transparency is composited on white; 16-bit samples are scaled to 8 bits; EXIF orientation is applied. Whatever else stands
+    in the file beside its first picture is not looked at.
 
     Args:
-        content: a JPEG, PNG or WebP file.
+        content: a file of one of `raymia.data.formats.FORMATS`.
         resolution_px: side of the square result.
         max_pixels: a header that announces more pixels is refused before anything is decoded.
 
     Raises:
         ImageError: the image cannot be scored, with its reason.
     """
-    upright, extension = upright_image(content, max_pixels)
-    try:
-        pixels = _square(upright, resolution_px)
-    except DECODE_ERRORS as error:
-        raise ImageError("corrupt_image", f"{type(error).__name__}: {error}") from error
-    digest = hashlib.sha256(content).hexdigest()
-    return DecodedImage(pixels, upright.width, upright.height, digest, extension)
+    image, kind, orientation = _open(content, max_pixels)
+    with image:
+        pixels = _square(_upright(image, orientation, middle=True), resolution_px)
+    width, height = reversed(image.size) if UPRIGHT[orientation][0] else image.size
+    return DecodedImage(pixels, width, height, hashlib.sha256(content).hexdigest(), kind.endings[0])
 
 
 def prepare_image(image: Image.Image, resolution_px: int) -> DecodedImage:
@@ -90,68 +91,115 @@ def prepare_image(image: Image.Image, resolution_px: int) -> DecodedImage:
     Raises:
         ImageError: the picture cannot be converted.
     """
+    with guarded():
+        image.load()
     try:
-        upright = _upright_rgb(image)
-        pixels = _square(upright, resolution_px)
-    except DECODE_ERRORS as error:
-        raise ImageError("corrupt_image", f"{type(error).__name__}: {error}") from error
-    return DecodedImage(pixels, upright.width, upright.height, hashlib.sha256(upright.tobytes()).hexdigest(), "")
+        with guarded():
+            found = image.getexif().get(ORIENTATION, 1)
+    except ImageError:
+        # Pixels are fine without what the file says of them.
+        found = 1
+    upright = _upright(image, found if found in UPRIGHT else 1, middle=False)
+    height, width = upright.shape[:2]
+    pixels = _square(_middle(upright), resolution_px)
+    return DecodedImage(pixels, width, height, hashlib.sha256(upright.tobytes()).hexdigest(), "")
 
 
 def upright_image(content: bytes, max_pixels: int) -> tuple[Image.Image, str]:
     """Decode the first frame to upright RGB at its own size; return it with the extension of its format.
 
     Args:
-        content: a JPEG, PNG or WebP file.
+        content: a file of one of `raymia.data.formats.FORMATS`.
         max_pixels: a header that announces more pixels is refused before anything is decoded.
 
     Raises:
         ImageError: the image cannot be used, with its reason.
     """
+    image, kind, orientation = _open(content, max_pixels)
+    with image:
+        return Image.fromarray(_upright(image, orientation, middle=False)), kind.endings[0]
+
+
+def _open(content: bytes, max_pixels: int) -> tuple[ImageFile.ImageFile, ImageFormat, int]:
+    """An image file whose header is read, its format and EXIF's orientation."""
     if not content:
         raise ImageError("empty_image", "the image has 0 bytes")
-    with warnings.catch_warnings():
-        # The pixel bound is ours and is checked on the header below; Pillow's own warning would only repeat it.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(io.BytesIO(content), formats=tuple(FORMATS))
-        except Image.DecompressionBombError as error:
-            raise ImageError("too_many_pixels", f"{error}; max_pixels is {max_pixels}") from error
-        except UnidentifiedImageError as error:
-            raise ImageError("unknown_format", f"not a readable {', '.join(FORMATS)} header") from error
-        except DECODE_ERRORS as error:
-            raise ImageError("corrupt_image", f"header: {error}") from error
-        with image:
-            if image.width * image.height > max_pixels:
-                size = f"{image.width} x {image.height} px"
-                raise ImageError("too_many_pixels", f"the header announces {size}, more than max_pixels {max_pixels}")
-            try:
-                return _upright_rgb(image), FORMATS[str(image.format)]
-            except DECODE_ERRORS as error:
-                raise ImageError("corrupt_image", f"{type(error).__name__}: {error}") from error
+    kind = format_of(content)
+    if kind is None:
+        raise ImageError("unknown_format", f"begins like none of {', '.join(known.name for known in FORMATS)}")
+    stripped = kind.strip(content)
+    for size in stripped.announced:
+        _check_size(size, max_pixels)
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        # Pillow's own bound would hold against ours. It only ever grows, so that threads cannot disturb each other.
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    with guarded():
+        image = kind.opener(io.BytesIO(stripped.content))
+        exif, xmp = image.info.get("exif", b""), image.info.get("xmp", b"")
+    _check_size(image.size, max_pixels)
+    return image, kind, _orientation(stripped.exif or exif, stripped.xmp or xmp)
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    image.load()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
-        # Pillow clips these modes at 255 when it converts them; PNG's 16-bit grey spans 0..65535.
-        grey = np.asarray(upright, np.float32) / 257.0
-        return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8), "L").convert("RGB")
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        rgba = upright.convert("RGBA")
-        canvas = Image.new("RGB", rgba.size, "white")
-        canvas.paste(rgba, mask=rgba.getchannel("A"))
-        return canvas
-    return upright.convert("RGB")
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    announced = f"the header announces {width} x {height} px"
+    if width * height > max_pixels:
+        raise ImageError("too_many_pixels", f"{announced}, more than max_pixels {max_pixels}")
+    if max(size) > MAX_SIDE_PX:
+        raise ImageError("too_many_pixels", f"{announced}, and no side may be longer than {MAX_SIDE_PX}")
 
 
-def _square(image: Image.Image, resolution_px: int) -> NDArray[np.uint8]:
+def _orientation(exif: bytes, xmp: bytes) -> int:
+    """EXIF's orientation, or what an XMP packet says of it; 1 where neither can be read."""
+    found = orientation_in(exif.removeprefix(b"Exif\0\0"))
+    if found is None and (said := re.search(rb'tiff:Orientation(="|>)([0-9])', xmp)):
+        found = int(said[2])
+    return found if found in UPRIGHT else 1
+
+
+def _upright(image: Image.Image, orientation: int, middle: bool) -> NDArray[np.uint8]:
+    """(height, width, 3) upright RGB of an image; of a very long one, where that is enough, the middle alone."""
+    swapped, rows_back, columns_back = UPRIGHT[orientation]
+    limit = MAX_ASPECT * min(image.size) if middle else max(image.size)
+    width, height = (min(side, limit) for side in image.size)
+    # Where the odd pixel is cut off is decided in the upright picture.
+    left = (image.width - width + (rows_back if swapped else columns_back)) // 2
+    top = (image.height - height + (columns_back if swapped else rows_back)) // 2
+    pixels = _rgb(image, (left, top, left + width, top + height))
+    if swapped:
+        pixels = pixels.transpose(1, 0, 2)
+    return np.ascontiguousarray(pixels[:: -1 if rows_back else 1, :: -1 if columns_back else 1])
+
+
+def _rgb(image: Image.Image, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """(height, width, 3) RGB of a box, as the file holds it, strip by strip."""
+    left, top, right, bottom = box
+    with guarded():
+        image.load()
+        pixels = np.empty((bottom - top, right - left, 3), np.uint8)
+    reader = reader_of(image)
+    step = max(1, STRIP_PIXELS // (right - left))
+    for start in range(top, bottom, step):
+        end = min(start + step, bottom)
+        with guarded():
+            whole = (left, start, right, end) == (0, 0, *image.size)
+            strip = reader.read(image if whole else image.crop((left, start, right, end)))
+        pixels[start - top : end - top] = reader.finish(strip)
+    return pixels
+
+
+def _middle(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = pixels.shape[:2]
+    limit = MAX_ASPECT * min(height, width)
+    top, left = ((side - min(side, limit)) // 2 for side in (height, width))
+    return np.ascontiguousarray(pixels[top : top + limit, left : left + limit])
+
+
+def _square(pixels: NDArray[np.uint8], resolution_px: int) -> NDArray[np.uint8]:
     # Reading and reporting need the rest of this module, and not torch.
     import torch
     from torch.nn.functional import interpolate
 
-    pixels = np.array(_middle(image))
     height, width = pixels.shape[:2]
     scale = resolution_px / min(height, width)
     # A step up, lest rounding leave the shorter side a pixel short.
@@ -162,10 +210,3 @@ def _square(image: Image.Image, resolution_px: int) -> NDArray[np.uint8]:
     top, left = ((max(resolution_px, round(side * scale)) - resolution_px) // 2 for side in (height, width))
     cropped: NDArray[np.uint8] = resized[top : top + resolution_px, left : left + resolution_px].contiguous().numpy()
     return cropped
-
-
-def _middle(image: Image.Image) -> Image.Image:
-    limit = MAX_ASPECT * min(image.size)
-    width, height = (min(side, limit) for side in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image if (width, height) == image.size else image.crop((left, top, left + width, top + height))

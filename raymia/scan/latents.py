@@ -18,7 +18,7 @@ from raymia.run.columns import FAULT, fields
 from raymia.run.storage import Storage, StorageError
 from raymia.urls import public
 
-TRANSFORM = "Lanczos, centre square, 1"
+TRANSFORM = "Lanczos, centre square, 2"
 """From image files to pixels; another name whenever `raymia.data.images.decode_image` comes to give other pixels."""
 IMAGE_SCHEMA = pa.schema([*fields("decode"), *FAULT, ("latents", pa.binary())])
 """One image: what decoding found out about it, or why it failed, and its latents as bytes."""
