@@ -15,7 +15,7 @@ from raymia.curation.folders import Dropped, list_folder
 from raymia.curation.kinds import Sorted, sort_files
 from raymia.curation.names import extension_of, keys_of, pair
 from raymia.data.captions import TEXTS
-from raymia.data.images import EXTENSIONS
+from raymia.data.formats import EXTENSIONS
 from raymia.data.manifest import Manifest, Shard, within
 from raymia.data.selection import ShardReader, shard_readers
 from raymia.data.tables import is_table, read_leaf, read_schema, read_table

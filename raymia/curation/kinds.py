@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-
-from PIL import Image
 
 from raymia.curation.folders import Dropped
 from raymia.curation.names import extension_of
 from raymia.data.captions import TEXTS
-from raymia.data.images import EXTENSIONS, FORMATS
+from raymia.data.formats import EXTENSIONS, format_of
 from raymia.data.manifest import within
 from raymia.data.remote import UnreadableError, open_file
 
-HEAD_BYTES = 32
-"""As much as Pillow needs to tell a file's format."""
+HEAD_BYTES = 256
+"""As much as is needed to tell a file's format."""
 READERS = 16
 """Files whose first bytes are read at once."""
 ARCHIVES = ("zip", "7z", "rar", "tgz", "gz", "bz2", "xz", "zst", "tbz2", "txz")
@@ -63,7 +61,7 @@ def sort_files(folder: str, names: Sequence[str], known: Collection[str] = ()) -
         for name, head in zip(unknown, heads, strict=True):
             if isinstance(head, UnreadableError):
                 found.dropped.append(Dropped(name, "read", head.reason, head.detail))
-            elif _begins_an_image(head):
+            elif format_of(head) is not None:
                 found.images.append(name)
             else:
                 found.dropped.append(Dropped(name, "list", "not_an_image", "begins like no image that is read"))
@@ -93,9 +91,3 @@ def _head(location: str) -> bytes | UnreadableError:
             return stream.read(HEAD_BYTES)
     except UnreadableError as error:
         return error
-
-
-def _begins_an_image(head: bytes) -> bool:
-    Image.init()
-    accepts: list[Callable[[bytes], bool | str] | None] = [Image.OPEN.get(name, (None, None))[1] for name in FORMATS]
-    return any(accept(head) for accept in accepts if accept is not None)
