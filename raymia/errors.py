@@ -7,9 +7,15 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from raymia.urls import public
+
 
 class RaymiaError(Exception):
-    """The command failed (exit code 1)."""
+    """The command failed (exit code 1). Its text has lost the secrets of URLs; see `raymia.urls.public`."""
+
+    def __init__(self, *parts: object) -> None:
+        """Make the error from its text."""
+        super().__init__(*(public(part) if isinstance(part, str) else part for part in parts))
 
 
 class ConfigError(RaymiaError):
