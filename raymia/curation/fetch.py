@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from raymia.data.manifest import UrlTable
 from raymia.data.tables import read_table
-from raymia.errors import ConfigError, RaymiaError, first_line
+from raymia.data.unreadable import UnreadableError, ask
+from raymia.errors import ConfigError, RaymiaError
 from raymia.run.storage import Storage
 from raymia.urls import public
 
@@ -61,10 +62,10 @@ def read_urls(source: UrlTable) -> pd.DataFrame:
         ConfigError: a table cannot be read, or lacks a column.
     """
     try:
-        filesystem, pattern = fsspec.core.url_to_fs(source.table)
-        paths = sorted(filesystem.glob(pattern)) if "*" in pattern else [pattern]
-    except Exception as error:
-        raise ConfigError(f"table {public(source.table)}: cannot be listed ({public(first_line(error))})") from error
+        filesystem, pattern = ask(source.table, lambda: fsspec.core.url_to_fs(source.table))
+        paths = sorted(ask(source.table, lambda: filesystem.glob(pattern))) if "*" in pattern else [pattern]
+    except UnreadableError as error:
+        raise ConfigError(f"table cannot be listed: {error.detail}") from error
     if not paths:
         raise ConfigError(f"table {public(source.table)}: no file matches")
     columns = tuple(dict.fromkeys((source.url_column, source.caption_column, *source.at_least, *source.at_most)))

@@ -13,7 +13,8 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from raymia.errors import ConfigError, first_line
+from raymia.data.unreadable import UnreadableError, ask
+from raymia.errors import ConfigError
 from raymia.urls import public
 
 DROPPINGS = re.compile(
@@ -82,11 +83,11 @@ def _local(source: str, path: str) -> Listing:
 def _elsewhere(source: str) -> Listing:
     """What an object store holds, whose droppings were copied there with the rest."""
     try:
-        filesystem, root = fsspec.core.url_to_fs(source)
+        filesystem, root = ask(source, lambda: fsspec.core.url_to_fs(source))
         local = isinstance(filesystem, LocalFileSystem)
-        paths = filesystem.find(root) if not local and filesystem.isdir(root) else None
-    except Exception as error:
-        raise ConfigError(f"{public(source)}: cannot be listed ({public(first_line(error))})") from error
+        paths = None if local else ask(source, lambda: filesystem.find(root) if filesystem.isdir(root) else None)
+    except UnreadableError as error:
+        raise ConfigError(f"cannot be listed: {error.detail}") from error
     if local:
         return _local(source, root)
     if paths is None:

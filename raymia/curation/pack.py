@@ -21,7 +21,8 @@ from rich.console import Console
 from raymia.curation.attrition import ATTRITION_SCHEMA, Attrition, analyse, remarks
 from raymia.curation.derive import output_folder, write_manifest
 from raymia.curation.fetch import fetch
-from raymia.curation.inputs import DroppedPart, Part, Parts, ShardPart, parts_of_manifest
+from raymia.curation.inputs import parts_of_manifest
+from raymia.curation.parts import DroppedPart, Part, Parts, ShardPart, dropped_rows
 from raymia.curation.samples import Packed, Row, file_samples, lost, named, shard_samples
 from raymia.curation.writing import write_tar
 from raymia.data.images import MAX_PIXELS
@@ -81,8 +82,7 @@ def pack(
     for part, (_, shard) in zip(to_do, done, strict=True):
         if shard["samples"]:
             packed[part.split][_shard_path(part)] = shard
-    dropped = [_dropped_table(part) for part in parts if isinstance(part, DroppedPart)]
-    table = pa.concat_tables([*(rows for rows, _ in done), *dropped])
+    table = pa.concat_tables([*(rows for rows, _ in done), _dropped_table(parts)])
     storage.write_table(ATTRITION_FILE, table)
     for line in remarks(table):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -223,9 +223,10 @@ def _done_table(storage: Storage, part: Part, content: bytes) -> tuple[pa.Table,
     raise ConfigError(f"{damaged}; remove it, and run the same command again")
 
 
-def _dropped_table(part: DroppedPart) -> pa.Table:
+def _dropped_table(parts: Parts) -> pa.Table:
     rows = [
-        {"split": part.split, "source": named(row.source)} | lost(row.stage, Fault(row.reason, row.detail)) for row in part.rows
+        {"split": split, "source": named(row.source)} | lost(row.stage, Fault(row.reason, row.detail))
+        for split, row in dropped_rows(parts)
     ]
     return pa.Table.from_pylist(rows, schema=ATTRITION_SCHEMA)
 

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 
 from raymia.curation.attrition import fetch_reason
 from raymia.curation.folders import irregular, printable
-from raymia.curation.inputs import IMAGE_COLUMN, FilePart, ImageFile, ShardPart
+from raymia.curation.listed import IMAGE_COLUMN
 from raymia.curation.names import fit_keys
+from raymia.curation.parts import FilePart, ImageFile, ShardPart
 from raymia.data.captions import CAPTION_UNREADABLE, MAX_TEXT_BYTES, Caption, caption_beside, caption_of
 from raymia.data.delimited import TableError
 from raymia.data.images import ImageError, decode_image

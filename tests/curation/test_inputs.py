@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raymia.curation.inputs import DroppedPart, FilePart, ImageFile, Part, ShardPart, find_parts
+from raymia.curation.inputs import find_parts
+from raymia.curation.parts import DroppedPart, FilePart, ImageFile, Part, ShardPart, dropped_rows
 from raymia.errors import ConfigError
 from tests.conftest import good_members, image_bytes, tar_bytes
 
@@ -59,7 +60,7 @@ def test_every_file_of_a_folder_is_an_image_a_caption_or_a_row(tmp_path: Path) -
     ]
     assert dropped == {
         "._a.jpg": ("list", "dropping"),
-        "alone.txt": ("list", "no_image_beside"),
+        "alone.txt": ("list", "unused_caption"),
         "notes.md": ("list", "not_an_image"),
         "a.xmp": ("list", "not_an_image"),
         "pipe.jpg": ("read", "not_a_file"),
@@ -210,3 +211,30 @@ def test_a_folder_without_images_is_refused_with_what_it_holds_and_the_table_tha
     (tmp_path / "README.md").write_bytes(b"")
     with pytest.raises(ConfigError, match=rf"its 2 files have \.md, \.parquet; to pack .*: {tmp_path}/train.parquet"):
         found(tmp_path)
+
+
+def test_one_table_of_captions_serves_several_splits_and_rows_of_the_other_split_are_not_amiss(tmp_path: Path) -> None:
+    make(tmp_path, "theirs/a.jpg", "theirs/B.jpg", "others/c.jpg")
+    table = csv(tmp_path / "captions.csv", file=["a.jpg", "b.jpg", "c.jpg", "gone.jpg"], caption=list("abcd"))
+    parts = [part for name in ("theirs", "others") for part in find_parts(name, str(tmp_path / name), str(table), 10)]
+    assert [(split, row.source, row.reason) for split, row in dropped_rows(parts)] == [
+        ("theirs", "gone.jpg", "no_such_image"),
+        ("others", "gone.jpg", "no_such_image"),
+    ]
+
+
+def test_captions_for_what_has_its_own_are_refused(tmp_path: Path) -> None:
+    table = csv(tmp_path / "captions.csv", file=["a.jpg"], caption=["x"])
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars" / "x.tar").write_bytes(tar_bytes(good_members(1)))
+    with pytest.raises(ConfigError, match="holds tars, which have captions of their own"):
+        found(tmp_path / "tars", table)
+    with pytest.raises(ConfigError, match=r"captions\.csv has captions of its own"):
+        found(table, table)
+
+
+def test_a_home_directory_is_found_by_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make(tmp_path, "pictures/a.jpg")
+    (file,) = files(Path("~/pictures")).values()
+    assert file.location == f"{tmp_path}/pictures/a.jpg"

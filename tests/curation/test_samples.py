@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raymia.curation.inputs import DroppedPart, FilePart, find_parts
+from raymia.curation.inputs import find_parts
 from raymia.curation.pack import pack_part
+from raymia.curation.parts import DroppedPart, FilePart
 from raymia.data.images import MAX_PIXELS
 from raymia.data.tar import RawSample, read_shard
 from tests.conftest import image_bytes, tar_bytes
@@ -93,13 +94,32 @@ def test_a_caption_that_cannot_be_opened_never_costs_its_image(tmp_path: Path) -
 
 
 def test_files_of_any_name_are_packed_and_named_in_the_table(tmp_path: Path) -> None:
-    names = [b"caf\xe9.jpg", b"new\nline.jpg", b"\x1b[31mred.jpg", b"a?b#c.jpg", b"st*r[1]{2}.jpg", b" .jpg", b"\xff\xfe.jpg"]
+    names = [
+        b"caf\xe9.jpg",
+        b"new\nline.jpg",
+        b"\x1b[31mred.jpg",
+        b"a?b#c.jpg",
+        b"a::b.jpg",
+        b"st*r[1]{2}.jpg",
+        b" .jpg",
+        b"\xff\xfe.jpg",
+    ]
     (tmp_path / "in").mkdir()
     for name in names:
         Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name)).write_bytes(IMAGE)
     rows, samples = packed(tmp_path / "in", tmp_path / "out")
     assert len(samples) == len(names)
     assert sorted(row["source"] for row in rows) == sorted(name.decode("utf-8", "backslashreplace") for name in names)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "WEBP"])
+@pytest.mark.parametrize("name", ["a.{}", "b.jpg", "c"])
+def test_images_of_every_format_are_packed_as_what_they_are(tmp_path: Path, kind: str, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    content = image_bytes(3, kind)
+    (tmp_path / "in" / name.format(kind.lower())).write_bytes(content)
+    (row,), (sample,) = packed(tmp_path / "in", tmp_path / "out")
+    assert (row["reason"], sample.image) == (None, content)
 
 
 def test_images_that_cannot_be_read_are_rows(tmp_path: Path) -> None:
