@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 import re
 import stat
 from collections import deque
@@ -17,6 +18,9 @@ from raymia.data.unreadable import UnreadableError, ask
 from raymia.errors import ConfigError
 from raymia.urls import public
 
+PLAN_FILE = "pack.json"
+"""What a data set is packed from, so that two are not mixed in one folder."""
+SHARDS_FOLDER = "shards"
 DROPPINGS = re.compile(
     r"\._.*|\.DS_Store|\.localized|Icon\r|Thumbs\.db|ehthumbs(_vista)?\.db|desktop\.ini|\.directory|\.nomedia|\.picasa\.ini"
     r"|__MACOSX|\.Spotlight-V100|\.fseventsd|\.TemporaryItems|\.AppleDouble|\.Trashes|\.Trash-.*|\$RECYCLE\.BIN|#recycle|@eaDir"
@@ -66,9 +70,23 @@ def list_folder(source: str) -> Listing:
         ConfigError: it is no folder, or cannot be listed.
     """
     listing = _local(source, source) if "://" not in source else _elsewhere(source)
+    listing = _without_packed(listing)
     listing.names.sort()
     listing.dropped.sort(key=lambda row: row.source)
     return listing
+
+
+def _without_packed(listing: Listing) -> Listing:
+    """The same without data sets of ours: one that is packed into the folder of its images does not grow by itself."""
+    ours = {posixpath.dirname(name) for name in listing.names if posixpath.basename(name) == PLAN_FILE} - {""}
+    packed = {folder for folder in ours if any(name.startswith(f"{folder}/{SHARDS_FOLDER}/") for name in listing.names)}
+    if not packed:
+        return listing
+    within = tuple(f"{folder}/" for folder in packed)
+    kept = [name for name in listing.names if not name.startswith(within)]
+    rows = [row for row in listing.dropped if not row.source.startswith(within)]
+    detail = "a data set that `raymia data pack` made; to pack it again, name it by itself"
+    return Listing(kept, [*rows, *(Dropped(folder, "list", "packed_set", detail) for folder in within)])
 
 
 def _local(source: str, path: str) -> Listing:

@@ -21,6 +21,7 @@ from rich.console import Console
 from raymia.curation.attrition import ATTRITION_SCHEMA, Attrition, analyse, remarks
 from raymia.curation.derive import output_folder, write_manifest
 from raymia.curation.fetch import fetch
+from raymia.curation.folders import PLAN_FILE, SHARDS_FOLDER
 from raymia.curation.inputs import parts_of_manifest
 from raymia.curation.parts import DroppedPart, Part, Parts, ShardPart, dropped_rows
 from raymia.curation.samples import Packed, Row, file_samples, lost, named, shard_samples
@@ -34,9 +35,6 @@ from raymia.errors import ConfigError, first_line
 from raymia.run.storage import Storage
 
 ATTRITION_FILE = "attrition.parquet"
-PLAN_FILE = "pack.json"
-"""What a folder's data set is packed from, so that two are not mixed."""
-SHARDS_FOLDER = "shards"
 DONE_FOLDER = "attrition"
 """Folder of a table for each part that is done."""
 PACKED = b"packed"

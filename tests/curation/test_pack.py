@@ -164,6 +164,18 @@ def test_what_a_folder_holds_is_packed_or_has_a_row_and_what_is_easily_overlooke
     assert losses.splits[0].passed_over == {"not_an_image": 3, "dropping": 2}
 
 
+def test_a_set_that_is_packed_into_the_folder_of_its_images_does_not_grow(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "images")
+    out = tmp_path / "images" / "packed"
+    first, attrition = pack_folder(source, out)
+    (out / "manifest.yaml").unlink()
+    (out / "shards" / ".members-00001.tar.1").write_bytes(image_bytes(1))
+    again, later = pack_folder(source, out)
+    assert again == first
+    assert later[:-1] == attrition
+    assert (later[-1]["source"], later[-1]["stage"], later[-1]["reason"]) == ("packed/", "list", "packed_set")
+
+
 def test_a_folder_of_output_that_somebody_damaged_is_mended_or_named(tmp_path: Path) -> None:
     source, out = folder_of(tmp_path / "images"), tmp_path / "out"
     whole, _ = pack_folder(source, out)
