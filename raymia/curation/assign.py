@@ -132,7 +132,7 @@ def _groups(table: pd.DataFrame, manifest: Manifest, folder: str, groups: str | 
             )
         assigned = clusters.to_pandas().rename(columns={"cluster": column})
     else:
-        assigned = read_table(groups, ("split", "key", column), "groups")
+        assigned = read_table(groups, ("split", "key", column), "groups", others=False, text=(*IDENTITY, column))
     identity = [name for name in IDENTITY if name in assigned]
     joined = table.merge(assigned.astype(dict.fromkeys(identity, str)).drop_duplicates(identity), on=identity, how="left")
     if joined[column].isna().all():

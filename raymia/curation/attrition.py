@@ -6,27 +6,28 @@ was: what is left differs by more than membership.
 
 from __future__ import annotations
 
-import io
+import posixpath
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel
 from scipy.stats import chi2_contingency, fisher_exact
 
 from raymia.data.manifest import load_manifest, within
-from raymia.errors import ConfigError, first_line
+from raymia.data.tables import read_table
+from raymia.errors import ConfigError
 from raymia.evaluation.intervals import holm
 from raymia.run.ledger import Ledger
 
 REASONS_TESTED = 12
 """The most frequent reasons; rarer ones are counted and not tested."""
+ENDINGS_TOLD = 8
+NOT_AN_IMAGE = "not_an_image"
 SMALL_COUNT = 5
 """Expected cell counts below this take Fisher's exact test, where there are two splits, instead of chi-squared."""
 ALARM_P_VALUE = 0.05
@@ -41,10 +42,18 @@ ATTRITION_SCHEMA = pa.schema(
         ("stage", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
+        ("flags", pa.string()),
     ]
 )
 """A row per image that was attempted. `stage` says where it was lost: ``fetch``, ``read``, ``decode`` or, in a scan, ``score``;
-`stage` and `reason` are null for an image that was packed."""
+`stage` and `reason` are null for an image that was packed, whose `flags`, separated by commas, say what was missing or
+repaired.
+
+Rows of the stage ``list`` are what a source holds beside images: nothing that was attempted, but so that the table says of
+every file what became of it. These, and what was lost before it had a place in a shard, have neither shard nor key."""
+LISTED = "list"
+NEWER_COLUMNS = ("flags",)
+"""Columns that older tables lack."""
 
 FETCH_REASONS = {
     r"HTTP Error (\d{3})": r"http_\1",
@@ -68,6 +77,10 @@ class SplitAttrition(BaseModel):
     """Images that a scan scored; none where no run was given."""
     lost: dict[str, int]
     """Lost images by reason, the most frequent first."""
+    passed_over: dict[str, int] = {}
+    """What is no image of the source and was not attempted, by reason, the most frequent first."""
+    flags: dict[str, int] = {}
+    """Packed images by what was missing or repaired, the most frequent first."""
 
 
 class LossTest(BaseModel):
@@ -131,13 +144,36 @@ def read_attrition(path: str) -> pd.DataFrame:
     Raises:
         ConfigError: the table cannot be read, or lacks a column.
     """
-    try:
-        with fsspec.open(path, "rb") as stream:
-            table = pq.read_table(io.BytesIO(stream.read()))
-        frame: pd.DataFrame = table.select(ATTRITION_SCHEMA.names).to_pandas()
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise ConfigError(f"attrition {path}: cannot be read ({first_line(error)})") from error
-    return frame
+    columns = [name for name in ATTRITION_SCHEMA.names if name not in NEWER_COLUMNS]
+    table = read_table(path, columns, "attrition", others=False, text=ATTRITION_SCHEMA.names)
+    # Null and not NaN, as in the table itself.
+    return table.reindex(columns=ATTRITION_SCHEMA.names).astype(object).where(lambda frame: frame.notna(), None)
+
+
+def remarks(table: pa.Table) -> list[str]:
+    """A line for each kind of thing that a source held and that is easily overlooked, with its count and an example.
+
+    Args:
+        table: columns of `ATTRITION_SCHEMA`.
+    """
+    columns = [table.column(name).to_pylist() for name in ("split", "source", "stage", "reason", "flags")]
+    counts: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], str] = {}
+    endings: dict[tuple[str, str], Counter[str]] = {}
+    for split, source, stage, reason, flags in zip(*columns, strict=True):
+        for word in [reason] if stage == LISTED else (flags or "").split(","):
+            if word:
+                counts[split, word] += 1
+                examples.setdefault((split, word), source)
+                if word == NOT_AN_IMAGE:
+                    endings.setdefault((split, word), Counter())[posixpath.splitext(source)[1].lower() or "no ending"] += 1
+    lines = []
+    for (split, word), count in counts.items():
+        by_ending = ", ".join(
+            f"{ending} {n:,}" for ending, n in endings.get((split, word), Counter()).most_common(ENDINGS_TOLD)
+        )
+        lines.append(f"{split}: {word} {count:,}{f' ({by_ending})' if by_ending else ''}, such as {examples[split, word]!r}")
+    return lines
 
 
 def analyse(table: pd.DataFrame, labels: Mapping[str, bool | None], scored: Mapping[str, int] | None = None) -> Attrition:
@@ -149,7 +185,8 @@ def analyse(table: pd.DataFrame, labels: Mapping[str, bool | None], scored: Mapp
         scored: samples that a scan scored, by split; the table's losses then include the scan's.
     """
     splits = []
-    for split, part in table.groupby("split", sort=False):
+    for split, every in table.groupby("split", sort=False):
+        part = every[every["stage"] != LISTED]
         at_stage = part["stage"].value_counts()
         fetched = len(part) - int(at_stage.get("fetch", 0)) - int(at_stage.get("read", 0))
         splits.append(
@@ -161,14 +198,22 @@ def analyse(table: pd.DataFrame, labels: Mapping[str, bool | None], scored: Mapp
                 decoded=fetched - int(at_stage.get("decode", 0)),
                 scored=None if scored is None else int(scored.get(str(split), 0)),
                 lost=dict(Counter(part["reason"].dropna()).most_common()),
+                passed_over=dict(Counter(every["reason"][every["stage"] == LISTED]).most_common()),
+                flags=dict(Counter(_flags(part)).most_common()),
             )
         )
     tests = _tests(splits)
     return Attrition(splits=splits, tests=tests, statement=_statement(tests))
 
 
+def _flags(table: pd.DataFrame) -> Iterator[str]:
+    for flags in table["flags"].dropna() if "flags" in table else ():
+        yield from filter(None, flags.split(","))
+
+
 def _tests(splits: list[SplitAttrition]) -> list[LossTest]:
     """Tests of losses of any kind, and of the most frequent reasons."""
+    splits = [split for split in splits if split.attempted]
     if len(splits) < 2:
         return []
     totals = pd.DataFrame([split.lost for split in splits]).sum().sort_values(ascending=False)

@@ -16,11 +16,13 @@ import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raymia.data.manifest import UrlTable
 from raymia.data.tables import read_table
+from raymia.data.unreadable import UnreadableError, ask
 from raymia.errors import ConfigError, RaymiaError
+from raymia.run.storage import Storage
+from raymia.urls import public
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,10 @@ PROGRAM_VARIABLE = "RAYMIA_IMG2DATASET"
 """Environment variable that names the program, where it is not on PATH."""
 LOT = "\0lot"
 """Column of the random numbers by which rows are drawn; no column of a user's has this name."""
+URLS_FILE = "urls.parquet"
+MARK_FILE = "list.sha256"
+"""Digest of the list that a folder is of, and whether all of it was tried."""
+COMPLETE = "complete"
 IMAGES_PER_SHARD = 1000
 FETCH_TIMEOUT_S = 10
 FETCH_RETRIES = 2
@@ -56,17 +62,17 @@ def read_urls(source: UrlTable) -> pd.DataFrame:
         ConfigError: a table cannot be read, or lacks a column.
     """
     try:
-        filesystem, pattern = fsspec.core.url_to_fs(source.table)
-        paths = sorted(filesystem.glob(pattern)) if "*" in pattern else [pattern]
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"table {source.table}: cannot be listed ({error})") from error
+        filesystem, pattern = ask(source.table, lambda: fsspec.core.url_to_fs(source.table))
+        paths = sorted(ask(source.table, lambda: filesystem.glob(pattern))) if "*" in pattern else [pattern]
+    except UnreadableError as error:
+        raise ConfigError(f"table cannot be listed: {error.detail}") from error
     if not paths:
-        raise ConfigError(f"table {source.table}: no file matches")
+        raise ConfigError(f"table {public(source.table)}: no file matches")
     columns = tuple(dict.fromkeys((source.url_column, source.caption_column, *source.at_least, *source.at_most)))
     parts: list[pd.DataFrame] = []
     for number, path in enumerate(paths):
         url = str(filesystem.unstrip_protocol(path)) if "://" in source.table else str(path)
-        part = read_table(url, columns, "table", others=False)[list(columns)]
+        part = read_table(url, columns, "table", others=False, text=(source.url_column, source.caption_column))[list(columns)]
         # Rows draw lots, and the lowest are kept after each part: a table of billions never stands in memory.
         part[LOT] = np.random.default_rng([source.seed, number]).random(len(part))
         part = part[part[source.url_column].notna()]
@@ -100,26 +106,27 @@ def fetch(source: UrlTable, folder: Path) -> Path:
     rows = read_urls(source)
     program = find_program()
     digest = hashlib.sha256("\n".join(rows["url"] + "\t" + rows["caption"]).encode()).hexdigest()
-    urls, mark, out = folder / "urls.parquet", folder / "list.sha256", folder / "tars"
-    folder.mkdir(parents=True, exist_ok=True)
-    if mark.is_file() and mark.read_text().split()[0] != digest:
+    storage, out = Storage(str(folder)), folder / "tars"
+    known, _, state = (storage.read(MARK_FILE) or b"").decode("utf-8", "replace").strip().partition(" ")
+    if known not in ("", digest):
         raise ConfigError(f"{folder}: holds what was fetched for another list; remove it, or choose another --out")
-    if mark.is_file() and mark.read_text().split()[-1] == "complete":
+    if state == COMPLETE and out.is_dir():
         return out
-    pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), urls)
-    mark.write_text(f"{digest} begun\n")
+    storage.write_table(URLS_FILE, pa.Table.from_pandas(rows, preserve_index=False))
+    storage.write(MARK_FILE, f"{digest} begun\n".encode())
     log.info("fetching %d images with %s", len(rows), program)
     done = subprocess.run(
-        [program, *(f"--{name}={value}" for name, value in _options(urls, out).items())],
+        [program, *(f"--{name}={value}" for name, value in _options(folder / URLS_FILE, out).items())],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
         check=False,
     )
     if done.returncode or not out.is_dir():
-        last = " ".join(done.stderr.strip().splitlines()[-1:])
+        last = public(" ".join(done.stderr.strip().splitlines()[-1:]))
         raise RaymiaError(f"img2dataset ended with code {done.returncode}: {last}; run the same command again to resume")
-    mark.write_text(f"{digest} complete\n")
+    storage.write(MARK_FILE, f"{digest} {COMPLETE}\n".encode())
     return out
 
 

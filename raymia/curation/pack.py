@@ -8,44 +8,43 @@ import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 from rich.console import Console
 
-from raymia.curation.attrition import ATTRITION_SCHEMA, Attrition, analyse, fetch_reason
+from raymia.curation.attrition import ATTRITION_SCHEMA, Attrition, analyse, remarks
 from raymia.curation.derive import output_folder, write_manifest
 from raymia.curation.fetch import fetch
-from raymia.curation.inputs import FilePart, ImageFile, Part, ShardPart, fit_keys, parts_of_manifest
+from raymia.curation.folders import PLAN_FILE, SHARDS_FOLDER
+from raymia.curation.inputs import parts_of_manifest
+from raymia.curation.parts import DroppedPart, Part, Parts, ShardPart, dropped_rows
+from raymia.curation.samples import Packed, Row, file_samples, lost, named, shard_samples
 from raymia.curation.writing import write_tar
-from raymia.data.images import MAX_PIXELS, ImageError, decode_image
+from raymia.data.images import MAX_PIXELS
 from raymia.data.manifest import Label, Manifest, Split, load_manifest
-from raymia.data.tar import ShardEnd
+from raymia.data.tar import Fault
+from raymia.documents import DocumentError, parse_json
 from raymia.engine.stage import run_parts
-from raymia.errors import ConfigError
+from raymia.errors import ConfigError, first_line
 from raymia.run.storage import Storage
 
 ATTRITION_FILE = "attrition.parquet"
-PLAN_FILE = "pack.json"
-"""What a folder's data set is packed from, so that two are not mixed."""
 DONE_FOLDER = "attrition"
 """Folder of a table for each part that is done."""
 PACKED = b"packed"
 """Metadata of that table: samples and digest of the part's shard."""
-CHECKED_PX = 64
-"""Images are decoded whole and reduced to this side, to see that they can be."""
 
 
 def pack(
     name: str,
     labels: dict[str, Label],
-    parts: Sequence[Part],
+    parts: Parts,
     out: str,
     console: Console,
     facts: dict[str, Any] | None = None,
@@ -56,9 +55,9 @@ def pack(
     Args:
         name: name of the data set.
         labels: membership by split.
-        parts: what goes into each shard; see `raymia.curation.inputs`.
+        parts: what goes into each shard, and what goes into none; see `raymia.curation.inputs`.
         out: folder or fsspec URL for ``shards/``, ``manifest.yaml`` and ``attrition.parquet``.
-        console: where progress is shown.
+        console: where progress is shown, and what is easily overlooked in the sources.
         facts: further fields of the manifest, such as licence and provenance.
         max_pixels: an image whose header announces more is not packed.
 
@@ -70,18 +69,21 @@ def pack(
         RaymiaError: a part failed; the same command goes on from there.
     """
     storage = output_folder(out)
-    _require_same(storage, name, parts, max_pixels)
-    present = set(storage.names(DONE_FOLDER, ".parquet"))
-    left = [part for part in parts if _done_name(part) not in present]
+    to_do = [part for part in parts if not isinstance(part, DroppedPart)]
+    _require_same(storage, name, to_do, max_pixels)
+    present = _present(storage)
+    left = [part for part in to_do if not _is_done(part, storage, present)]
     run_parts("pack", left, partial(pack_part, out=out, max_pixels=max_pixels), lambda attempted: attempted, console)
-    done = [pq.read_table(io.BytesIO(content)) for content in storage.read_many([_done_name(part) for part in parts])]
+    contents = storage.read_many([_done_name(part) for part in to_do])
+    done = [_done_table(storage, part, content) for part, content in zip(to_do, contents, strict=True)]
     packed: dict[str, dict[str, dict[str, Any]]] = {split: {} for split in labels}
-    for part, rows in zip(parts, done, strict=True):
-        shard = json.loads(rows.schema.metadata[PACKED])
+    for part, (_, shard) in zip(to_do, done, strict=True):
         if shard["samples"]:
             packed[part.split][_shard_path(part)] = shard
-    table = pa.concat_tables(rows.replace_schema_metadata(None) for rows in done)
+    table = pa.concat_tables([*(rows for rows, _ in done), _dropped_table(parts)])
     storage.write_table(ATTRITION_FILE, table)
+    for line in remarks(table):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     analysis = analyse(table.to_pandas(), {key: None if value == "unknown" else value for key, value in labels.items()})
     splits = []
     for split, label in labels.items():
@@ -134,10 +136,13 @@ def pack_part(part: Part, out: str, max_pixels: int) -> int:
         How many images were tried.
     """
     storage = Storage(out)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     shard: dict[str, Any] = {"samples": 0, "sha256": None}
     with tempfile.TemporaryFile() as spool:
-        packed = _sorted(part, spool, rows, max_pixels) if isinstance(part, ShardPart) else _files(part, rows, max_pixels)
+        if isinstance(part, ShardPart):
+            packed = shard_samples(part, spool, rows, max_pixels)
+        else:
+            packed = file_samples(part, rows, max_pixels)
         first = next(packed, None)
         if first is not None:
             with storage.create(_shard_path(part)) as stream:
@@ -149,128 +154,14 @@ def pack_part(part: Part, out: str, max_pixels: int) -> int:
     return len(rows)
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """A sample as it goes into a shard."""
-
-    key: str
-    extension: str
-    content: bytes
-    caption: str
-    source: str
-
-
-def _files(part: FilePart, rows: list[dict[str, Any]], max_pixels: int) -> Iterator[_Packed]:
-    """The samples of a part of image files; what became of each image is added to `rows`."""
-    for file in part.files:
-        row: dict[str, Any] = {"key": file.key, "source": file.source}
-        rows.append(row)
-        try:
-            content, caption = _read(file.location), _caption_of(file)
-        except (OSError, ValueError) as error:
-            row |= {"stage": "read", "reason": "unreadable_file", "detail": str(error)}
-            continue
-        extension = _checked(content, row, max_pixels)
-        if extension is not None:
-            yield _Packed(file.key, extension, content, caption, file.source)
-
-
-def _sorted(part: ShardPart, spool: IO[bytes], rows: list[dict[str, Any]], max_pixels: int) -> Iterator[_Packed]:
-    """The samples of a tar by key; what became of each image that was attempted is added to `rows`.
-
-    Sorting makes the shard the same every time: what a downloader wrote stands in the order in which the network answered.
-
-    Args:
-        spool: file that holds the images until all are read.
-    """
-    attempted = {} if part.table is None else _img2dataset_rows(part.table, part.reader.shard.url)
-    places: dict[str, tuple[int, int, str, str]] = {}
-    outcomes = _not_fetched(attempted)
-    for item in part.reader.read():
-        if isinstance(item, ShardEnd):
-            if item.fault is not None:
-                outcomes[""] = {"source": part.reader.shard.url, "stage": "read"}
-                outcomes[""] |= {"reason": item.fault.reason, "detail": item.fault.detail}
-            continue
-        row = {"key": item.key, "source": attempted.get(item.key, {}).get("url") or item.key}
-        if item.fault is not None or item.image is None:
-            row |= {"stage": "read", "reason": item.fault.reason if item.fault else "no_image"}
-            row |= {"detail": item.fault.detail if item.fault else None}
-            outcomes.setdefault(item.key, row)
-            continue
-        outcomes[item.key] = row
-        extension = _checked(item.image, row, max_pixels)
-        if extension is not None:
-            places[item.key] = (spool.tell(), len(item.image), extension, item.caption)
-            spool.write(item.image)
-    for key in attempted.keys() - outcomes.keys():
-        gone = "img2dataset lists it as fetched, but it is not in the tar"
-        outcomes[key] = {"key": key, "source": attempted[key]["url"], "stage": "read", "reason": "not_in_tar", "detail": gone}
-    names = fit_keys(outcomes.keys() - {""})
-    for key, name in names.items():
-        outcomes[key]["key"] = name
-    rows += [outcomes[key] for key in sorted(outcomes, key=lambda key: names.get(key, ""))]
-    for key in sorted(places, key=names.__getitem__):
-        start, size, extension, caption = places[key]
-        spool.seek(start)
-        yield _Packed(names[key], extension, spool.read(size), caption, str(outcomes[key]["source"]))
-
-
-def _not_fetched(attempted: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Rows of the images that img2dataset could not fetch, by key."""
-    return {
-        key: {"key": key, "source": entry["url"], "stage": "fetch", "reason": fetch_reason(entry["error_message"])}
-        | {"detail": entry["error_message"]}
-        for key, entry in attempted.items()
-        if entry["status"] != "success"
-    }
-
-
-def _img2dataset_rows(table: str, shard: str) -> dict[str, dict[str, Any]]:
-    """What img2dataset attempted for a shard, by key."""
-    try:
-        with fsspec.open(table, "rb") as stream:
-            rows = pq.read_table(stream, columns=["key", "url", "status", "error_message"]).to_pylist()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise ConfigError(f"{table}: not img2dataset's table beside {shard} ({error}); move it away, or fetch again") from error
-    return {str(row["key"]): row for row in rows}
-
-
-def _checked(content: bytes, row: dict[str, Any], max_pixels: int) -> str | None:
-    """The extension of an image that decodes; none, and why in `row`, for one that does not."""
-    try:
-        return decode_image(content, CHECKED_PX, max_pixels).extension
-    except ImageError as error:
-        row |= {"stage": "decode", "reason": error.reason, "detail": error.detail}
-        return None
-
-
-def _caption_of(file: ImageFile) -> str:
-    """The caption that came with a file or stands in the file beside it; empty where there is none."""
-    if file.caption is not None or file.side_car is None:
-        return file.caption or ""
-    text = _read(file.side_car).decode("utf-8", "replace")
-    if not file.side_car.endswith(".json"):
-        return text.strip()
-    content = json.loads(text)
-    caption = content.get("caption") if isinstance(content, dict) else None
-    return caption.strip() if isinstance(caption, str) else ""
-
-
-def _read(location: str) -> bytes:
-    with fsspec.open(location, "rb") as stream:
-        content: bytes = stream.read()
-    return content
-
-
-def _write_shard(stream: BinaryIO, packed: Iterator[_Packed]) -> dict[str, Any]:
+def _write_shard(stream: BinaryIO, packed: Iterator[Packed]) -> dict[str, Any]:
     """Write a tar; return its number of samples and its digest."""
     digest = hashlib.sha256()
     samples = write_tar(cast(BinaryIO, _Tee(stream, digest)), ((sample.key, _members(sample)) for sample in packed))
     return {"samples": samples, "sha256": digest.hexdigest()}
 
 
-def _members(sample: _Packed) -> dict[str, bytes]:
+def _members(sample: Packed) -> dict[str, bytes]:
     facts = json.dumps({"caption": sample.caption, "source": sample.source}, ensure_ascii=False)
     return {sample.extension: sample.content, "txt": sample.caption.encode(), "json": facts.encode()}
 
@@ -295,8 +186,47 @@ def _require_same(storage: Storage, name: str, parts: Sequence[Part], max_pixels
     before = storage.read(PLAN_FILE)
     if before is None:
         storage.write(PLAN_FILE, json.dumps(plan).encode())
-    elif json.loads(before) != plan:
+        return
+    try:
+        known = parse_json(before)
+    except DocumentError as error:
+        raise ConfigError(f"{storage.url}/{PLAN_FILE}: {error}; remove the folder, or choose another --out") from error
+    if known != plan:
         raise ConfigError(f"{storage.url}: holds a data set packed from other images or settings; choose another --out")
+
+
+def _present(storage: Storage) -> set[str]:
+    """Tables of parts that are done, and shards."""
+    return {*storage.names(DONE_FOLDER, ".parquet"), *storage.names(SHARDS_FOLDER, ".tar")}
+
+
+def _is_done(part: Part, storage: Storage, present: set[str]) -> bool:
+    """Whether a part need not be packed again: its table is there, and so is the shard that this names."""
+    if _done_name(part) not in present:
+        return False
+    if _shard_path(part) in present:
+        return True
+    (content,) = storage.read_many([_done_name(part)])
+    return not _done_table(storage, part, content)[1]["samples"]
+
+
+def _done_table(storage: Storage, part: Part, content: bytes) -> tuple[pa.Table, dict[str, Any]]:
+    """The rows of a part that is done, and what is known of its shard."""
+    try:
+        rows = pq.read_table(io.BytesIO(content), schema=ATTRITION_SCHEMA)
+        shard = parse_json(pq.read_schema(io.BytesIO(content)).metadata[PACKED])
+        return rows.replace_schema_metadata(None), {"samples": int(shard["samples"]), "sha256": shard["sha256"]}
+    except Exception as error:  # noqa: BLE001 - what a damaged file makes pyarrow raise is anybody's guess
+        damaged = f"{storage.url}/{_done_name(part)}: is damaged ({first_line(error)})"
+    raise ConfigError(f"{damaged}; remove it, and run the same command again")
+
+
+def _dropped_table(parts: Parts) -> pa.Table:
+    rows = [
+        {"split": split, "source": named(row.source)} | lost(row.stage, Fault(row.reason, row.detail))
+        for split, row in dropped_rows(parts)
+    ]
+    return pa.Table.from_pylist(rows, schema=ATTRITION_SCHEMA)
 
 
 def _plain(value: Any) -> Any:
@@ -309,7 +239,7 @@ def _shard_name(part: Part) -> str:
 
 
 def _shard_path(part: Part) -> str:
-    return f"shards/{_shard_name(part)}.tar"
+    return f"{SHARDS_FOLDER}/{_shard_name(part)}.tar"
 
 
 def _done_name(part: Part) -> str:

@@ -27,8 +27,9 @@ def load_clusters(manifest: Manifest, folder: str) -> pa.Table | None:
     """
     if manifest.clusters is None:
         return None
-    table = read_table(within(folder, manifest.clusters), CLUSTER_COLUMNS, "clusters")
-    return pa.table({name: table[name].astype(str) for name in (*CLUSTER_COLUMNS, "shard") if name in table})
+    columns = (*CLUSTER_COLUMNS, "shard")
+    table = read_table(within(folder, manifest.clusters), CLUSTER_COLUMNS, "clusters", others=False, text=columns)
+    return pa.table({name: pa.array(table[name], pa.string(), from_pandas=True) for name in columns if name in table})
 
 
 def join_clusters(table: pd.DataFrame, clusters: pa.Table | None) -> pd.DataFrame:

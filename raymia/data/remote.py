@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
@@ -94,6 +95,9 @@ def _source(url: str, limits: RemoteLimits) -> Source:
     """The source behind a URL, open."""
     if _is_web(url):
         return Web(url, limits)
+    if "://" not in url:
+        # Names of a local disk's files may hold what fsspec takes for a chain of file systems.
+        return Local(url, ask(url, lambda: str(Path(url).expanduser()), limits), limits)
     filesystem, path = ask(url, lambda: fsspec.core.url_to_fs(url), limits)
     if isinstance(filesystem, LocalFileSystem):
         return Local(url, path, limits)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -131,6 +132,67 @@ def test_packing_goes_on_where_it_was_stopped_and_never_mixes_two_sets(tmp_path:
     assert (out / "shards" / "members-00000.tar").stat().st_mtime_ns == kept
     with pytest.raises(ConfigError, match="packed from other images"):
         pack_folder(folder_of(tmp_path / "other", 3), out)
+
+
+def test_what_a_folder_holds_is_packed_or_has_a_row_and_what_is_easily_overlooked_is_said(tmp_path: Path) -> None:
+    source = tmp_path / "images"
+    folder_of(source, 3)
+    (source / "a.jfif").write_bytes(image_bytes(7))
+    (source / "stray.tar").write_bytes(tar_bytes([("b.jpg", image_bytes(8)), ("c.jpg", b"nonsense")]))
+    for name in ("._a.jfif", "notes.md", "x.xmp", "y.xmp"):
+        (source / name).write_bytes(b"text")
+    said = io.StringIO()
+    console = Console(file=said, width=80)
+    parts = find_parts("members", str(source), None, 2)
+    manifest, losses = pack("set", {"members": True}, parts, str(tmp_path / "out"), console)
+    (split,) = losses.splits
+    assert (split.attempted, split.decoded, manifest.samples) == (7, 5, 5)
+    assert split.lost == {"unknown_format": 2}
+    assert split.passed_over == {"not_an_image": 3, "dropping": 1}
+    assert split.flags == {"no_caption": 2}
+    rows = pq.read_table(tmp_path / "out" / "attrition.parquet").to_pylist()
+    assert len(rows) == split.attempted + sum(split.passed_over.values())
+    assert said.getvalue().splitlines()[-3:] == [
+        "members: no_caption 2, such as 'a.jfif'",
+        "members: dropping 1, such as '._a.jfif'",
+        "members: not_an_image 3 (.xmp 2, .md 1), such as 'notes.md'",
+    ]
+    # What systems leave in a folder meanwhile does not make it another data set.
+    (source / ".DS_Store").write_bytes(b"")
+    again, losses = pack("set", {"members": True}, find_parts("members", str(source), None, 2), str(tmp_path / "out"), console)
+    assert again == manifest
+    assert losses.splits[0].passed_over == {"not_an_image": 3, "dropping": 2}
+
+
+def test_a_set_that_is_packed_into_the_folder_of_its_images_does_not_grow(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "images")
+    out = tmp_path / "images" / "packed"
+    first, attrition = pack_folder(source, out)
+    (out / "manifest.yaml").unlink()
+    (out / "shards" / ".members-00001.tar.1").write_bytes(image_bytes(1))
+    again, later = pack_folder(source, out)
+    assert again == first
+    assert later[:-1] == attrition
+    assert (later[-1]["source"], later[-1]["stage"], later[-1]["reason"]) == ("packed/", "list", "packed_set")
+
+
+def test_a_folder_of_output_that_somebody_damaged_is_mended_or_named(tmp_path: Path) -> None:
+    source, out = folder_of(tmp_path / "images"), tmp_path / "out"
+    whole, _ = pack_folder(source, out)
+    (out / "shards" / "members-00001.tar").unlink()
+    assert pack_folder(source, out)[0] == whole
+    assert (out / "shards" / "members-00001.tar").is_file()
+    table = out / "attrition" / "members-00001.parquet"
+    content = table.read_bytes()
+    for damaged in (content[: len(content) // 2], b""):
+        table.write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"attrition/members-00001\.parquet: is damaged .*; remove it, and run"):
+            pack_folder(source, out)
+    table.unlink()
+    assert pack_folder(source, out)[0] == whole
+    (out / "pack.json").write_text('{"name": ')
+    with pytest.raises(ConfigError, match=r"pack\.json: not JSON.*; remove the folder, or choose another --out"):
+        pack_folder(source, out)
 
 
 def test_what_img2dataset_fetched_is_packed_by_key_and_what_it_could_not_fetch_is_told(tmp_path: Path) -> None:

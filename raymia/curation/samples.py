@@ -1,0 +1,238 @@
+"""The samples of one part as they go into a shard, and a row for every image that was attempted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import pyarrow.parquet as pq
+
+from raymia.curation.attrition import fetch_reason
+from raymia.curation.folders import irregular, printable
+from raymia.curation.listed import IMAGE_COLUMN
+from raymia.curation.names import fit_keys
+from raymia.curation.parts import FilePart, ImageFile, ShardPart
+from raymia.data.captions import CAPTION_UNREADABLE, MAX_TEXT_BYTES, Caption, caption_beside, caption_of
+from raymia.data.delimited import TableError
+from raymia.data.images import ImageError, decode_image
+from raymia.data.remote import UnreadableError, open_file, read_file
+from raymia.data.tables import parquet_rows
+from raymia.data.tar import MAX_IMAGE_BYTES, Fault, RawSample, ShardEnd
+from raymia.errors import ConfigError, first_line
+from raymia.urls import public
+
+CHECKED_PX = 64
+"""Images are decoded whole and reduced to this side, to see that they can be."""
+
+Row = dict[str, Any]
+"""A row of the attrition table; see `raymia.curation.attrition.ATTRITION_SCHEMA`."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A sample as it goes into a shard.
+
+    Attributes:
+        key: its key, without a dot.
+        extension: that of the image's format.
+        content: the image file.
+        caption: empty where there is none.
+        source: the name by which the user knows the image, without secrets.
+    """
+
+    key: str
+    extension: str
+    content: bytes
+    caption: str
+    source: str
+
+
+def file_samples(part: FilePart, rows: list[Row], max_pixels: int) -> Iterator[Packed]:
+    """The samples of a part of image files, or of images in a table.
+
+    Args:
+        part: the images.
+        rows: what became of each image is added.
+        max_pixels: an image whose header announces more is not packed.
+    """
+    for file, content in _contents(part):
+        row: Row = {"key": file.key, "source": named(file.source)}
+        rows.append(row)
+        if isinstance(content, Fault):
+            row |= lost("read", content)
+            continue
+        extension = _checked(content, row, max_pixels)
+        if extension is not None:
+            caption = _caption(file)
+            row["flags"] = _joined((*file.flags, *caption.flags))
+            yield Packed(file.key, extension, content, caption.text, row["source"])
+
+
+def shard_samples(part: ShardPart, spool: IO[bytes], rows: list[Row], max_pixels: int) -> Iterator[Packed]:
+    """The samples of a tar by key.
+
+    Sorting makes the shard the same every time: what a downloader wrote stands in the order in which the network answered.
+
+    Args:
+        part: the tar.
+        spool: file that holds the images until all are read.
+        rows: what became of each image that was attempted is added.
+        max_pixels: an image whose header announces more is not packed.
+    """
+    attempted = {} if part.table is None else _img2dataset_rows(part.table, part.reader.shard.url)
+    tar = _Tar(_not_fetched(attempted))
+    for item in part.reader.read():
+        if isinstance(item, ShardEnd):
+            if item.fault is not None:
+                tar.more.append({"source": public(part.reader.shard.url)} | lost("read", item.fault))
+            continue
+        tar.take(item, attempted.get(item.key, {}).get("url") or item.key, spool, max_pixels)
+    gone = Fault("not_in_tar", "img2dataset lists it as fetched, but it is not in the tar")
+    for key in attempted.keys() - tar.outcomes.keys():
+        tar.outcomes[key] = {"key": key, "source": named(attempted[key]["url"])} | lost("read", gone)
+    names = fit_keys(tar.outcomes.keys())
+    for row in (*tar.outcomes.values(), *tar.more):
+        if "key" in row:
+            row["key"] = names[row["key"]]
+    rows += sorted((*tar.outcomes.values(), *tar.more), key=lambda row: str(row.get("key", "")))
+    for key in sorted(tar.places, key=names.__getitem__):
+        start, size, extension, caption = tar.places[key]
+        spool.seek(start)
+        yield Packed(names[key], extension, spool.read(size), caption, tar.outcomes[key]["source"])
+
+
+class _Tar:
+    """What a tar holds, as it is read.
+
+    Attributes:
+        outcomes: a row for the first sample of each key.
+        more: rows of what has no key of its own: samples that repeat one, and the rest of a shard that cannot be read.
+        places: where the image of each sample that can be packed stands in the spool, its size, extension and caption.
+    """
+
+    def __init__(self, outcomes: dict[str, Row]) -> None:
+        """Begin with what is known of samples that were not fetched."""
+        self.outcomes = outcomes
+        self.more: list[Row] = []
+        self.places: dict[str, tuple[int, int, str, str]] = {}
+        self._met: set[str] = set()
+
+    def take(self, sample: RawSample, source: str, spool: IO[bytes], max_pixels: int) -> None:
+        """Note a sample, and keep its image where it can be packed."""
+        row: Row = {"key": sample.key, "source": named(source)}
+        if sample.key in self._met:
+            self.more.append(row | lost("read", sample.fault or Fault("duplicate_key", "another sample has this key")))
+            return
+        self._met.add(sample.key)
+        self.outcomes[sample.key] = row
+        if sample.fault is not None or sample.image is None:
+            row |= lost("read", sample.fault or Fault("no_image", "the sample has no image"))
+            return
+        extension = _checked(sample.image, row, max_pixels)
+        if extension is not None:
+            row["flags"] = _joined(sample.flags)
+            self.places[sample.key] = (spool.tell(), len(sample.image), extension, sample.caption)
+            spool.write(sample.image)
+
+
+def named(source: str) -> str:
+    """The name by which the user knows an image, fit for a table and without secrets."""
+    return public(printable(source))
+
+
+def lost(stage: str, fault: Fault) -> Row:
+    """The columns that say where and why an image was lost."""
+    return {"stage": stage, "reason": fault.reason, "detail": named(fault.detail)}
+
+
+def _joined(flags: tuple[str, ...]) -> str:
+    return ",".join(dict.fromkeys(flags))
+
+
+def _not_fetched(attempted: dict[str, Row]) -> dict[str, Row]:
+    """Rows of the images that img2dataset could not fetch, by key."""
+    return {
+        key: {"key": key, "source": named(entry["url"]), "stage": "fetch", "reason": fetch_reason(entry["error_message"])}
+        | {"detail": None if entry["error_message"] is None else named(entry["error_message"])}
+        for key, entry in attempted.items()
+        if entry["status"] != "success"
+    }
+
+
+def _img2dataset_rows(table: str, shard: str) -> dict[str, Row]:
+    """What img2dataset attempted for a shard, by key."""
+    failure: object = None
+    try:
+        with open_file(table) as stream:
+            rows = pq.read_table(stream, columns=["key", "url", "status", "error_message"]).to_pylist()
+            return {str(row["key"]): row for row in rows}
+    except Exception as error:  # noqa: BLE001 - what a damaged file makes pyarrow raise is anybody's guess
+        failure = first_line(error)
+    raise ConfigError(
+        f"{public(table)}: not img2dataset's table beside {public(shard)} ({failure}); move it away, or fetch again"
+    )
+
+
+def _checked(content: bytes, row: Row, max_pixels: int) -> str | None:
+    """The extension of an image that decodes; none, and why in `row`, for one that does not."""
+    try:
+        return decode_image(content, CHECKED_PX, max_pixels).extension
+    except ImageError as error:
+        row |= lost("decode", Fault(error.reason, error.detail))
+        return None
+
+
+def _caption(file: ImageFile) -> Caption:
+    """The caption that came with a file, or stands in the first file beside it that has one."""
+    if file.caption is not None:
+        return caption_of(file.caption)
+    texts: dict[str, bytes] = {}
+    unread: list[str] = []
+    for location in file.side_cars:
+        content = _read(location, MAX_TEXT_BYTES)
+        if isinstance(content, Fault):
+            unread.append(CAPTION_UNREADABLE)
+            continue
+        texts[location.rpartition(".")[2].lower()] = content
+        caption = caption_beside(texts)
+        if caption.text:
+            return Caption(caption.text, (*unread, *caption.flags))
+    caption = caption_beside(texts)
+    return Caption("", (*unread, *caption.flags))
+
+
+def _contents(part: FilePart) -> Iterator[tuple[ImageFile, bytes | Fault]]:
+    """The bytes of each image, or why they cannot be read."""
+    if part.table is None:
+        yield from ((file, _read(file.location, MAX_IMAGE_BYTES)) for file in part.files)
+        return
+    values = parquet_rows(part.table, IMAGE_COLUMN, [file.row or 0 for file in part.files])
+    fault: Fault | None = None
+    for file in part.files:
+        try:
+            value = None if fault is not None else next(values)
+        except (UnreadableError, TableError) as error:
+            # Where a table breaks off, its other rows cannot be reached.
+            fault = Fault("unreadable_table", public(printable(str(error))))
+        yield file, fault or _in_row(value, file)
+
+
+def _in_row(value: Any, file: ImageFile) -> bytes | Fault:
+    """The image in a cell of a table, or else in the file that it names."""
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if content is None:
+        return _read(file.location, MAX_IMAGE_BYTES) if file.location else Fault("no_image", "the row holds no image")
+    if len(content) > MAX_IMAGE_BYTES:
+        return Fault("too_large", f"{len(content)} bytes; at most {MAX_IMAGE_BYTES} are read")
+    return bytes(content)
+
+
+def _read(location: str, limit: int) -> bytes | Fault:
+    kind = irregular(location) if "://" not in location else None
+    if kind is not None:
+        return Fault("not_a_file", f"expected a file, found {kind}")
+    try:
+        return read_file(location, limit)
+    except UnreadableError as error:
+        return Fault(error.reason, error.detail)
