@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 from pydantic import ValidationError
 
 from raymia.cli.console import Exit, Json, err, out
+from raymia.documents import write_yaml
 from raymia.errors import ConfigError, describe_validation
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def data_index(
 
         raise ConfigError(f"--name: {describe_validation(error, Manifest)}") from error
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(yaml.safe_dump(manifest.model_dump(mode="json", exclude_none=True), sort_keys=False))
+    output.write_text(write_yaml(manifest.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
     out.print(f"{output}: {sum(s.samples for s in summaries)} samples in {len(summaries)} shards", highlight=False)
     _print_findings(manifest, summaries, as_json=False)
 
