@@ -83,7 +83,7 @@ def _field(text: str, flags: list[str]) -> str:
     if not text.strip():
         return ""
     try:
-        facts = parse_json(text)
+        facts = parse_json(text, strict=False)
     except DocumentError:
         flags.append(CAPTION_UNREADABLE)
         return ""

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from raymia.documents import write_yaml
 from raymia.evaluation.baselines.base import baselines
 from raymia.evaluation.metric_table import metric_table
 from raymia.evaluation.results import Evaluation
@@ -88,7 +88,7 @@ def render(evaluation: Evaluation, figures: Mapping[str, NamedFigure]) -> str:
         "report.html",
         title=evaluation.title,
         run=run,
-        job=yaml.safe_dump(run.job.model_dump(mode="json"), sort_keys=False) if isinstance(run, ScanRecord) else "",
+        job=write_yaml(run.job.model_dump(mode="json")) if isinstance(run, ScanRecord) else "",
         metrics=metrics,
         table=table,
         accesses=list(dict.fromkeys(row.access for row in table.rows)),

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from raymia.attacks.base import Attack, signal_key
-from raymia.config import FREE_TO_CHANGE, Job, differences
+from raymia.config import Job, as_it_was_meant, differences
 from raymia.data.clusters import load_clusters
 from raymia.data.manifest import Manifest, labels_hold, load_manifest
 from raymia.data.selection import ShardReader, selection_digest, shard_readers
@@ -58,12 +58,11 @@ class ScanPlan:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the run it resumes; reads all weights, hence once."""
-        job = self.job.model_dump(mode="json", exclude=set(FREE_TO_CHANGE))
         manifest = self.manifest.model_dump(mode="json")
         shards = [reader.shard.model_dump() for reader in self.readers]
         model = {"fingerprint": self._fingerprint()}
         parts = {
-            "job": job,
+            "job": self.job.identity(),
             "manifest": manifest,
             "shards": shards,
             "selection": selection_digest(self.readers),
@@ -147,6 +146,7 @@ def require_same(ledger: Ledger, plan: ScanPlan) -> ScanRecord | None:
             "run with the version that began it, or choose another run directory with --run"
         )
     content = before.model_dump(mode="json")
+    content["job"] = {name: value for name, value in as_it_was_meant(content["job"]).items() if name in plan.identity["job"]}
     changed = differences({key: content.get(key) for key in plan.identity}, plan.identity)
     if changed:
         raise ConfigError(

@@ -31,7 +31,7 @@ def evaluation() -> Evaluation:
 
 def printed(evaluation: Evaluation, width: int) -> str:
     """What the terminal shows, of that many columns."""
-    console = Console(file=io.StringIO(), width=width)
+    console = Terminal(file=io.StringIO(), width=width)
     print_metrics(console, evaluation.metrics)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
