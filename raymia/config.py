@@ -19,7 +19,8 @@ from pydantic import (
 
 from raymia.attacks.base import ATTACKS, Access, Attack, Evaluations, Need
 from raymia.data.images import MAX_PIXELS
-from raymia.data.tar import MAX_IMAGE_BYTES, MAX_TEXT_BYTES
+from raymia.data.members import ReadLimits
+from raymia.data.remote import RemoteLimits
 from raymia.documents import DocumentError, parse_yaml, read_document
 from raymia.errors import ConfigError, describe_validation
 from raymia.replica.schedule import Naming
@@ -150,19 +151,22 @@ class LimitsConfig(_Section):
     """
 
     max_image_bytes: int = Field(
-        MAX_IMAGE_BYTES, ge=1, le=2**40, description="Images whose file is larger are quarantined unread."
+        ReadLimits.max_image_bytes, ge=1, le=2**40, description="Images whose file is larger are quarantined unread."
     )
     max_text_bytes: int = Field(
-        MAX_TEXT_BYTES, ge=1, le=2**40, description="Captions and other text beside an image that are larger are not read."
+        ReadLimits.max_text_bytes,
+        ge=1,
+        le=2**40,
+        description="Captions and other text beside an image that are larger are not read.",
     )
     max_shard_bytes: int = Field(
-        2**40,
+        ReadLimits.max_shard_bytes,
         ge=1,
         le=2**50,
         description="Bytes that are read of a shard; what is behind them is quarantined as its rest.",
     )
     max_members: int = Field(
-        10_000_000,
+        ReadLimits.max_members,
         ge=1,
         le=MOST,
         description="Files that are read of a shard; what is behind them is quarantined as its rest.",
@@ -171,9 +175,14 @@ class LimitsConfig(_Section):
         1_000_000, ge=1, le=MOST, description="Shards that a manifest's patterns may expand to; a job with more is refused."
     )
     read_timeout_s: float = Field(
-        60.0, gt=0, le=86_400, description="How long storage elsewhere may keep a read waiting before it is tried again."
+        RemoteLimits.idle_timeout_s,
+        gt=0,
+        le=86_400,
+        description="How long storage elsewhere may keep a read waiting before it is tried again.",
     )
-    attempts: int = Field(6, ge=1, le=100, description="How often a read from elsewhere is tried, waiting longer each time.")
+    attempts: int = Field(
+        RemoteLimits.attempts, ge=1, le=100, description="How often a read from elsewhere is tried, waiting longer each time."
+    )
 
 
 def _attacks(value: object) -> dict[str, Attack]:

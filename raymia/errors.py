@@ -12,7 +12,6 @@ from raymia.urls import public
 
 
 class RaymiaError(Exception):
-<<<<<<< HEAD
     """The command failed (exit code 1).
 
     Its message is one line that can be printed anywhere: what it quotes from files and URLs that somebody else made shows
@@ -22,13 +21,6 @@ class RaymiaError(Exception):
     def __init__(self, message: object) -> None:
         """Make the error of a message."""
         super().__init__(visible(public(str(message))))
-=======
-    """The command failed (exit code 1). Its text has lost the secrets of URLs; see `raymia.urls.public`."""
-
-    def __init__(self, *parts: object) -> None:
-        """Make the error from its text."""
-        super().__init__(*(public(part) if isinstance(part, str) else part for part in parts))
->>>>>>> h-edges
 
 
 class ConfigError(RaymiaError):

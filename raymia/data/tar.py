@@ -14,25 +14,12 @@ from raymia.data.formats import EXTENSIONS
 from raymia.data.groups import Placed, place, remember, split_name
 from raymia.data.members import BrokenTarError, Member, TarStream
 from raymia.data.members import ReadLimits as ReadLimits
-from raymia.data.remote import UnreadableError, open_file
+from raymia.data.remote import REASONS, UnreadableError, open_file
 from raymia.data.strays import Strays
 
 SEVERAL_IMAGES = "several_images"
 """A remark on a sample that is scored all the same: another image of a plain extension stands beside the first."""
-RETRIED = frozenset(
-    f"{reason}_shard"
-    for reason in (
-        "missing",
-        "unreadable",
-        "unauthorised",
-        "forbidden",
-        "gone",
-        "rate_limited",
-        "server_error",
-        "timeout",
-        "refused_address",
-    )
-)
+RETRIED = frozenset(f"{reason}_shard" for reason in REASONS)
 """Faults of a shard that say nothing of what it holds: the file, the server or the connection may be back another time. Each is
 a reason of `raymia.data.remote.UnreadableError` and `_shard`."""
 LONG_KEY = 64

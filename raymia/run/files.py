@@ -61,6 +61,8 @@ class ShardRecord(BaseModel):
     """Quarantined samples by reason; a shard that was not read to its end counts as one more, under its own reason."""
     flagged: dict[str, NonNegativeInt]
     """Scored samples by remark."""
+    skipped: NonNegativeInt = 0
+    """Files of the shard that no one meant to be there; see `raymia.data.droppings`."""
     files: dict[str, FileRecord] | None = None
     """The shard's files by their names, as they were written; none in runs of earlier versions."""
 

@@ -19,13 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-<<<<<<< HEAD
-from raymia.data.remote import REASONS
 from raymia.data.tar import ShardEnd
 from raymia.documents import DocumentError, parse_json
-=======
-from raymia.data.tar import RETRIED, ShardEnd
->>>>>>> h-shards
 from raymia.errors import ConfigError, RaymiaError, describe_validation, first_line
 from raymia.run.columns import QUARANTINE_SCHEMA
 from raymia.run.files import (
@@ -49,12 +44,6 @@ from raymia.run.tally import Tally
 from raymia.urls import public
 
 CLUSTERS_FILE = "clusters.parquet"
-<<<<<<< HEAD
-RETRIED_FAULTS = tuple(f"{reason}_shard" for reason in REASONS)
-=======
-RETRIED_FAULTS = RETRIED
->>>>>>> h-shards
-"""Faults of a shard after which the next run tries the whole shard again: the file or the connection may be back."""
 MAX_RECORD_BYTES = 512 * 2**20
 """A run.json of more is not read: with a million shards it has a third of that."""
 FILES_AT_ONCE = 256
@@ -64,30 +53,6 @@ READ_AGAIN = 5
 QUARANTINED_COUNT = "quarantined"
 """Metadata of a unit's scores file that says how many of its samples stand in a quarantine file."""
 T = TypeVar("T")
-<<<<<<< HEAD
-=======
-ShardPlace = tuple[str, str]
-"""The split and the name of a shard."""
-
-
-class ShardRecord(BaseModel):
-    """A finished shard: how reading it ended, and what became of its samples."""
-
-    split: str
-    shard: str
-    samples: int
-    bytes_reached: int
-    reason: str | None
-    detail: str | None
-    units: int
-    scored: int
-    by_reason: dict[str, int]
-    """Quarantined samples by reason; a shard that was not read to its end counts as one more, under its own reason."""
-    flagged: dict[str, int]
-    """Scored samples by remark."""
-    skipped: int = 0
-    """Files of the shard that no one meant to be there; see `raymia.data.droppings`."""
->>>>>>> h-shards
 
 
 @dataclass(frozen=True)
@@ -281,11 +246,8 @@ class Ledger:
             scored=sum(map(len, scores)),
             by_reason=dict(Counter(reasons)),
             flagged=dict(tally.flagged),
-<<<<<<< HEAD
             files={name: self._together(name, parts) for name, parts in tables.items() if parts},
-=======
             skipped=end.skipped,
->>>>>>> h-shards
         )
         self.storage.check(anew=True)
         self.write_text(record_name(place), record.model_dump_json() + "\n")

@@ -18,6 +18,7 @@ from raymia.config import Job
 from raymia.data.manifest import labels_hold
 from raymia.data.prompts import Prompts
 from raymia.data.selection import ShardReader
+from raymia.data.tar import RETRIED
 from raymia.engine.counters import Counter
 from raymia.engine.pool import Pool
 from raymia.engine.progress import ScanProgress
@@ -26,7 +27,7 @@ from raymia.engine.stream import Work, stream
 from raymia.errors import ConfigError, RaymiaError
 from raymia.replica.device import dtype_on, native_on_cpu
 from raymia.run.columns import scored
-from raymia.run.ledger import RETRIED_FAULTS, Ledger, LedgerState
+from raymia.run.ledger import Ledger, LedgerState
 from raymia.run.lock import RunLock
 from raymia.run.record import PROGRESS_FILE, Counts, Evaluations, ScanRecord, now_text
 from raymia.scan.batches import BATCH_SCHEMA, ReadBatches, ShardWork
@@ -238,7 +239,7 @@ def score_all(rows: Stream, ledger: Ledger, pool: Pool, console: Console) -> tup
 def _state_without_retried(ledger: Ledger) -> LedgerState:
     """What is committed, less the shards that are to be tried again."""
     state = ledger.state()
-    retried = [place for place, record in state.finished.items() if record.reason in RETRIED_FAULTS]
+    retried = [place for place, record in state.finished.items() if record.reason in RETRIED]
     for place in retried:
         ledger.forget_shard(*place)
     return ledger.state() if retried else state

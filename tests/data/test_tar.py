@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from raymia.data.remote import UnreadableError
-from raymia.data.tar import Fault, RawSample, ReadLimits, ShardEnd, read_shard
-from raymia.run.ledger import RETRIED_FAULTS
+from raymia.data.tar import RETRIED, Fault, RawSample, ReadLimits, ShardEnd, read_shard
 from tests.conftest import good_members, image_bytes, tar_bytes
 
 Write = Callable[[str, list[tuple[str, bytes]]], Path]
@@ -176,7 +175,7 @@ def test_why_a_shard_cannot_be_opened_is_its_fault_and_it_is_tried_again(monkeyp
 
     monkeypatch.setattr("raymia.data.tar.open_file", refuse)
     assert list(read_shard("x.tar")) == [ShardEnd(0, 0, Fault(f"{reason}_shard", "the server says so"))]
-    assert f"{reason}_shard" in RETRIED_FAULTS
+    assert f"{reason}_shard" in RETRIED
 
 
 def test_a_fault_of_our_own_is_not_taken_for_one_of_the_shard(write_tar: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from raymia.cli.printing import print_metrics, side_by_side
 from raymia.evaluation.bootstrap import Resampled

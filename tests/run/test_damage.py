@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from raymia.data.manifest import Shard
-from raymia.data.tar import Fault, ShardEnd
+from raymia.data.tar import RETRIED, Fault, ShardEnd
 from raymia.errors import RaymiaError
 from raymia.evaluation.metrics import evaluate_run
 from raymia.run.columns import QUARANTINE_SCHEMA
 from raymia.run.files import DamagedRunError
-from raymia.run.ledger import RETRIED_FAULTS, Ledger
+from raymia.run.ledger import Ledger
 from raymia.run.record import PROGRESS_FILE, SignalRecord, now_text
 from raymia.run.status import read_status
 from raymia.run.storage import HOST
@@ -231,10 +231,8 @@ def test_drafts_of_this_machines_dead_processes_go_when_something_is_written_bes
 
 
 def test_faults_of_connections_are_tried_again_and_those_of_shards_are_not() -> None:
-    assert {"missing_shard", "unreadable_shard", "forbidden_shard", "rate_limited_shard", "timeout_shard"} <= set(
-        RETRIED_FAULTS
-    )
-    assert not {"truncated_shard", "corrupt_shard", "not_a_tar", "empty_shard"} & set(RETRIED_FAULTS)
+    assert {"missing_shard", "unreadable_shard", "forbidden_shard", "rate_limited_shard", "timeout_shard"} <= set(RETRIED)
+    assert not {"truncated_shard", "corrupt_shard", "not_a_tar", "empty_shard"} & set(RETRIED)
 
 
 def test_details_of_faults_lose_the_secrets_of_urls(tmp_path: Path) -> None:
