@@ -9,13 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 from rich.console import Console
 
 from raymia.data.index import summarise_shard
@@ -31,33 +30,8 @@ from raymia.run.storage import Storage, StorageError
 from raymia.scan.pipeline import run_scan
 from raymia.urls import public, without_secrets
 from tests.conftest import good_members, tar_bytes
+from tests.run.conftest import SECRET
 from tests.scan.test_pipeline import make_job
-
-SECRET = "a-secret-of-the-test"  # noqa: S105 - moto takes any
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A bucket on a real server; its address and credentials are in the environment, as on a node with a role."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    _, port = server.get_host_and_port()
-    environment = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ |= environment
-    boto3.client("s3").create_bucket(Bucket="bucket")
-    yield "s3://bucket"
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
-    server.stop()
 
 
 def test_files_on_an_object_store_are_written_listed_read_and_removed(s3: str) -> None:
