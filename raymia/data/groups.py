@@ -9,14 +9,15 @@ where a group has no image of a plain extension but others, its members are told
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from tarfile import TarInfo
+from typing import Protocol
 
-from raymia.data.images import EXTENSIONS
+from raymia.data.captions import TEXTS
+from raymia.data.formats import EXTENSIONS
+from raymia.data.members import Member
+from raymia.data.strays import unfinished
 
-TEXTS = ("txt", "json")
-"""Extensions of the files that may hold a sample's caption; the first of them that is there counts."""
 MAX_HELD = 1000
 """Members that are held until it is known what they are part of; the rule is then applied to these. It bounds memory, and how
 far back in the tar their content is."""
@@ -30,24 +31,36 @@ class Placed:
     first: bool
     """Whether the member begins a sample."""
     extension: str
-    member: TarInfo
+    member: Member
 
 
-def place(members: Iterable[TarInfo]) -> Iterator[Placed]:
+class Further(Protocol):
+    """Where members of an unfinished group are sought that stand further on; see `raymia.data.strays.Strays.of`."""
+
+    def __call__(self, key: str, extensions: Collection[str], start: int, /) -> Iterable[tuple[str, Member]]:
+        """The members by extension, of the group of a key that has these extensions and ends before a header."""
+
+
+def place(members: Iterable[Member], known: Callable[[str], bool], further: Further) -> Iterator[Placed]:
     """The members of a tar by sample, each as soon as it is known what it is part of.
 
     Every member comes out once, but for those that belong to several samples alike: in a group that is told apart at the last
     dot, a caption of the group's own key is that of each sample without one, and what else has this key is left out. A group
     too large to be held is told apart as it comes, and what has its own key is a sample like the others.
+
+    Args:
+        members: the members in order.
+        known: whether a sample of a key has come out before.
+        further: finds what a group lacks.
     """
     group: _Group | None = None
     for member in members:
         key, extension = split_name(member.name)
         if group is None or not group.takes(key, extension):
             if group is not None:
-                yield from group.rest()
+                yield from group.end(further, member.offset)
             # What follows a whole sample under its own key repeats it, whatever it holds.
-            group = _Group(key, whole=group is not None and group.whole and group.key == key)
+            group = _Group(key, whole=known(key))
         yield from group.add(extension, member)
     if group is not None:
         yield from group.rest()
@@ -89,10 +102,12 @@ class _Group:
         # Whether the group is several samples, told apart at the last dot.
         self._apart = False
         # Members by extension, until it is known which sample they are part of.
-        self._held: dict[str, TarInfo] = {}
+        self._held: dict[str, Member] = {}
         # The sample that members are being placed in, and the extensions that it has so far.
         self._open: str | None = None
         self._seen: set[str] = set()
+        # The extensions of all members so far.
+        self._all: set[str] = set()
 
     def takes(self, key: str, extension: str) -> bool:
         """Whether a member goes on with this group; a repeated extension begins another."""
@@ -100,8 +115,9 @@ class _Group:
             return False
         return self._apart or extension not in (self._seen if self.whole else self._held)
 
-    def add(self, extension: str, member: TarInfo) -> Iterator[Placed]:
+    def add(self, extension: str, member: Member) -> Iterator[Placed]:
         """Take a member into the group; give those members whose sample is now known."""
+        remember(self._all, extension)
         if self._apart:
             yield self._placed(*self._cut(extension), member)
             return
@@ -110,6 +126,18 @@ class _Group:
             yield from self._as_one()
         elif len(self._held) == MAX_HELD:
             yield from self.rest(ended=False)
+
+    def end(self, further: Further, following: int) -> Iterator[Placed]:
+        """Give what stands further on of an unfinished group, and the members that are still held.
+
+        Args:
+            further: finds members.
+            following: the header after the group.
+        """
+        if unfinished(self._all):
+            for extension, member in further(self.key, frozenset(self._all), following):
+                yield from self.add(extension, member)
+        yield from self.rest()
 
     def rest(self, ended: bool = True) -> Iterator[Placed]:
         """Give the members that are still held, as one sample or as several.
@@ -130,7 +158,7 @@ class _Group:
 
     def _as_several(self, ended: bool) -> Iterator[Placed]:
         self._apart = True
-        stems: dict[str, dict[str, TarInfo]] = {}
+        stems: dict[str, dict[str, Member]] = {}
         for extension, member in self._held.items():
             key, last = self._cut(extension)
             stems.setdefault(key, {})[last] = member
@@ -147,7 +175,7 @@ class _Group:
         middle, dot, last = extension.rpartition(".")
         return (f"{self.key}.{middle}" if dot else self.key), last
 
-    def _placed(self, key: str, extension: str, member: TarInfo) -> Placed:
+    def _placed(self, key: str, extension: str, member: Member) -> Placed:
         first = key != self._open or extension in self._seen
         if first:
             self._open, self._seen = key, set()

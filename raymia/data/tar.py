@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-import io
-import json
-import posixpath
-import tarfile
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-import fsspec
+from raymia.data.captions import CAPTION_UNREADABLE, TEXTS, caption_beside
+from raymia.data.captions import NO_CAPTION as NO_CAPTION
+from raymia.data.droppings import is_dropping
+from raymia.data.formats import EXTENSIONS
+from raymia.data.groups import Placed, place, remember, split_name
+from raymia.data.members import BrokenTarError, Member, TarStream
+from raymia.data.members import ReadLimits as ReadLimits
+from raymia.data.remote import UnreadableError, open_file
+from raymia.data.strays import Strays
 
-from raymia.data.groups import TEXTS, Placed, place, remember
-from raymia.data.images import EXTENSIONS
-
-MAX_IMAGE_BYTES = 256 * 2**20
-MAX_TEXT_BYTES = 2**20
-HEADER_BYTES = tarfile.BLOCKSIZE
-"""Size of a header, and of the blocks that a tar is made of."""
-
-# Flags are remarks on a sample that is scored all the same.
-NO_CAPTION = "no_caption"
-CAPTION_NOT_UTF8 = "caption_not_utf8"
-CAPTION_UNREADABLE = "caption_unreadable"
 SEVERAL_IMAGES = "several_images"
+"""A remark on a sample that is scored all the same: another image of a plain extension stands beside the first."""
+RETRIED = frozenset(
+    f"{reason}_shard"
+    for reason in (
+        "missing",
+        "unreadable",
+        "unauthorised",
+        "forbidden",
+        "gone",
+        "rate_limited",
+        "server_error",
+        "timeout",
+        "refused_address",
+    )
+)
+"""Faults of a shard that say nothing of what it holds: the file, the server or the connection may be back another time. Each is
+a reason of `raymia.data.remote.UnreadableError` and `_shard`."""
+LONG_KEY = 64
+"""Of longer keys a digest is remembered, which bounds memory."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +78,13 @@ class ShardEnd:
         samples: how many samples the shard holds, wanted or not, as far as it could be read.
         bytes_reached: position in the tar up to which it could be read.
         fault: why it could not be read to its end; none where it could.
+        skipped: files that no one meant to be there, such as those that file systems leave; see `raymia.data.droppings`.
     """
 
     samples: int
     bytes_reached: int
     fault: Fault | None
+    skipped: int = 0
 
 
 @dataclass
@@ -96,7 +110,9 @@ def everything(_index: int, _key: str) -> bool:
     return True
 
 
-def read_shard(url: str, wanted: Wanted = everything, with_images: bool = True) -> Iterator[RawSample | ShardEnd]:
+def read_shard(
+    url: str, wanted: Wanted = everything, with_images: bool = True, limits: ReadLimits | None = None
+) -> Iterator[RawSample | ShardEnd]:
     """Read a tar at a local path or fsspec URL; the last item is always a `ShardEnd`. Never raises for bad data.
 
     Args:
@@ -104,19 +120,28 @@ def read_shard(url: str, wanted: Wanted = everything, with_images: bool = True) 
         wanted: is given each sample's index and key, once and in order; the content of a sample for which it says no is
             neither read nor yielded.
         with_images: whether to read the images; without, an image that is there is empty.
+        limits: how much is read before the shard is given up; by default `ReadLimits()`.
     """
+    opened = ended = False
     try:
-        with fsspec.open(url, "rb") as stream:
-            yield from read_tar(stream, wanted, with_images)
-    except FileNotFoundError:
-        yield ShardEnd(0, 0, Fault("missing_shard", f"{url}: no such file"))
-    except (OSError, ValueError, ImportError) as error:
-        yield ShardEnd(0, 0, Fault("unreadable_shard", f"{url}: {type(error).__name__}: {error}"))
+        with open_file(url) as stream:
+            opened = True
+            for item in read_tar(stream, wanted, with_images, limits):
+                ended = isinstance(item, ShardEnd)
+                yield item
+    except UnreadableError as error:
+        if not opened:
+            yield ShardEnd(0, 0, Fault(f"{error.reason}_shard", error.detail))
+        elif not ended:
+            # What goes wrong in reading has ended the shard within; this is a fault of our own.
+            raise
 
 
-def read_tar(stream: BinaryIO, wanted: Wanted = everything, with_images: bool = True) -> Iterator[RawSample | ShardEnd]:
+def read_tar(
+    stream: BinaryIO, wanted: Wanted = everything, with_images: bool = True, limits: ReadLimits | None = None
+) -> Iterator[RawSample | ShardEnd]:
     """Read a tar from a seekable stream; see `read_shard`."""
-    reader = _TarReader(stream, wanted, with_images)
+    reader = _TarReader(stream, wanted, with_images, limits or ReadLimits())
     yield from reader.samples()
     yield reader.end()
 
@@ -124,27 +149,30 @@ def read_tar(stream: BinaryIO, wanted: Wanted = everything, with_images: bool = 
 class _TarReader:
     """Reads one tar from start to end."""
 
-    def __init__(self, stream: BinaryIO, wanted: Wanted, with_images: bool) -> None:
+    def __init__(self, stream: BinaryIO, wanted: Wanted, with_images: bool, limits: ReadLimits) -> None:
         """Begin at the start of the tar; see `read_shard` for the arguments."""
-        self._stream = stream
+        self._tar = TarStream(stream, limits)
         self._wanted = wanted
         self._with_images = with_images
-        self._keys: set[str] = set()
+        self._limits = limits
+        self._keys: set[str | bytes] = set()
         self._count = 0
-        self._reached = 0
+        self._skipped = 0
         self._fault: Fault | None = None
+        self._strays = Strays(self._meant_from, split_name, limits.max_joined_members, RETRIED)
 
     def end(self) -> ShardEnd:
         """How reading ended; asked after the last sample."""
         fault = self._fault
         if fault is None and self._count == 0:
             fault = Fault("empty_shard", "the tar holds no samples")
-        return ShardEnd(self._count, self._reached, fault)
+        return ShardEnd(self._count, self._tar.reached, fault, self._skipped)
 
     def samples(self) -> Iterator[RawSample]:
         """The wanted samples in order, each as soon as its last member is read."""
         sample: _Sample | None = None
-        for placed in place(self._members()):
+        placed_members = place(self._members(), lambda key: _short(key) in self._keys, self._strays.of)
+        while (placed := self._next(placed_members)) is not None:
             if sample is None or placed.first:
                 if sample is not None and sample.wanted:
                     yield self._finish(sample)
@@ -152,17 +180,25 @@ class _TarReader:
             self._take(sample, placed)
         if sample is None or not sample.wanted:
             return
-        if self._fault is not None and not (sample.image_extension and sample.seen & set(TEXTS)):
+        if self._breaks_off() and not _is_whole(sample):
             # The tar breaks off inside or right behind this sample: what is missing from it cannot be known.
             sample.fault = sample.fault or _broken_off(self._fault)
         yield self._finish(sample)
 
+    def _next(self, placed_members: Iterator[Placed]) -> Placed | None:
+        try:
+            return next(placed_members, None)
+        except BrokenTarError as error:
+            self._break_off(error)
+            return None
+
     def _start(self, key: str) -> _Sample:
         sample = _Sample(self._count, key, self._wanted(self._count, key))
         self._count += 1
-        if key in self._keys:
+        short = _short(key)
+        if short in self._keys:
             sample.fault = Fault("duplicate_key", "the key stands in this shard before; the first sample is kept")
-        self._keys.add(key)
+        self._keys.add(short)
         return sample
 
     def _take(self, sample: _Sample, placed: Placed) -> None:
@@ -171,13 +207,13 @@ class _TarReader:
         if sample.wanted and placed.extension in (*EXTENSIONS, *TEXTS):
             try:
                 self._read(sample, placed.extension, placed.member)
-            except (_TruncatedError, tarfile.TarError, OSError, *_HEADER_ERRORS) as error:
+            except BrokenTarError as error:
                 self._break_off(error)
                 sample.fault = sample.fault or _broken_off(self._fault)
                 return
-        self._reached = max(self._reached, placed.member.offset_data + placed.member.size)
+        self._tar.reached = max(self._tar.reached, placed.member.content + placed.member.size)
 
-    def _read(self, sample: _Sample, extension: str, member: tarfile.TarInfo) -> None:
+    def _read(self, sample: _Sample, extension: str, member: Member) -> None:
         if extension in EXTENSIONS:
             if sample.image_extension is not None:
                 sample.flags.append(SEVERAL_IMAGES)
@@ -186,7 +222,8 @@ class _TarReader:
             if not self._with_images:
                 sample.contents[extension] = b""
                 return
-        content = self._content(member, MAX_IMAGE_BYTES if extension in EXTENSIONS else MAX_TEXT_BYTES)
+        limit = self._limits.max_image_bytes if extension in EXTENSIONS else self._limits.max_text_bytes
+        content = self._content(member, limit)
         if isinstance(content, bytes):
             sample.contents[extension] = content
         elif extension in EXTENSIONS:
@@ -195,121 +232,63 @@ class _TarReader:
             sample.flags.append(CAPTION_UNREADABLE)
 
     def _finish(self, sample: _Sample) -> RawSample:
-        caption, flags = _caption(sample.contents)
+        caption = caption_beside({text: sample.contents[text] for text in TEXTS if text in sample.contents})
         fault = sample.fault
+        if fault is None and self._strays.cut and not _is_whole(sample):
+            fault = Fault("truncated_sample", "its members do not all stand together, and the shard breaks off before its end")
         if fault is None and sample.image_extension is None:
-            present = ", ".join(sorted(f".{extension}" for extension in sample.seen))
+            present = ", ".join(sorted(f".{extension}" for extension in sample.seen)[:20])
             fault = Fault("no_image", f"no member with one of {', '.join('.' + e for e in EXTENSIONS)}; found {present}")
         image = None if fault or sample.image_extension is None else sample.contents.get(sample.image_extension)
-        return RawSample(sample.index, sample.key, image, caption, (*sample.flags, *flags), fault)
+        flags = tuple(dict.fromkeys((*sample.flags, *caption.flags)))
+        return RawSample(sample.index, sample.key, image, caption.text, flags, fault)
 
-    def _members(self) -> Iterator[tarfile.TarInfo]:
-        """Everything but folders and WebDataset's own ``__meta__`` entries, in order, until the tar ends or breaks off."""
+    def _members(self) -> Iterator[Member]:
+        """The members that count, in order, until the tar ends or breaks off."""
         try:
-            self._tar = tarfile.TarFile(fileobj=self._stream, mode="r", errors="backslashreplace")
-        except (tarfile.TarError, *_HEADER_ERRORS) as error:
-            self._fault = _not_a_tar(self._stream, error)
-            return
-        except OSError as error:
+            for member in self._tar.members():
+                if member.offset in self._strays.claimed:
+                    self._strays.claimed.discard(member.offset)
+                elif is_dropping(member.name):
+                    self._skipped += not member.is_folder
+                elif not member.is_folder:
+                    yield member
+                if self._fault is not None:
+                    return
+        except BrokenTarError as error:
             self._break_off(error)
-            return
-        while (member := self._next()) is not None:
-            self._reached = max(self._reached, member.offset)
-            base = posixpath.basename(member.name)
-            if not (member.isdir() or (base.startswith("__") and base.endswith("__"))):
-                yield member
 
-    def _next(self) -> tarfile.TarInfo | None:
-        """The next header; none at the end of what can be read."""
-        if self._fault is not None:
-            return None
+    def _meant_from(self, offset: int) -> Iterator[Member]:
+        """The members that count from a header on."""
+        reached = self._tar.reached
         try:
-            member = self._tar.next()
-            # tarfile keeps every header it has read; a shard of a million members would fill memory with them.
-            self._tar.members.clear()  # type: ignore[attr-defined]
-            if member is None:
-                self._fault = self._check_end(self._tar.offset)
-        except (tarfile.TarError, OSError, *_HEADER_ERRORS) as error:
-            self._break_off(error)
-            return None
-        return member
+            yield from (m for m in self._tar.members(offset) if not m.is_folder and not is_dropping(m.name))
+        finally:
+            # How far headers were read ahead is not how far samples were.
+            self._tar.reached = reached
 
-    def _break_off(self, error: Exception) -> None:
-        reason = "unreadable_shard" if isinstance(error, OSError) else "truncated_shard"
-        self._fault = self._fault or Fault(reason, f"{error}; readable up to byte {self._reached}")
+    def _break_off(self, error: BrokenTarError) -> None:
+        self._fault = self._fault or Fault(error.reason, error.detail)
 
-    def _content(self, member: tarfile.TarInfo, limit: int) -> bytes | Fault:
-        file = self._tar.extractfile(member) if member.isreg() else None
-        if file is None:
-            return Fault("not_a_file", f"{member.name} is a link or device in the tar, not a file")
+    def _breaks_off(self) -> bool:
+        """Whether samples may be missing at the end, or parts of the last."""
+        return self._fault is not None and self._fault.reason != "trailing_data"
+
+    def _content(self, member: Member, limit: int) -> bytes | Fault:
+        if not member.is_file:
+            return Fault("not_a_file", f"{member.name!r} is a link, a device or has holes in the tar, and is no plain file")
         if member.size > limit:
-            return Fault("too_many_bytes", f"{member.name} has {member.size} bytes, more than {limit}")
-        try:
-            content = file.read()
-        except tarfile.ReadError as error:
-            raise _TruncatedError(f"the data of {member.name} end early") from error
-        if len(content) < member.size:
-            raise _TruncatedError(f"the data of {member.name} end after {len(content)} of {member.size} bytes")
-        return content
-
-    def _check_end(self, offset: int) -> Fault | None:
-        """tarfile takes a damaged header or the bare end of the file for the end of the archive; tell them apart."""
-        self._stream.seek(offset)
-        header = self._stream.read(HEADER_BYTES)
-        if len(header) == HEADER_BYTES and not header.strip(b"\0"):
-            return None
-        if not header:
-            return Fault("truncated_shard", f"no end-of-archive mark at byte {offset}, where the file ends")
-        if len(header) < HEADER_BYTES:
-            return Fault("truncated_shard", f"the file ends inside the header at byte {offset}")
-        return Fault("corrupt_shard", f"damaged header at byte {offset}; what follows cannot be read")
+            return Fault("too_many_bytes", f"{member.name!r} has {member.size} bytes, more than {limit}")
+        return self._tar.content(member)
 
 
-class _TruncatedError(Exception):
-    """The data of a member end before its header says."""
+def _is_whole(sample: _Sample) -> bool:
+    return sample.image_extension is not None and not sample.seen.isdisjoint(TEXTS)
 
 
-_HEADER_ERRORS = (ValueError, OverflowError, EOFError, KeyError, IndexError, RecursionError)
-"""What tarfile raises, beside its own errors, for headers that are damaged or made to harm."""
+def _short(key: str) -> str | bytes:
+    return key if len(key) <= LONG_KEY else hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _broken_off(fault: Fault | None) -> Fault:
     return Fault("truncated_sample", f"the shard breaks off here: {fault.detail if fault else ''}")
-
-
-def _not_a_tar(stream: BinaryIO, error: Exception) -> Fault:
-    stream.seek(0, io.SEEK_END)
-    size = stream.tell()
-    if size == 0:
-        return Fault("empty_shard", "the file has 0 bytes")
-    if 0 < size < HEADER_BYTES:
-        return Fault("not_a_tar", f"{size} bytes, less than one tar header")
-    return Fault("not_a_tar", f"no tar header at byte 0 ({error}); compressed tars must be unpacked first")
-
-
-def _caption(contents: dict[str, bytes]) -> tuple[str, list[str]]:
-    """The caption from ``.txt``, else from the ``caption`` field of ``.json``; remarks where it is missing or damaged."""
-    flags: list[str] = []
-    caption: object = None
-    if "txt" in contents:
-        caption = _text(contents["txt"], flags)
-    elif "json" in contents:
-        try:
-            facts = json.loads(_text(contents["json"], flags))
-            caption = facts.get("caption") if isinstance(facts, dict) else None
-        except (ValueError, RecursionError):
-            caption = None
-    if not isinstance(caption, str) or not caption.strip():
-        return "", [*flags, NO_CAPTION]
-    clean = caption.strip().encode("utf-8", "replace").decode()
-    if clean != caption.strip() and CAPTION_NOT_UTF8 not in flags:
-        flags.append(CAPTION_NOT_UTF8)
-    return clean, flags
-
-
-def _text(content: bytes, flags: list[str]) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        flags.append(CAPTION_NOT_UTF8)
-        return content.decode("utf-8", "replace")

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
-from raymia.data.tar import ShardEnd
+from raymia.data.tar import RETRIED, ShardEnd
 from raymia.errors import ConfigError, RaymiaError, describe_validation, first_line
 from raymia.run.columns import QUARANTINE_SCHEMA
 from raymia.run.record import CONTROL, RUN_FILE, Counts, RunRecord, ScanRecord, parse_record
@@ -27,7 +27,7 @@ from raymia.run.storage import Storage, StorageError
 from raymia.run.tally import Tally
 
 CLUSTERS_FILE = "clusters.parquet"
-RETRIED_FAULTS = ("missing_shard", "unreadable_shard")
+RETRIED_FAULTS = RETRIED
 """Faults of a shard after which the next run tries the whole shard again: the file or the connection may be back."""
 FILES_AT_ONCE = 256
 """Files that are read together; this bounds memory."""
@@ -57,6 +57,8 @@ class ShardRecord(BaseModel):
     """Quarantined samples by reason; a shard that was not read to its end counts as one more, under its own reason."""
     flagged: dict[str, int]
     """Scored samples by remark."""
+    skipped: int = 0
+    """Files of the shard that no one meant to be there; see `raymia.data.droppings`."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,7 @@ class Ledger:
             scored=sum(map(len, scores)),
             by_reason=dict(Counter(reasons)),
             flagged=dict(tally.flagged),
+            skipped=end.skipped,
         )
         if quarantine:
             self.storage.write_table(f"quarantine/{split}/{shard}{SHARD_ENDING}", pa.concat_tables(quarantine))

@@ -21,7 +21,7 @@ from raymia.run.columns import fields, named
 
 SAMPLE = pa.struct([*fields("read"), ("image", pa.large_binary()), *named("reason", "detail")])
 """A sample as it was read, or why it could not be."""
-END = pa.struct([("samples", pa.int64()), ("bytes_reached", pa.int64()), *named("reason", "detail")])
+END = pa.struct([(name, pa.int64()) for name in ("samples", "bytes_reached", "skipped")] + named("reason", "detail"))
 BATCH_PLACE = [*named("split", "shard", "member", "unit"), pa.field("batch", pa.int64()), pa.field("last_in_unit", pa.bool_())]
 """Columns that say where a row belongs; `batch` counts within the unit."""
 BATCH_PLACE_NAMES = [column.name for column in BATCH_PLACE]
@@ -116,6 +116,7 @@ def _end(shard: Shard, end: ShardEnd) -> pa.Table:
     facts = {
         "samples": end.samples,
         "bytes_reached": end.bytes_reached,
+        "skipped": end.skipped,
         "reason": end.fault.reason if end.fault else None,
         "detail": end.fault.detail if end.fault else None,
     }

@@ -58,7 +58,7 @@ class Units:
             if row["end"] is not None:
                 end = row["end"]
                 fault = Fault(end["reason"], end["detail"]) if end["reason"] else None
-                self._ends[place] = ShardEnd(end["samples"], end["bytes_reached"], fault)
+                self._ends[place] = ShardEnd(end["samples"], end["bytes_reached"], fault, end["skipped"])
                 self._monitor.shard_end(fault.reason if fault else None, evaluations, spent)
             else:
                 scores = _items(table.column("scores")[i], self._row_type)

@@ -91,7 +91,7 @@ def test_a_caption_of_the_group_is_that_of_every_sample_without_one() -> None:
 
 
 def test_a_dotted_key_without_image_beside_others_is_told() -> None:
-    assert outline(["a.b.jpg", "a.c.txt", "a.d.gif"])[1:] == [("a.c", "a.c.txt", "no_image"), ("a.d", "", "no_image")]
+    assert outline(["a.b.jpg", "a.c.txt", "a.d.psd"])[1:] == [("a.c", "a.c.txt", "no_image"), ("a.d", "", "no_image")]
 
 
 def test_a_group_without_any_image_is_one_sample_without_image() -> None:
@@ -115,8 +115,8 @@ def test_several_plain_images_are_flagged_and_longer_extensions_are_not() -> Non
 
 
 def test_hidden_files_are_accounted_for_under_their_own_key() -> None:
-    assert [s.key for s in samples(["._0001.jpg", "0001.jpg", "dir.v1/.x.jpg", "dir.v1/y.jpg"])] == [
-        "._0001",
+    assert [s.key for s in samples([".0001.jpg", "0001.jpg", "dir.v1/.x.jpg", "dir.v1/y.jpg"])] == [
+        ".0001",
         "0001",
         "dir.v1/.x",
         "dir.v1/y",

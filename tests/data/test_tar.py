@@ -3,12 +3,15 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from raymia.data.tar import RawSample, ShardEnd, read_shard
+from raymia.data.remote import UnreadableError
+from raymia.data.tar import Fault, RawSample, ReadLimits, ShardEnd, read_shard
+from raymia.run.ledger import RETRIED_FAULTS
 from tests.conftest import good_members, image_bytes, tar_bytes
 
 Write = Callable[[str, list[tuple[str, bytes]]], Path]
@@ -98,7 +101,7 @@ def test_a_repeated_key_keeps_the_first_sample(write_tar: Write) -> None:
 
 
 def test_a_sample_without_image_has_a_fault(write_tar: Write) -> None:
-    samples, _ = read(write_tar("a.tar", [("a.txt", b"alone"), ("b.gif", b"GIF89a")]))
+    samples, _ = read(write_tar("a.tar", [("a.txt", b"alone"), ("b.psd", b"8BPS")]))
     assert [s.fault.reason for s in samples if s.fault] == ["no_image", "no_image"]
 
 
@@ -117,7 +120,7 @@ def test_captions_come_from_txt_then_json_and_defects_are_flagged(write_tar: Wri
     assert [s.flags for s in samples] == [
         (),
         ("caption_not_utf8",),
-        ("no_caption",),
+        ("caption_unreadable", "no_caption"),
         ("caption_not_utf8",),
         ("no_caption",),
         ("no_caption",),
@@ -145,3 +148,60 @@ def test_unwanted_samples_are_counted_but_not_yielded(write_tar: Write) -> None:
     assert [s.index for s in samples if isinstance(s, RawSample)] == [4, 5]
     assert isinstance(end, ShardEnd)
     assert end.samples == 6
+
+
+def test_captions_are_found_whatever_the_case_of_their_ending(write_tar: Write) -> None:
+    members = [
+        ("IMG_1.JPG", image_bytes(1)),
+        ("IMG_1.TXT", b"shouted"),
+        ("b.Jpg", image_bytes(2)),
+        ("b.JSON", b'{"caption": "b"}'),
+    ]
+    samples, _ = read(write_tar("a.tar", members))
+    assert [(s.key, s.caption, s.fault) for s in samples] == [("IMG_1", "shouted", None), ("b", "b", None)]
+
+
+def test_images_of_every_format_are_found_in_a_tar(write_tar: Write) -> None:
+    endings = ["jfif", "jpe", "gif", "TIF", "tiff", "bmp", "avif", "jp2", "webp"]
+    samples, _ = read(write_tar("a.tar", [(f"{i}.{ending}", b"x") for i, ending in enumerate(endings)]))
+    assert [s.fault for s in samples] == [None] * len(endings)
+
+
+@pytest.mark.parametrize("reason", ["missing", "forbidden", "rate_limited", "timeout", "unreadable"])
+def test_why_a_shard_cannot_be_opened_is_its_fault_and_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    @contextmanager
+    def refuse(_: str) -> Iterator[None]:
+        raise UnreadableError(reason, "the server says so")
+        yield
+
+    monkeypatch.setattr("raymia.data.tar.open_file", refuse)
+    assert list(read_shard("x.tar")) == [ShardEnd(0, 0, Fault(f"{reason}_shard", "the server says so"))]
+    assert f"{reason}_shard" in RETRIED_FAULTS
+
+
+def test_a_fault_of_our_own_is_not_taken_for_one_of_the_shard(write_tar: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("ours")
+
+    path = write_tar("a.tar", good_members(2))
+    monkeypatch.setattr("raymia.data.tar.caption_beside", broken)
+    with pytest.raises((ValueError, UnreadableError), match="ours"):
+        list(read_shard(str(path)))
+
+
+def test_limits_of_a_shard_keep_what_stands_before_them(write_tar: Write) -> None:
+    path = write_tar("a.tar", good_members(6))
+    for limits in (ReadLimits(max_members=7), ReadLimits(max_shard_bytes=path.stat().st_size // 2)):
+        *samples, end = read_shard(str(path), limits=limits)
+        assert isinstance(end, ShardEnd)
+        assert end.fault is not None
+        assert end.fault.reason == "oversized_shard"
+        assert len(samples) == end.samples < 6
+        assert [s.fault for s in samples if isinstance(s, RawSample)][:2] == [None, None]
+    (sample, *_) = read_shard(str(path), limits=ReadLimits(max_image_bytes=10))
+    assert isinstance(sample, RawSample)
+    assert sample.fault is not None
+    assert sample.fault.reason == "too_many_bytes"
+    (sample, *_) = read_shard(str(path), limits=ReadLimits(max_text_bytes=3))
+    assert isinstance(sample, RawSample)
+    assert (sample.fault, sample.flags) == (None, ("caption_unreadable", "no_caption"))
