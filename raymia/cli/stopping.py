@@ -17,6 +17,7 @@ from raymia.cli.console import err
 SIGNALS = tuple(number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None)
 PATIENCE_S = 8.0
 """For what is in progress to let go; then the process ends all the same."""
+STDERR = 2
 SIGNALLED = 128
 """Exit code of a command that a signal stopped, less the signal's number: the shell's convention."""
 
@@ -43,10 +44,15 @@ def _take(number: int, frame: FrameType | None) -> None:
     _received.append(number)
     if len(_received) > 1:
         _end_now()
-    watchdog = threading.Timer(PATIENCE_S, _end_now)
+    watchdog = threading.Timer(PATIENCE_S, _end_late)
     watchdog.daemon = True
     watchdog.start()
     raise Stopped
+
+
+def _end_late() -> None:
+    os.write(STDERR, f"{_last_words()}\n".encode())
+    _end_now()
 
 
 def _end_now() -> None:
@@ -57,6 +63,11 @@ def _end_now() -> None:
         except psutil.Error:
             continue
     os._exit(exit_code())
+
+
+def _last_words() -> str:
+    name = signal.Signals(exit_code() - SIGNALLED).name
+    return f"raymia: stopped by {name}; what was written is whole, and the same command goes on from there"
 
 
 def exit_code() -> int:
@@ -74,6 +85,5 @@ class StoppableGroup(TyperGroup):
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt) and (not _received or isinstance(error, typer.Exit)):
                 raise
-            name = signal.Signals(exit_code() - SIGNALLED).name
-            err.say(f"raymia: stopped by {name}; what was written is whole, and the same command goes on from there")
+            err.say(_last_words(), whole=True)
             raise typer.Exit(exit_code()) from error

@@ -20,6 +20,8 @@ PATIENCE_S = 8.0
 LONGEST_ANSWER = 2**16
 NEEDS_TOKEN = (401, 403)
 CLIENT = "ray://"
+OF_DRIVERS, OF_CLIENTS = "/ray.rpc.NodeInfoGcsService/CheckAlive", "/ray.rpc.RayletDriver/ClusterInfo"
+"""Questions that the head answers drivers on the cluster's nodes, and clients elsewhere."""
 OF_THE_DASHBOARD = "the dashboard's address, such as http://127.0.0.1:8265 behind `ray dashboard` or `kubectl port-forward`"
 OF_A_CLUSTER = "`auto` on a node of the cluster, HOST:6379 of its head, or ray://HOST:10001"
 
@@ -80,7 +82,7 @@ def _names_version(content: bytes) -> bool:
 
 
 def require_cluster(address: str) -> None:
-    """Look whether a cluster may be at an address of RAY_ADDRESS, and wait no longer than `PATIENCE_S` twice.
+    """Look whether a cluster may be at an address of RAY_ADDRESS, and wait no longer than `PATIENCE_S` a few times.
 
     `auto` is left to Ray, which looks on this machine and needs no patience.
 
@@ -101,7 +103,8 @@ def require_cluster(address: str) -> None:
         reason = f"no answer within {PATIENCE_S:g} s" if isinstance(error, TimeoutError) else first_line(error)
         raise ConfigError(f"RAY_ADDRESS {address}: no Ray cluster answers ({reason}); expected {OF_A_CLUSTER}") from error
     if os.environ.get("RAY_USE_TLS", "0") in ("0", ""):
-        _require_speech(address, f"{host}:{port}" if ":" not in host else f"[{host}]:{port}")
+        target = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
+        _require_service(address, target, OF_CLIENTS if address.startswith(CLIENT) else OF_DRIVERS)
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
@@ -115,13 +118,20 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host, port
 
 
-def _require_speech(address: str, target: str) -> None:
-    """Wait for the greeting that every gRPC server gives: a server of another kind gives none."""
+def _require_service(address: str, target: str, method: str) -> None:
+    """Ask for the greeting of every gRPC server, and then for the service that is wanted: a node has several."""
     with grpc.insecure_channel(target) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=PATIENCE_S)
+            channel.unary_unary(method)(b"", timeout=PATIENCE_S)
         except grpc.FutureTimeoutError as error:
             raise ConfigError(
                 f"RAY_ADDRESS {address}: what answers is no Ray cluster, or one that is stuck (no greeting within "
                 f"{PATIENCE_S:g} s); expected {OF_A_CLUSTER}"
             ) from error
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+                raise ConfigError(
+                    f"RAY_ADDRESS {address}: the port of another service, where no cluster is joined; expected {OF_A_CLUSTER}"
+                ) from error
+            # Any other answer, such as that a token is lacking, is that of the right service, and Ray says more of it.

@@ -191,7 +191,7 @@ class _Search:
 
     def _may_follow(self, path: str, link: Path, place: _Place) -> bool:
         """Whether what a link leads to travels under the link's name."""
-        target = link.resolve()
+        target = Path(os.path.realpath(link))
         if not target.exists() or target in place.passed:
             return False
         if not target.is_relative_to(self._root):

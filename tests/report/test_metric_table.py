@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from raymia.cli.console import Terminal
 from raymia.cli.printing import print_metrics, side_by_side
 from raymia.evaluation.bootstrap import Resampled
 from raymia.evaluation.measures import base
