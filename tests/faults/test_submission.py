@@ -39,17 +39,18 @@ def submit(dashboard: str) -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
 
 
-def test_a_job_is_followed_to_its_end_and_the_next_attempt_resumes(make_scan: MakeScan, submit: Any) -> None:
+def test_a_job_is_followed_to_its_end_and_rays_own_command_resumes_it(make_scan: MakeScan, submit: Any, dashboard: str) -> None:
     scan = make_scan("scan")
     done = submit(scan, "--follow", name="whole")
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^whole-[0-9a-f]{8}-1 submitted, attempt 1$", done.stderr, re.MULTILINE)
     assert done.stdout.count("read 112 = scored 112 + quarantined 0") == 1
-    again = submit(scan, "--follow", name="whole")
-    assert again.returncode == 0
-    assert re.search(r"^whole-[0-9a-f]{8}-2 submitted, attempt 2$", again.stderr, re.MULTILINE)
-    record = json.loads((scan.run / "run.json").read_text())
-    assert record["attempts"] == 2
+    command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", dashboard]
+    command += ["--working-dir", str(scan.folder), "--", "raymia", "scan", "whole.yaml"]
+    again = subprocess.run(command, cwd=scan.folder, capture_output=True, text=True, check=False, timeout=200)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "read 112 = scored 112 + quarantined 0" in again.stdout
+    assert json.loads((scan.run / "run.json").read_text())["attempts"] == 2
 
 
 def test_the_exit_code_is_the_jobs_own(make_scan: MakeScan, submit: Any) -> None:
@@ -59,7 +60,9 @@ def test_the_exit_code_is_the_jobs_own(make_scan: MakeScan, submit: Any) -> None
     assert "no such file" in done.stdout
 
 
-def test_a_running_job_is_not_handed_in_twice_and_can_be_stopped(make_scan: MakeScan, submit: Any, dashboard: str) -> None:
+def test_a_running_job_is_not_handed_in_twice_and_after_it_is_stopped_comes_the_next_attempt(
+    make_scan: MakeScan, submit: Any, dashboard: str
+) -> None:
     scan = make_scan("scan")
     slow = attacks(sleep_s=3.0)
     done = submit(scan, name="slow", attacks=slow)
@@ -71,6 +74,9 @@ def test_a_running_job_is_not_handed_in_twice_and_can_be_stopped(make_scan: Make
     server, seen = JobServer(dashboard), []
     server.cancel(name)
     assert server.follow(name, seen.append) != 0
+    following = submit(scan, name="slow", attacks=slow)
+    assert f"{name.removesuffix('1')}2 submitted, attempt 2" in following.stderr
+    server.cancel(f"{name.removesuffix('1')}2")
 
 
 def test_a_lost_connection_shows_no_character_twice(
@@ -110,7 +116,7 @@ def test_the_doctor_looks_at_every_node_of_a_remote_cluster(dashboard: str, clus
 
 def test_a_running_scan_can_be_scraped_and_its_status_read_from_elsewhere(make_scan: MakeScan, cluster: Cluster) -> None:
     scan = make_scan("scan")
-    scan.start_apart({"RAYMIA_LOG": "json"}, attacks=attacks(sleep_s=2.5))
+    scan.start_apart({"RAYMIA_LOG": "json"}, attacks=attacks(sleep_s=1.0))
     scan.wait_for_units(2)
     status = read_status(str(scan.run))
     assert (status.state, status.attempts) == ("running", 1)
@@ -130,25 +136,3 @@ def test_a_running_scan_can_be_scraped_and_its_status_read_from_elsewhere(make_s
     units = [line for line in logged if line["message"] == "unit committed"]
     assert len(units) == sum(SHARDS.values()) // UNIT
     assert {line["shard"] for line in units} == set(SHARDS)
-
-
-def test_rays_own_job_command_runs_a_scan_too(make_scan: MakeScan, dashboard: str) -> None:
-    scan = make_scan("scan")
-    scan.write_job()
-    ray = str(Path(sys.executable).parent / "ray")
-    command = [
-        ray,
-        "job",
-        "submit",
-        "--address",
-        dashboard,
-        "--working-dir",
-        str(scan.folder),
-        "--",
-        "raymia",
-        "scan",
-        "job.yaml",
-    ]
-    done = subprocess.run(command, cwd=scan.folder, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "read 112 = scored 112 + quarantined 0" in done.stdout
