@@ -20,10 +20,10 @@ import pytest
 import ray
 import yaml
 from ray.cluster_utils import Cluster
-from rich.console import Console
 
 import raymia.attacks
 from raymia.attacks.base import ATTACKS
+from raymia.cli.console import Terminal
 from raymia.cli.printing import print_counts
 from raymia.config import load_job
 from raymia.errors import ConfigError, RaymiaError
@@ -183,7 +183,7 @@ class Scan:
 def _scan_here(job: Path) -> tuple[int, str]:
     """What `raymia scan` does, in this process."""
     said = io.StringIO()
-    console = Console(file=said, width=200)
+    console = Terminal(file=said, width=200)
     try:
         print_counts(console, run_scan(load_job(job), console))
     except RaymiaError as error:
