@@ -83,7 +83,9 @@ def test_keys_in_several_shards_are_remarked(write_tar: Write, tmp_path: Path) -
     write_tar("a.tar", good_members(2))
     write_tar("b.tar", good_members(2))
     made, summaries = index_shards("set", {"all": ("unknown", [str(tmp_path / "*.tar")])}, tmp_path)
-    assert [finding.problem.startswith("2 keys stand in several shards") for finding in verify(made, summaries)] == [True]
+    (keys, bytes_) = verify(made, summaries)
+    assert keys.problem.startswith("2 keys stand in several shards")
+    assert (bytes_.shard, bytes_.problem, bytes_.fatal) == ("b", "holds the same bytes as all/a", False)
 
 
 def test_the_manifest_in_the_repository_and_the_shipped_one_say_the_same() -> None:
