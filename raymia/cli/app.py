@@ -17,6 +17,7 @@ from raymia.cli.console import Exit, Json, err, out
 from raymia.cli.data import data_app
 from raymia.cli.testbed import testbed_app
 from raymia.errors import ConfigError, RaymiaError
+from raymia.urls import public
 
 app = typer.Typer(
     help="Was this image in the training set of this diffusion model?",
@@ -134,7 +135,7 @@ def _scan_and_report(job: Any, report: bool) -> None:
     if report:
         _evaluate_run(job.run)
     else:
-        out.print(f"Next: raymia evaluate {job.run}", markup=False, highlight=False)
+        out.print(f"Next: raymia evaluate {public(job.run)}", markup=False, highlight=False)
     if counts.quarantined_fraction > job.max_quarantined_fraction:
         err.print(
             f"{counts.quarantined_fraction:.1%} of the samples could not be scored, more than max_quarantined_fraction "

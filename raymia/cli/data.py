@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from raymia.cli.console import Exit, Json, err, out
 from raymia.errors import ConfigError, describe_validation
+from raymia.urls import public
 
 if TYPE_CHECKING:
     from raymia.curation.match import Matched
@@ -155,7 +156,7 @@ def data_embed(
         out.print_json(counts.model_dump_json())
         return
     print_counts(out, counts)
-    out.print(f"Features: {folder}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"Features: {public(folder)}", markup=False, highlight=False, soft_wrap=True)
 
 
 @data_app.command("dedup")
@@ -270,7 +271,7 @@ def data_split(
 def _print_made(folder: str, made: Manifest) -> None:
     """Print where a new manifest is, and how many samples its splits have."""
     counts = ", ".join(f"{split.name} {split.samples:,}" for split in made.splits)
-    out.print(f"{folder}/manifest.yaml: {counts}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"{public(folder)}/manifest.yaml: {counts}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _print_matched(folder: str, matched: Matched, as_json: bool) -> None:
