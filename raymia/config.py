@@ -444,20 +444,6 @@ def set_field(content: dict[str, Any], path: str, value: Any) -> None:
     place[last] = value
 
 
-def as_it_was_meant(job: dict[str, Any]) -> dict[str, Any]:
-    """A job as an older version of raymia recorded it, with the defaults of fields that did not exist then."""
-    replica = job.get("replica")
-    filled = {**_defaults(Job), **job}
-    if isinstance(replica, dict) and "service" not in replica:
-        filled["replica"] = {**_defaults(ReplicaConfig), **replica}
-    return filled
-
-
-def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
-    values = {name: field.get_default() for name, field in kind.model_fields.items() if not field.is_required()}
-    return {name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for name, value in values.items()}
-
-
 def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
     """The fields in which two dumped jobs differ, each as ``field: before -> after``."""
     lines = []

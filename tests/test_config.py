@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raymia.config import as_it_was_meant, load_job, parse_job
+from raymia.config import load_job
 from raymia.errors import ConfigError
 from raymia.run.ledger import Ledger
 from raymia.scan.plan import make_plan
@@ -130,13 +130,6 @@ def test_what_decides_the_fate_of_a_sample_identifies_a_run_and_patience_does_no
         assert load_job(path, [free]).identity() == same
     for decisive in ("limits.max_image_bytes=5", "limits.max_members=5", "max_pixels=9", "seed=1", "replica.revision=x"):
         assert load_job(path, [decisive]).identity() != same
-
-
-def test_a_field_that_did_not_exist_when_a_run_was_made_counts_as_its_default() -> None:
-    now = parse_job({**GOOD, "run": "r"}, "job").model_dump(mode="json")
-    then = {name: value for name, value in now.items() if name not in ("limits", "access", "lpips")}
-    then["replica"] = {"model": "testbed", "resolution_px": 64}
-    assert as_it_was_meant(then) == now
 
 
 @pytest.mark.parametrize(

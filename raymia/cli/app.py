@@ -20,6 +20,7 @@ from raymia.cli.data import data_app
 from raymia.cli.stopping import StoppableGroup, exit_code
 from raymia.cli.testbed import testbed_app
 from raymia.errors import ConfigError, RaymiaError
+from raymia.urls import public
 
 if TYPE_CHECKING:  # doctor needs torch and Ray
     from raymia.scan.doctor import Check
@@ -141,7 +142,7 @@ def _scan_and_report(job: Any, report: bool) -> None:
     if report:
         _evaluate_run(job.run)
     else:
-        out.say(f"Next: raymia evaluate {job.run}")
+        out.say(f"Next: raymia evaluate {public(job.run)}")
     if counts.quarantined_fraction > job.max_quarantined_fraction:
         err.say(
             f"{counts.quarantined_fraction:.1%} of the samples could not be scored, more than max_quarantined_fraction "

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from raymia.cli.console import Exit, Json, err, out
 from raymia.documents import write_yaml
 from raymia.errors import ConfigError, describe_validation
+from raymia.urls import public
 
 if TYPE_CHECKING:
     from raymia.curation.match import Matched
@@ -152,7 +153,7 @@ def data_embed(
         out.show_json(counts)
         return
     print_counts(out, counts)
-    out.say(f"Features: {folder}", whole=True)
+    out.say(f"Features: {public(folder)}", whole=True)
 
 
 @data_app.command("dedup")
@@ -267,7 +268,7 @@ def data_split(
 def _print_made(folder: str, made: Manifest) -> None:
     """Print where a new manifest is, and how many samples its splits have."""
     counts = ", ".join(f"{split.name} {split.samples:,}" for split in made.splits)
-    out.say(f"{folder}/manifest.yaml: {counts}", whole=True)
+    out.say(f"{public(folder)}/manifest.yaml: {counts}", whole=True)
 
 
 def _print_matched(folder: str, matched: Matched, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from raymia.cli.console import visible
+from raymia.urls import public
 
 FIELDS = ("run", "split", "shard", "unit", "samples", "quarantined")
 """Extra fields that log calls may give, each in its own field of a JSON line."""
@@ -26,7 +27,9 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
-        if record.exc_info:
+        if record.exc_text:
+            line["error"] = record.exc_text
+        elif record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line)
 
@@ -39,6 +42,17 @@ class LineFormatter(logging.Formatter):
         return visible(super().formatMessage(record))
 
 
+class WithoutSecrets(logging.Filter):
+    """Cleans what any library logs, errors with their addresses included."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = public(record.getMessage()), ()
+        if record.exc_info:
+            record.exc_text = public(logging.Formatter().formatException(record.exc_info))
+            record.exc_info = None
+        return True
+
+
 def set_up(console: Console, as_json: bool) -> None:
     """Send log lines to `console`, or to standard error as JSON, with a line per committed unit there."""
     handler: logging.Handler
@@ -48,5 +62,6 @@ def set_up(console: Console, as_json: bool) -> None:
     else:
         handler = RichHandler(console=console, show_path=False)
         handler.setFormatter(LineFormatter("%(message)s"))
+    handler.addFilter(WithoutSecrets())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("raymia").setLevel(logging.DEBUG if as_json else logging.INFO)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from pathlib import Path
 
-import fsspec
 from pydantic import BaseModel
 
 from raymia.data.manifest import Label, Manifest, Shard, Split
+from raymia.data.patterns import escaped
+from raymia.data.remote import UnreadableError, open_file
 from raymia.data.selection import ShardReader, shard_readers
 from raymia.data.tar import NO_CAPTION, RawSample
+from raymia.urls import public
 
 
 class ShardSummary(BaseModel):
@@ -55,12 +58,12 @@ def summarise_shard(reader: ShardReader) -> ShardSummary:
 
 def _digest(url: str) -> str | None:
     try:
-        with fsspec.open(url, "rb") as stream:
+        with open_file(url) as stream:
             digest = hashlib.sha256()
             while chunk := stream.read(2**20):
                 digest.update(chunk)
             return digest.hexdigest()
-    except (OSError, ValueError, ImportError):
+    except UnreadableError:
         return None
 
 
@@ -107,17 +110,40 @@ def verify(manifest: Manifest, summaries: list[ShardSummary]) -> list[Finding]:
                 f"{len(repeated)} keys stand in several shards, such as {repeated[0]!r}; each counts as a sample of its own"
             )
             findings.append(Finding(split=split.name, shard="(all)", problem=problem, fatal=False))
-    return findings
+    return findings + _same_bytes(summaries)
 
 
 def _wrong_digests(split: Split, summaries: list[ShardSummary]) -> list[Finding]:
     findings = []
     for path, expected in (split.sha256 or {}).items():
-        matching = [summary for summary in summaries if summary.shard.url.endswith(path)]
-        digest = matching[0].sha256 if matching else None
-        if digest != expected:
-            problem = f"sha256 of {path} is {digest}, expected {expected}"
-            findings.append(Finding(split=split.name, shard=path, problem=problem, fatal=True))
+        summary = _named(path, summaries)
+        if summary is None:
+            problem = f"sha256 names {public(path)}, which is none of the split's shards"
+            findings.append(Finding(split=split.name, shard=public(path), problem=problem, fatal=True))
+        elif summary.sha256 is None or summary.sha256.lower() != expected.lower():
+            problem = f"sha256 of {public(path)} is {summary.sha256}, expected {expected}"
+            findings.append(Finding(split=split.name, shard=summary.shard.name, problem=problem, fatal=True))
+    return findings
+
+
+def _named(path: str, summaries: list[ShardSummary]) -> ShardSummary | None:
+    """The shard that a path of the manifest means: the one that stands nearest, where the end of several is the same."""
+    tail = "/" + re.sub(r"^(\.{1,2}/)+", "", path)
+    found = [summary for summary in summaries if summary.shard.url == path or summary.shard.url.endswith(tail)]
+    return min(found, key=lambda summary: len(summary.shard.url), default=None)
+
+
+def _same_bytes(summaries: list[ShardSummary]) -> list[Finding]:
+    """Shards that are copies of others, of which one label must be wrong where they have two."""
+    findings = []
+    first: dict[str, ShardSummary] = {}
+    for summary in summaries:
+        other = first.setdefault(summary.sha256, summary) if summary.sha256 is not None else summary
+        if other is not summary:
+            shard = summary.shard
+            problem = f"holds the same bytes as {other.shard.split}/{other.shard.name}"
+            fatal = other.shard.member is not shard.member
+            findings.append(Finding(split=shard.split, shard=shard.name, problem=problem, fatal=fatal))
     return findings
 
 
@@ -147,7 +173,7 @@ def index_shards(name: str, splits: dict[str, tuple[Label, list[str]]], folder: 
             Split(
                 name=split.name,
                 member=split.member,
-                shards=tuple(paths),
+                shards=tuple(escaped(path) for path in paths),
                 samples=sum(summary.samples for summary in of_split),
                 sha256={path: summary.sha256 for path, summary in paths.items() if summary.sha256},
             )

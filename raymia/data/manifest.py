@@ -9,14 +9,30 @@ from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-import fsspec
-import yaml
-from braceexpand import braceexpand
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from raymia.errors import ConfigError, describe_validation, first_line
+from raymia.data.patterns import MAX_FILES, find
+from raymia.data.patterns import within as within
+from raymia.data.remote import UnreadableError, read_file
+from raymia.documents import DocumentError, parse_yaml
+from raymia.errors import ConfigError, describe_validation
 from raymia.shipped import NAMED, manifest_file
+from raymia.urls import public
+
+MAX_MANIFEST_BYTES = 64 * 2**20
+"""A manifest of more is not read: a million shards written one by one have that."""
+MAX_NAME = 160
+"""Characters of a shard's name; files of the run directory are named by it, and names of files have 255 bytes."""
+RESERVED = frozenset({"aux", "con", "nul", "prn", *(f"{kind}{i}" for kind in ("com", "lpt") for i in range(10))})
+"""Names that some systems keep for devices, whatever ending follows."""
+SIGNATURES = re.compile(
+    r"x-(amz|goog|oss|ms)-.*|awsaccesskeyid|signature|expires|policy|key-pair-id|googleaccessid|sig|s[erptv]|spr|srt|ss|sk(oid|tid|t|e|s|v)"
+    r"|.*(token|secret|password|api[_-]?key|credential).*",
+    re.IGNORECASE,
+)
+"""Names of the parameters of an address that open a door, and change when it is signed anew."""
 
 Label = bool | Literal["unknown"]
 """Whether the samples of a split are members, as a manifest writes it."""
@@ -146,14 +162,12 @@ def load_manifest(source: str) -> tuple[Manifest, str]:
     """
     path = manifest_file(source)
     try:
-        with fsspec.open(path, "r") as stream:
-            content = yaml.safe_load(stream)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"manifest {source}: no such file; give a path, a URL or one of {', '.join(NAMED.names())}"
-        ) from error
-    except (OSError, ValueError, ImportError, yaml.YAMLError) as error:
-        raise ConfigError(f"manifest {source}: cannot be read as YAML: {first_line(error)}") from error
+        content = parse_yaml(read_file(path, MAX_MANIFEST_BYTES))
+    except UnreadableError as error:
+        hint = f"; give a path, a URL or one of {', '.join(NAMED.names())}" if error.reason == "missing" else ""
+        raise ConfigError(f"manifest {error.detail}{hint}") from error
+    except DocumentError as error:
+        raise ConfigError(f"manifest {source}: cannot be read: {error}") from error
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
@@ -161,25 +175,10 @@ def load_manifest(source: str) -> tuple[Manifest, str]:
     return manifest, posixpath.dirname(path) if "://" in path else str(Path(path).resolve().parent)
 
 
-def within(folder: str, path: str) -> str:
-    """The path or URL that `path` means where it stands in a manifest.
-
-    Args:
-        folder: the manifest's folder, where relative paths start.
-        path: a path or URL, which stays as it is where it is absolute.
-    """
-    if "://" in path or posixpath.isabs(path):
-        return path
-    scheme, mark, start = folder.rpartition("://")
-    joined = posixpath.join(start, path)
-    # Object stores know no "..", and names of theirs may hold what a file system would tidy away.
-    return scheme + mark + (joined if mark and ".." not in path.split("/") else posixpath.normpath(joined))
-
-
 def resolve_shards(manifest: Manifest, folder: str) -> list[Shard]:
     """Every shard of every split, splits taking turns so that each part of a scan sees all of them.
 
-    Shards are named by their file names; where a split has two of the same name, a digest of the path is added.
+    Shards are named by their file names; see `name_shards`.
 
     Args:
         manifest: the manifest, as `load_manifest` gives it.
@@ -193,46 +192,92 @@ def resolve_shards(manifest: Manifest, folder: str) -> list[Shard]:
         raise ConfigError(
             f"splits.{unpacked}: a list of URLs, not shards; fetch and pack it first: raymia data pack MANIFEST --out FOLDER"
         )
-    by_split = [name_shards(split.name, split.label, _expand(split, folder)) for split in manifest.splits]
+    _require_apart(manifest)
+    room, by_split = MAX_FILES, []
+    for split in manifest.splits:
+        urls = _expand(split, folder, room)
+        room -= len(urls)
+        by_split.append(name_shards(split.name, split.label, urls))
     longest = max(len(shards) for shards in by_split)
     return [shards[i] for i in range(longest) for shards in by_split if i < len(shards)]
 
 
-def _expand(split: Split, folder: str) -> list[str]:
+def _require_apart(manifest: Manifest) -> None:
+    """Names of splits are folders of the run directory: they must stay apart where case does not count, and be possible."""
+    seen: dict[str, str] = {}
+    for split in manifest.splits:
+        if split.name.split(".")[0].lower() in RESERVED or split.name.endswith(".") or len(split.name) > MAX_NAME:
+            raise ConfigError(
+                f"splits.{split.name[:MAX_NAME]}: cannot be the name of a folder everywhere; expected at most {MAX_NAME} "
+                "characters, not a dot at the end, and no name of a device such as con or nul"
+            )
+        other = seen.setdefault(split.name.lower(), split.name)
+        if other != split.name:
+            raise ConfigError(f"splits.{split.name}: differs from {other} in case alone, which not every disk can hold apart")
+
+
+def _expand(split: Split, folder: str, room: int) -> list[str]:
     urls: list[str] = []
     for pattern in split.shards:
         try:
-            expanded = list(braceexpand(pattern))
-        except ValueError as error:
-            raise ConfigError(f"splits.{split.name}.shards: {pattern!r} is not a brace pattern: {error}") from error
-        for path in expanded:
-            url = within(folder, path)
-            urls += _glob(split, url) if re.search(r"[*?\[]", path) else [url]
-    if not urls:
-        raise ConfigError(
-            f"splits.{split.name}: no shard matches {', '.join(split.shards)} (relative to {folder}); correct the pattern"
-        )
-    twice = [url for url, count in Counter(urls).items() if count > 1]
-    if twice:
-        raise ConfigError(f"splits.{split.name}: {twice[0]} is named twice; name each shard once")
+            urls += find(pattern, folder, room - len(urls))
+        except ConfigError as error:
+            raise ConfigError(f"splits.{split.name}.shards: {error}") from error
+    counts = Counter(urls)
+    twice = next((url for url, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise ConfigError(f"splits.{split.name}: {twice} is named twice; name each shard once")
     return urls
 
 
-def _glob(split: Split, url: str) -> list[str]:
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        paths = sorted(str(match) for match in filesystem.glob(path))
-    except (OSError, ValueError, ImportError, NotImplementedError) as error:
-        raise ConfigError(f"splits.{split.name}.shards: {url}: {first_line(error)}") from error
-    return [str(filesystem.unstrip_protocol(match)) for match in paths] if "://" in url else paths
-
-
 def name_shards(split: str, member: bool | None, urls: list[str]) -> list[Shard]:
-    """The shards of a split, named by their file names; where two share one, a digest of the path is added."""
-    stems = [re.sub(r"[^A-Za-z0-9_.-]", "_", posixpath.basename(url).removesuffix(".tar")) for url in urls]
-    counts = Counter(stem.lower() for stem in stems)
-    shards = []
-    for stem, url in zip(stems, urls, strict=True):
-        name = stem if counts[stem.lower()] == 1 else f"{stem}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
-        shards.append(Shard(split=split, name=name, url=url, member=member))
-    return shards
+    """The shards of a split, named by their file names; where two would share one, a digest of the address is added.
+
+    A name is distinct within the split, also where case does not count, is fit for a file, and holds neither a query nor a
+    secret. An address that is signed anew keeps its name, and one whose query says which part is meant has one of its own.
+    """
+    stems = [_stem(url) for url in urls]
+    groups: dict[str, list[int]] = {}
+    for i, stem in enumerate(stems):
+        groups.setdefault(stem.lower(), []).append(i)
+    taken = {key for key, group in groups.items() if len(group) == 1}
+    names = list(stems)
+    for group in groups.values():
+        marks = _told_apart([urls[i] for i in group]) if len(group) > 1 else []
+        for i, mark in zip(group, marks, strict=False):
+            candidates = (f"{stems[i]}-{_digest(mark)[:length]}" for length in (8, 16, 64))
+            names[i] = next(name for name in candidates if name.lower() not in taken)
+            taken.add(names[i].lower())
+    return [Shard(split=split, name=name, url=url, member=member) for name, url in zip(names, urls, strict=True)]
+
+
+def _stem(url: str) -> str:
+    """What a shard is called by its file's name alone."""
+    first = url if re.match("https?://", url, re.IGNORECASE) else url.partition("::")[0]
+    base = posixpath.basename(public(first)).removesuffix(".tar")
+    stem = re.sub(r"[^A-Za-z0-9_.-]", "_", base)
+    # A name that begins with a dot is hidden, and one that ends with it is another on some disks.
+    stem = re.sub(r"^\.+|\.+$", lambda dots: "_" * len(dots[0]), stem) or "shard"
+    if stem.split(".")[0].lower() in RESERVED:
+        stem = f"_{stem}"
+    return stem if len(stem) <= MAX_NAME else f"{stem[: MAX_NAME - 17]}-{_digest(base)[:16]}"
+
+
+def _told_apart(urls: list[str]) -> list[str]:
+    """For each address what tells it from the others: as little of it as will do, and what changes least."""
+    marks: list[str | None] = [None] * len(urls)
+    for shown in (public, _unsigned, str):
+        texts = [shown(url) for url in urls]
+        counts = Counter(texts)
+        marks = [mark or (text if counts[text] == 1 else None) for mark, text in zip(marks, texts, strict=True)]
+    return [mark or f"{url}\0{i}" for i, (mark, url) in enumerate(zip(marks, urls, strict=True))]
+
+
+def _unsigned(url: str) -> str:
+    """An address with those parameters of its query that say what is meant."""
+    kept = [pair for pair in parse_qsl(urlsplit(url).query, keep_blank_values=True) if not SIGNATURES.fullmatch(pair[0])]
+    return f"{public(url)}?{urlencode(kept)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from raymia.data.manifest import Manifest, Shard, resolve_shards, within
 from raymia.data.tables import read_table
 from raymia.data.tar import Fault, RawSample, ShardEnd, read_shard
+from raymia.errors import ConfigError, suggest
 
+SELECTED_MISSING = "selected_missing"
+"""Why a sample that a selection names cannot be scored: its shard lacks it."""
 IDENTITY = ["split", "shard", "key"]
 """Columns that together name one sample of a manifest."""
 
@@ -54,16 +58,21 @@ class ShardReader:
 
         for item in read_shard(self.shard.url, selected, with_images):
             if isinstance(item, ShardEnd):
-                yield replace(item, samples=len(numbers), fault=item.fault or self._missing(seen))
+                missing = self._missing(seen, len(numbers), item.fault)
+                yield from (sample for sample in missing if wanted(sample.index))
+                yield replace(item, samples=len(numbers) + len(missing))
             else:
                 caption = fold(item.caption) if self.fold_captions else item.caption
                 yield replace(item, index=numbers[item.index], caption=caption)
 
-    def _missing(self, seen: set[str]) -> Fault | None:
-        missing = sorted((self.keys or frozenset()) - seen)
-        if not missing:
-            return None
-        return Fault("selected_missing", f"{len(missing)} selected samples are not in the shard, such as {missing[0]!r}")
+    def _missing(self, seen: set[str], first: int, fault: Fault | None) -> list[RawSample]:
+        """The samples that count and were not found, numbered behind those that were."""
+        detail = "the selection names it, and the shard has no such sample"
+        if fault is not None:
+            detail = f"the selection names it, and it was not found before the shard broke off: {fault.detail}"
+        why = Fault(SELECTED_MISSING, detail)
+        keys = sorted((self.keys or frozenset()) - seen)
+        return [RawSample(first + i, key, None, "", (), why) for i, key in enumerate(keys)]
 
 
 def fold(caption: str) -> str:
@@ -92,6 +101,32 @@ def shard_readers(manifest: Manifest, folder: str) -> list[ShardReader]:
     shards = resolve_shards(manifest, folder)
     if manifest.selection is None:
         return [ShardReader(shard, None, manifest.fold_captions) for shard in shards]
-    table = read_table(within(folder, manifest.selection), IDENTITY, "selection")
-    keys = {place: frozenset(part.astype(str)) for place, part in table.groupby(["split", "shard"])["key"]}
+    keys = _selected(within(folder, manifest.selection), {(shard.split, shard.name) for shard in shards})
     return [ShardReader(shard, keys.get((shard.split, shard.name), frozenset()), manifest.fold_captions) for shard in shards]
+
+
+def _selected(source: str, shards: set[tuple[str, str]]) -> dict[tuple[str, str], frozenset[str]]:
+    """The keys that a selection names, by shard; each row is one sample of a shard that is there, or it is an error."""
+    table = read_table(source, IDENTITY, "selection")[IDENTITY]
+    if table.empty:
+        raise ConfigError(f"selection {source}: names no sample")
+    empty = table.isna().any(axis=1)
+    if empty.any():
+        raise ConfigError(f"selection {source}: row {int(empty.argmax()) + 1} lacks one of {', '.join(IDENTITY)}")
+    table = table.astype(str)
+    repeated = table.duplicated()
+    if repeated.any():
+        row = "/".join(table[repeated].iloc[0])
+        raise ConfigError(f"selection {source}: names {row} twice; name each sample once")
+    keys: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for split, shard, key in table.itertuples(index=False):
+        keys[split, shard].add(key)
+    found = {place: frozenset(part) for place, part in keys.items()}
+    unknown = sorted(set(found) - shards)
+    if unknown:
+        split, shard = unknown[0]
+        known = sorted(name for of, name in shards if of == split)
+        hint = suggest(shard, known) if known else f"; splits are {', '.join(sorted({of for of, _ in shards}))}"
+        problem = f"names {len(unknown)} shards that the manifest does not have, such as {split}/{shard}"
+        raise ConfigError(f"selection {source}: {problem}{hint if len(hint) < 300 else ''}")
+    return found

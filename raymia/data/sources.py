@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from raymia.data.unreadable import RemoteLimits, UnreadableError, ask, within
+from raymia.data.unreadable import RemoteLimits, UnreadableError, ask, in_time
 from raymia.urls import public
 
 BLOCK_BYTES = 2**20
@@ -123,7 +123,7 @@ class Stored(Elsewhere):
             return
         stream, self._stream = self._stream, None
         # In a thread, as clients wait for each packet by itself, and some for ever.
-        self._stream, rest = within(
+        self._stream, rest = in_time(
             self.limits.idle_timeout_s, lambda: self._read(stream, position + len(got), BLOCK_BYTES - len(got))
         )
         got += rest
@@ -141,7 +141,7 @@ class Stored(Elsewhere):
     def size(self) -> int:
         if self.length is None:
             facts = ask(
-                self.url, lambda: within(self.limits.idle_timeout_s, lambda: self._filesystem.info(self._path)), self.limits
+                self.url, lambda: in_time(self.limits.idle_timeout_s, lambda: self._filesystem.info(self._path)), self.limits
             )
             self.length = facts.get("size")
         return super().size()

@@ -106,7 +106,7 @@ def _raised_here(error: BaseException) -> bool:
     return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("raymia.")
 
 
-def within(seconds: float, act: Callable[[], T]) -> T:
+def in_time(seconds: float, act: Callable[[], T]) -> T:
     """Do something that may hang, and leave it behind when it does.
 
     Raises:

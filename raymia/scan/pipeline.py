@@ -38,7 +38,7 @@ from raymia.scan.plan import ScanPlan, make_plan, require_same
 from raymia.scan.rows import RowScorer, score_rows
 from raymia.scan.scorer import load_scorer
 from raymia.scan.units import Units
-from raymia.urls import without_secrets
+from raymia.urls import public, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def run_scan(job: Job, console: Console, load: LoadScorer = load_scorer) -> Coun
 
     Raises:
         ConfigError: the job cannot be run as it is; nothing was started.
-        RaymiaError: the scan failed; what was committed is kept.
+        RaymiaError: the scan failed; what was committed is kept. A `LostLeaseError` where another scan has taken the run over.
     """
     control = job.control()
     prepared = [_prepare(part) for part in ([job] if control is None else [job, control])]
@@ -87,7 +87,7 @@ def _scan_all(prepared: Sequence[Prepared], console: Console, load: LoadScorer) 
     with on_ray("scan", pool.replicas or pool.max_replicas or 1):
         counts = _scan(prepared[0], console, load)
         for part in prepared[1:]:
-            log.info("scanning the control model %s", part.plan.job.subject)
+            log.info("scanning the control model %s", public(part.plan.job.subject))
             _scan(part, console, load)
     return counts
 

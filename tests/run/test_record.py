@@ -89,6 +89,28 @@ def test_a_resume_across_formats_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_a_run_from_before_a_field_existed_is_resumed_where_the_field_has_its_default(
+    tmp_path: Path, tiny: Path, write_tar: Callable[..., Path]
+) -> None:
+    write_tar("m0.tar", good_members(1))
+    write_tar("n0.tar", good_members(1, start=9))
+    plan = make_plan(make_job(tmp_path, tiny, "before"))
+    ledger = Ledger(str(tmp_path / "before"))
+    record = scan_record(**plan.identity).model_dump(mode="json")
+    for place, name in ((record["job"], "access"), (record["job"], "caption_source"), (record["job"]["replica"], "timesteps")):
+        del place[name]
+    del record["job"]["attacks"]["loss"]["noise"]
+    ledger.write_text("run.json", json.dumps(record))
+    assert require_same(ledger, plan) is not None
+    other = make_plan(make_job(tmp_path, tiny, "before", access="grey"))
+    with pytest.raises(ConfigError, match=r"job\.access: 'white' -> 'grey'"):
+        require_same(ledger, other)
+    record["job"]["was_dropped"] = 3
+    ledger.write_text("run.json", json.dumps(record))
+    with pytest.raises(ConfigError, match=r"job\.was_dropped: 3 -> None"):
+        require_same(ledger, plan)
+
+
 def test_a_later_format_a_damaged_file_and_a_missing_field_are_named(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path))
     for content, message in (
