@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
-import re
 import stat
 from collections import deque
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from raymia.data.droppings import FILES, FOLDERS, PREFIXES
 from raymia.data.unreadable import UnreadableError, ask
 from raymia.errors import ConfigError
 from raymia.urls import public
@@ -21,13 +21,10 @@ from raymia.urls import public
 PLAN_FILE = "pack.json"
 """What a data set is packed from, so that two are not mixed in one folder."""
 SHARDS_FOLDER = "shards"
-DROPPINGS = re.compile(
-    r"\._.*|\.DS_Store|\.localized|Icon\r|Thumbs\.db|ehthumbs(_vista)?\.db|desktop\.ini|\.directory|\.nomedia|\.picasa\.ini"
-    r"|__MACOSX|\.Spotlight-V100|\.fseventsd|\.TemporaryItems|\.AppleDouble|\.Trashes|\.Trash-.*|\$RECYCLE\.BIN|#recycle|@eaDir"
-    r"|System Volume Information|lost\+found|\.thumbnails|\.ipynb_checkpoints|\.cache|\.git|\.svn",
-    re.IGNORECASE | re.DOTALL,
-)
-"""Names of files and folders that systems and programs leave among a person's own; such a folder is passed over whole."""
+PROGRAMS_FOLDERS = frozenset({".git", ".svn", ".cache", ".ipynb_checkpoints", ".thumbnails"})
+PROGRAMS_FILES = frozenset({".nomedia", ".picasa.ini"})
+TRASH = ".trash-"
+"""What the names of folders of thrown away files begin with, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ def _elsewhere(source: str) -> Listing:
         raise _no_folder(source)
     start = len(root.rstrip("/")) + 1
     names = [str(path)[start:] for path in paths]
-    droppings = {name for name in names if any(DROPPINGS.fullmatch(part) for part in name.split("/"))}
+    droppings = {name for name in names if _is_left(name)}
     return Listing([name for name in names if name not in droppings], [_dropping(name) for name in droppings])
 
 
@@ -159,11 +156,12 @@ class _Walk:
     def _enter(self, prefix: str, entries: list[os.DirEntry[str]]) -> None:
         for entry in entries:
             name = prefix + entry.name
-            if DROPPINGS.fullmatch(entry.name):
-                self.listing.dropped.append(_dropping(f"{name}/" if entry.is_dir(follow_symlinks=False) else name))
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if _is_left_folder(entry.name) if is_folder else _is_left_file(entry.name):
+                self.listing.dropped.append(_dropping(f"{name}/" if is_folder else name))
                 continue
             try:
-                if entry.is_dir(follow_symlinks=False):
+                if is_folder:
                     self._folders.append(name)
                     continue
                 mode = entry.stat().st_mode
@@ -196,6 +194,22 @@ def irregular(path: str) -> str | None:
     except (OSError, ValueError):
         return None
     return None if stat.S_ISREG(mode) else _kind(mode)
+
+
+def _is_left(name: str) -> bool:
+    *folders, base = name.split("/")
+    return _is_left_file(base) or any(_is_left_folder(folder) for folder in folders)
+
+
+def _is_left_file(base: str) -> bool:
+    """Whether a file is none that somebody meant to be there, by its name."""
+    small = base.lower()
+    return small in FILES or small in PROGRAMS_FILES or small.startswith(PREFIXES)
+
+
+def _is_left_folder(base: str) -> bool:
+    small = base.lower()
+    return small in FOLDERS or small in PROGRAMS_FOLDERS or small.startswith(TRASH)
 
 
 def _dropping(name: str) -> Dropped:

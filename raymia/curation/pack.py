@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 from rich.console import Console
 
-from raymia.curation.attrition import ATTRITION_SCHEMA, Attrition, analyse, remarks
+from raymia.curation.attrition import ATTRITION_SCHEMA, LISTED, Attrition, analyse, remarks
 from raymia.curation.derive import output_folder, write_manifest
 from raymia.curation.fetch import fetch
 from raymia.curation.folders import PLAN_FILE, SHARDS_FOLDER
@@ -151,7 +151,7 @@ def pack_part(part: Part, out: str, max_pixels: int) -> int:
         row |= {"split": part.split, "shard": _shard_name(part)}
     table = pa.Table.from_pylist(rows, schema=ATTRITION_SCHEMA)
     storage.write_table(_done_name(part), table.replace_schema_metadata({PACKED: json.dumps(shard)}))
-    return len(rows)
+    return sum(row.get("stage") != LISTED for row in rows)
 
 
 def _write_shard(stream: BinaryIO, packed: Iterator[Packed]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-from raymia.curation.attrition import fetch_reason
+from raymia.curation.attrition import LISTED, fetch_reason
 from raymia.curation.folders import irregular, printable
 from raymia.curation.listed import IMAGE_COLUMN
 from raymia.curation.names import fit_keys
@@ -23,6 +23,8 @@ from raymia.data.tar import Fault, RawSample, ShardEnd
 from raymia.errors import ConfigError, first_line
 from raymia.urls import public
 
+MAX_IMAGE_BYTES = ReadLimits().max_image_bytes
+"""A larger image is not read, in a tar or out of it."""
 CHECKED_PX = 64
 """Images are decoded whole and reduced to this side, to see that they can be."""
 
@@ -86,7 +88,10 @@ def shard_samples(part: ShardPart, spool: IO[bytes], rows: list[Row], max_pixels
     for item in part.reader.read():
         if isinstance(item, ShardEnd):
             if item.fault is not None:
-                tar.more.append({"source": public(part.reader.shard.url)} | lost("read", item.fault))
+                tar.more.append({"source": named(part.reader.shard.url)} | lost("read", item.fault))
+            if item.skipped:
+                left = Fault("dropping", f"{item.skipped} files left there by a system or a program")
+                tar.more.append({"source": named(part.reader.shard.url)} | lost(LISTED, left))
             continue
         tar.take(item, attempted.get(item.key, {}).get("url") or item.key, spool, max_pixels)
     gone = Fault("not_in_tar", "img2dataset lists it as fetched, but it is not in the tar")

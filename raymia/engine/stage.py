@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import ray
@@ -47,11 +48,11 @@ def run_parts(
         shared_work = ray.put(work)
         at_once = max(1, int(ray.cluster_resources().get("CPU", 1.0) / cpus)) + WAITING_PARTS
         waiting = iter(parts)
-        running = [task.remote(shared_work, part) for part, _ in zip(waiting, range(at_once), strict=False)]
+        running = [task.remote(shared_work, part) for part in islice(waiting, at_once)]
         while running:
             (ready,), running = ray.wait(running, num_returns=1)
             result: R = ray.get(ready)
-            running += [task.remote(shared_work, part) for part, _ in zip(waiting, range(1), strict=False)]
+            running += [task.remote(shared_work, part) for part in islice(waiting, 1)]
             progress.part(size(result))
             results.append(result)
     return results

@@ -60,10 +60,10 @@ def captions(source: Path, out: Path) -> dict[str, tuple[str, str | None]]:
         ({"json": b'{"caption": "half \\ud83d here"}'}, "half ? here", "caption_not_utf8"),
         ({"json": b"{broken"}, "", "caption_unreadable,no_caption"),
         ({"json": b"[" * 100_000}, "", "caption_unreadable,no_caption"),
-        ({"json": b'["a list"]'}, "", "no_caption"),
-        ({"json": b'\xef\xbb\xbf{"caption": "marked"}'}, "marked", ""),
-        ({"txt": b"\xef\xbb\xbfmarked"}, "marked", ""),
-        ({"txt": "wide".encode("utf-16")}, "wide", "caption_not_utf8"),
+        ({"json": b'["a list"]'}, "", "caption_unreadable,no_caption"),
+        ({"json": b'\xef\xbb\xbf{"caption": "marked"}'}, "marked", "caption_cleaned"),
+        ({"txt": b"\xef\xbb\xbfmarked"}, "marked", "caption_cleaned"),
+        ({"txt": "wide".encode("utf-16")}, "wide", "caption_cleaned,caption_not_utf8"),
         ({"txt": b"caf\xe9"}, "caf\ufffd", "caption_not_utf8"),
         ({"txt": b" \n", "json": b'{"caption": "of the json"}'}, "of the json", ""),
         ({"txt": b"of the text", "json": b"{broken"}, "of the text", ""),
@@ -151,6 +151,20 @@ def test_a_sample_that_repeats_a_key_of_a_tar_has_a_row_too(tmp_path: Path) -> N
     assert (sample.key, sample.caption) == ("a", "one")
     assert [(row["key"], row["stage"]) for row in rows] == [("a", None), ("a", "read"), ("b", "decode"), ("c", "read")]
     assert [row["reason"] for row in rows if row["stage"] == "read"] == ["duplicate_key", "no_image"]
+
+
+def test_what_a_system_left_in_a_tar_is_passed_over_with_a_count(tmp_path: Path) -> None:
+    members = [("._a.jpg", b"x"), ("a.jpg", IMAGE), ("._a.txt", b"x"), ("a.txt", b"one"), ("__MACOSX/._a.jpg", b"x")]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    (part,) = find_parts("members", str(tmp_path), None, 10)
+    assert not isinstance(part, DroppedPart)
+    assert pack_part(part, str(tmp_path / "out"), MAX_PIXELS) == 1
+    rows = pq.read_table(tmp_path / "out" / "attrition" / "members-00000.parquet").to_pylist()
+    assert [(row["source"], row["stage"], row["reason"]) for row in rows] == [
+        (f"{tmp_path}/x.tar", "list", "dropping"),
+        ("a", None, None),
+    ]
+    assert str(rows[0]["detail"]).startswith("3 files")
 
 
 def test_flags_of_a_tar_and_of_what_follows_where_it_breaks_off_reach_the_table(tmp_path: Path) -> None:
