@@ -28,6 +28,7 @@ from raymia.report.tables import tables
 from raymia.report.thumbnails import Identity, thumbnails
 from raymia.run.ledger import Ledger
 from raymia.run.record import ScanRecord
+from raymia.spreadsheet import csv_text
 
 REPORT = "report"
 REPORT_FILE = f"{REPORT}/index.html"
@@ -63,7 +64,7 @@ def write_report(ledger: Ledger, evaluation: Evaluation) -> str:
     ledger.write_text(REPORT_FILE, render(evaluation, figures))
     write_figures(ledger, f"{REPORT}/figures", figures)
     for name, table in tables(evaluation.metrics).items():
-        ledger.write_text(f"{REPORT}/tables/{name}.csv", table.to_csv(index=False))
+        ledger.write_text(f"{REPORT}/tables/{name}.csv", csv_text(table))
     scores = evaluation.table
     if "probability" in scores:
         columns = [name for name in ("split", "shard", "key", "member", "probability") if name in scores]

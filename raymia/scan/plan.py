@@ -162,7 +162,7 @@ def _with_defaults(before: ScanRecord, job: Job) -> dict[str, Any]:
     now = job.model_dump(mode="json")
     # A record says of a model that it is no service, which no job says.
     replica = {name: value for name, value in recorded["replica"].items() if value is not None or name in now["replica"]}
-    free = {name: now[name] for name in FREE_TO_CHANGE}
+    free = {name: now[name] for name in FREE_TO_CHANGE if name in now}
     try:
         made = Job.model_validate({**recorded, "replica": replica, **free})
     except (ValueError, ConfigError):
