@@ -18,8 +18,8 @@ FOLDERS = frozenset(
 """Names of folders in lower case, in which all is left out."""
 NUMBERED = re.compile(r"paxheaders\.\d+")
 """Folders of PAX headers as files, which tars written by one tool and unpacked by another hold."""
-INTERNAL = re.compile(r"__[^/]*__($|/)")
-"""Names that WebDataset passes over."""
+INTERNAL = re.compile(r"__.*__")
+"""Names of files that WebDataset keeps for itself."""
 
 
 def is_dropping(name: str) -> bool:
@@ -28,9 +28,7 @@ def is_dropping(name: str) -> bool:
     Args:
         name: path of the file in its tar or folder, with slashes.
     """
-    if INTERNAL.match(name):
-        return True
     *folders, base = name.lower().split("/")
-    if base in FILES or base.startswith(PREFIXES) or (base.startswith("__") and base.endswith("__")):
+    if base in FILES or base.startswith(PREFIXES) or INTERNAL.fullmatch(base):
         return True
     return any(folder in FOLDERS or NUMBERED.fullmatch(folder) for folder in folders)

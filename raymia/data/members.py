@@ -140,7 +140,6 @@ class TarStream:
             count += 1
             if count > self._limits.max_members:
                 raise BrokenTarError("oversized_shard", f"it has more than {self._limits.max_members} members")
-            self.reached = max(self.reached, member.offset)
             yield member
             offset = member.following
 
@@ -293,6 +292,7 @@ class TarStream:
             what = f"{type(error).__name__}: {public(first_line(error))}"
             raise BrokenTarError("unreadable_shard", f"{what}; readable up to byte {self.reached}") from error
         self._position = offset + len(content)
+        self.reached = max(self.reached, self._position)
         return content
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raymia.errors import first_line
+
+# What Pillow logs of damaged files comes back as an error too, and need not be printed where nobody asked for logs.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class ImageError(Exception):

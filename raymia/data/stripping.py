@@ -20,6 +20,8 @@ MAX_PARTS = 2**18
 """A file of more chunks, segments, blocks, strips or tiles than any picture needs is refused."""
 MAX_SCANS = 200
 """A JPEG of more passes over its picture is refused; each costs time that does not depend on its length. Some ten are usual."""
+JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""A marker among a picture's coded data, but for those that may stand anywhere in them."""
 TIFF_PIXEL_TAGS = frozenset(
     {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338, 339, 347}
     | {*range(512, 522), 529, 530, 532}
@@ -110,7 +112,7 @@ def strip_jpeg(content: bytes) -> Stripped:
         if not _is_jpeg_metadata(marker, data):
             kept.append(content[position:end])
         position = end
-    if content.count(b"\xff\xda", position) > MAX_SCANS:
+    if _scans(content, position) > MAX_SCANS:
         raise _damaged(f"more than {MAX_SCANS} scans")
     return Stripped(b"".join([*kept, content[position:]]), exif, xmp)
 
@@ -237,6 +239,21 @@ def _raw_profile(text: bytes) -> bytes:
         return bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:])).removeprefix(b"Exif\0\0")
     except ValueError:
         return b""
+
+
+def _scans(content: bytes, position: int) -> int:
+    """Passes over a JPEG file's first picture, counted no further than is needed; what follows its end may be anything."""
+    scans, parts = 0, 0
+    while scans <= MAX_SCANS and (found := JPEG_MARKER.search(content, position)):
+        position, marker = found.end(), found[0][1]
+        if marker == 0xD9:
+            break
+        scans += marker == 0xDA
+        parts += 1
+        _bound(parts, "segments")
+        if marker not in (0x01, 0xD8):
+            position += int.from_bytes(content[position : position + 2])
+    return scans
 
 
 def _is_jpeg_metadata(marker: int, data: bytes) -> bool:

@@ -210,8 +210,6 @@ class _TarReader:
             except BrokenTarError as error:
                 self._break_off(error)
                 sample.fault = sample.fault or _broken_off(self._fault)
-                return
-        self._tar.reached = max(self._tar.reached, placed.member.content + placed.member.size)
 
     def _read(self, sample: _Sample, extension: str, member: Member) -> None:
         if extension in EXTENSIONS:

@@ -113,6 +113,12 @@ def test_a_jpeg_of_endless_passes_is_refused() -> None:
     assert "scans" in refusal(content[:-2] + 300 * last + b"\xff\xd9").detail
 
 
+def test_a_film_behind_a_picture_as_phones_write_it_is_nothing_to_it() -> None:
+    content = encode(noise(), "JPEG", progressive=True)
+    film = random.Random(1).randbytes(10_000) + 1000 * b"\xff\xda\0\x08film"  # noqa: S311 - any bytes do
+    assert np.array_equal(shown(content + film), shown(content))
+
+
 LARGE = zlib.compress(bytes(2**21))
 TEXTS = {
     "iCCP": b"icc\0\0" + LARGE,
