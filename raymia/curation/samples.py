@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-import pyarrow.parquet as pq
-
 from raymia.curation.attrition import LISTED, fetch_reason
 from raymia.curation.folders import irregular, printable
 from raymia.curation.listed import IMAGE_COLUMN
@@ -17,14 +15,15 @@ from raymia.data.captions import CAPTION_UNREADABLE, MAX_TEXT_BYTES, Caption, ca
 from raymia.data.delimited import TableError
 from raymia.data.images import ImageError, decode_image
 from raymia.data.members import ReadLimits
-from raymia.data.remote import UnreadableError, open_file, read_file
-from raymia.data.tables import parquet_rows
+from raymia.data.remote import UnreadableError, read_file
+from raymia.data.tables import parquet_rows, read_schema, read_table
 from raymia.data.tar import Fault, RawSample, ShardEnd
-from raymia.errors import ConfigError, first_line
+from raymia.errors import ConfigError
 from raymia.urls import public
 
 MAX_IMAGE_BYTES = ReadLimits().max_image_bytes
 """A larger image is not read, in a tar or out of it."""
+FETCHED_COLUMNS = ("key", "url", "status", "error_message")
 CHECKED_PX = 64
 """Images are decoded whole and reduced to this side, to see that they can be."""
 
@@ -83,8 +82,12 @@ def shard_samples(part: ShardPart, spool: IO[bytes], rows: list[Row], max_pixels
         rows: what became of each image that was attempted is added.
         max_pixels: an image whose header announces more is not packed.
     """
-    attempted = {} if part.table is None else _img2dataset_rows(part.table, part.reader.shard.url)
+    known = {} if part.table is None else _img2dataset_rows(part.table)
+    attempted = known or {}
     tar = _Tar(_not_fetched(attempted))
+    if known is None:
+        other = Fault("other_table", f"lacks img2dataset's columns {', '.join(FETCHED_COLUMNS)}")
+        tar.more.append({"source": named(str(part.table))} | lost(LISTED, other))
     for item in part.reader.read():
         if isinstance(item, ShardEnd):
             if item.fault is not None:
@@ -96,7 +99,7 @@ def shard_samples(part: ShardPart, spool: IO[bytes], rows: list[Row], max_pixels
         tar.take(item, attempted.get(item.key, {}).get("url") or item.key, spool, max_pixels)
     gone = Fault("not_in_tar", "img2dataset lists it as fetched, but it is not in the tar")
     for key in attempted.keys() - tar.outcomes.keys():
-        tar.outcomes[key] = {"key": key, "source": named(attempted[key]["url"])} | lost("read", gone)
+        tar.outcomes[key] = {"key": key, "source": named(attempted[key]["url"] or key)} | lost("read", gone)
     names = fit_keys(tar.outcomes.keys())
     for row in (*tar.outcomes.values(), *tar.more):
         if "key" in row:
@@ -158,26 +161,28 @@ def _joined(flags: tuple[str, ...]) -> str:
 
 def _not_fetched(attempted: dict[str, Row]) -> dict[str, Row]:
     """Rows of the images that img2dataset could not fetch, by key."""
-    return {
-        key: {"key": key, "source": named(entry["url"]), "stage": "fetch", "reason": fetch_reason(entry["error_message"])}
-        | {"detail": None if entry["error_message"] is None else named(entry["error_message"])}
-        for key, entry in attempted.items()
-        if entry["status"] != "success"
-    }
+    rows: dict[str, Row] = {}
+    for key, entry in attempted.items():
+        if entry["status"] != "success":
+            fault = Fault(fetch_reason(entry["error_message"]), entry["error_message"] or "")
+            rows[key] = {"key": key, "source": named(entry["url"] or key)} | lost("fetch", fault)
+    return rows
 
 
-def _img2dataset_rows(table: str, shard: str) -> dict[str, Row]:
-    """What img2dataset attempted for a shard, by key."""
-    failure: object = None
+def _img2dataset_rows(table: str) -> dict[str, Row] | None:
+    """What img2dataset attempted for a shard, by key; none where the table beside the shard is another's.
+
+    Raises:
+        ConfigError: the table cannot be read.
+    """
     try:
-        with open_file(table) as stream:
-            rows = pq.read_table(stream, columns=["key", "url", "status", "error_message"]).to_pylist()
-            return {str(row["key"]): row for row in rows}
-    except Exception as error:  # noqa: BLE001 - what a damaged file makes pyarrow raise is anybody's guess
-        failure = first_line(error)
-    raise ConfigError(
-        f"{public(table)}: not img2dataset's table beside {public(shard)} ({failure}); move it away, or fetch again"
-    )
+        if not {*FETCHED_COLUMNS} <= {*read_schema(table, "table").names}:
+            return None
+        rows = read_table(table, FETCHED_COLUMNS, "table", others=False)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; move it away from its shard, or fetch again") from error
+    whole = rows.astype(object).where(rows.notna(), None)
+    return {row["key"]: {str(name): value for name, value in row.items()} for row in whole.to_dict("records")}
 
 
 def _checked(content: bytes, row: Row, max_pixels: int) -> str | None:

@@ -22,6 +22,7 @@ from raymia.curation.pack import pack_part
 from raymia.curation.parts import DroppedPart, FilePart
 from raymia.data.images import MAX_PIXELS
 from raymia.data.tar import RawSample, read_shard
+from raymia.errors import ConfigError
 from tests.conftest import image_bytes, tar_bytes
 
 IMAGE = image_bytes(1)
@@ -249,16 +250,35 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_a_table_beside_a_tar_that_is_not_img2datasets_is_told_and_one_that_is_damaged_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_bytes([("0.jpg", IMAGE), ("0.txt", b"x")]))
+    pd.DataFrame({"uid": ["0"], "url": ["http://h/0"]}).to_parquet(tmp_path / "x.parquet")
+    (part,) = find_parts("members", str(tmp_path), None, 10)
+    assert not isinstance(part, DroppedPart)
+    assert pack_part(part, str(tmp_path / "out"), MAX_PIXELS) == 1
+    rows = pq.read_table(tmp_path / "out" / "attrition" / "members-00000.parquet").to_pylist()
+    assert [(row["source"], row["stage"], row["reason"]) for row in rows] == [
+        (f"{tmp_path}/x.parquet", "list", "other_table"),
+        ("0", None, None),
+    ]
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(
+        ConfigError, match=rf"{tmp_path}/x.parquet: is not Parquet.*; move it away from its shard, or fetch again"
+    ):
+        pack_part(part, str(tmp_path / "out"), MAX_PIXELS)
+
+
 def test_the_source_of_an_image_in_a_shard_is_the_one_in_the_table_without_secrets(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "00000.tar").write_bytes(tar_bytes([("0.jpg", IMAGE), ("0.txt", b"x")]))
     url = "https://user:p@ss/word@host/a.jpg?sig=secret#secret"
-    rows = {"key": ["0", "1"], "url": [url, url], "status": ["success", "failed_to_download"]}
-    pq.write_table(pa.table(rows | {"error_message": [None, f"timed out: {url}"]}), tmp_path / "in" / "00000.parquet")
+    rows = {"key": ["0", "1", "2"], "url": [url, url, None], "status": ["success", "failed_to_download", None]}
+    pq.write_table(pa.table(rows | {"error_message": [None, f"timed out: {url}", None]}), tmp_path / "in" / "00000.parquet")
     found, _ = packed(tmp_path / "in", tmp_path / "out")
     assert [(row["source"], row["detail"]) for row in found] == [
         ("https://host/a.jpg", None),
         ("https://host/a.jpg", "timed out: https://host/a.jpg"),
+        ("2", ""),
     ]
     shard = (tmp_path / "out" / "shards" / "members-00000.tar").read_bytes()
     facts = json.loads(shard[shard.index(b'{"caption"') : shard.index(b"}", shard.index(b'{"caption"')) + 1])
