@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
 
 from raymia.attacks.base import ATTACKS, Access, Attack, Evaluations, Need
 from raymia.data.images import MAX_PIXELS
+from raymia.data.tar import MAX_IMAGE_BYTES, MAX_TEXT_BYTES
+from raymia.documents import DocumentError, parse_yaml, read_document
 from raymia.errors import ConfigError, describe_validation
 from raymia.replica.schedule import Naming
 from raymia.run.record import CONTROL
@@ -17,17 +29,48 @@ from raymia.services.protocol import SERVICES, Service
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 CaptionSource = Literal["own", "shuffled", "empty"]
+MOST = 2**31 - 1
+"""No count of a job is larger."""
+VARIANT = re.compile(r"[A-Za-z0-9_.=+-]+")
+"""What may stand behind an attack's colon: signals, columns and files are named by it."""
+
+
+def _printable(text: str) -> str:
+    """Refuse a name with control characters, and an empty one: no file, URL or model has such a name."""
+    if not text.strip():
+        raise ValueError("expected a name")
+    if any(not character.isprintable() for character in text):
+        raise ValueError("expected a name without control characters")
+    return text
+
+
+Place = Annotated[str, AfterValidator(_printable)]
+"""A path, a URL or a name."""
+
+
+def _no_booleans(kind: type[BaseModel], values: object) -> object:
+    """Refuse `true` where a number is expected, which pydantic takes for 1."""
+    for name, value in values.items() if isinstance(values, dict) else ():
+        field = kind.model_fields.get(name)
+        if isinstance(value, bool) and field is not None and "bool" not in str(field.annotation):
+            raise ValueError(f"{name}: expected no {str(value).lower()}")
+    return values
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, values: object) -> object:
+        return _no_booleans(cls, values)
+
 
 class ReplicaConfig(_Section):
     """The attacked model and how it is run."""
 
-    model: str = Field(description="A folder in diffusers' layout or its fsspec URL, a hub id, `testbed`, or `testbed-tiny`.")
-    revision: str | None = Field(None, description="Revision of a hub id; none for the newest.")
+    model: Place = Field(description="A folder in diffusers' layout or its fsspec URL, a hub id, `testbed`, or `testbed-tiny`.")
+    revision: Place | None = Field(None, description="Revision of a hub id; none for the newest.")
     dtype: Dtype = Field(
         "auto",
         description="Of denoiser and text encoders; `auto` is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is faster "
@@ -37,6 +80,7 @@ class ReplicaConfig(_Section):
     denoiser_batch: int | None = Field(
         None,
         ge=1,
+        le=MOST,
         description="Images in one call of the denoiser; by default as many as keep the device busy and fit its memory.",
     )
     timesteps: Naming = Field(
@@ -55,14 +99,16 @@ class PoolConfig(_Section):
     """The replicas and what each is given."""
 
     replicas: int | None = Field(
-        None, ge=1, description="Fixed number of replicas; by default one per GPU, or one per two CPUs."
+        None, ge=1, le=MOST, description="Fixed number of replicas; by default one per GPU, or one per two CPUs."
     )
-    min_replicas: int | None = Field(None, ge=1, description="With max_replicas: an elastic pool, instead of `replicas`.")
-    max_replicas: int | None = Field(None, ge=1)
+    min_replicas: int | None = Field(
+        None, ge=1, le=MOST, description="With max_replicas: an elastic pool, instead of `replicas`."
+    )
+    max_replicas: int | None = Field(None, ge=1, le=MOST)
     initial_replicas: int | None = Field(
-        None, ge=1, description="Size that an elastic pool asks for at once; max_replicas if unset."
+        None, ge=1, le=MOST, description="Size that an elastic pool asks for at once; max_replicas if unset."
     )
-    gpus_per_replica: float | None = Field(None, ge=0, description="By default 1 where the cluster has GPUs, else 0.")
+    gpus_per_replica: float | None = Field(None, ge=0, le=MOST, description="By default 1 where the cluster has GPUs, else 0.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where replicas compute; `auto` is the GPU where they are given one."
     )
@@ -71,7 +117,9 @@ class PoolConfig(_Section):
         description="Labels of the nodes that replicas may run on, such as {ray.io/accelerator-type: in(L4, A10G)}; by default "
         "any with room.",
     )
-    batch_size: int = Field(16, ge=1, description="Samples in front of a replica at once; unit_size should be a multiple.")
+    batch_size: int = Field(
+        16, ge=1, le=MOST, description="Samples in front of a replica at once; unit_size should be a multiple."
+    )
 
     @model_validator(mode="after")
     def _fixed_or_elastic(self) -> PoolConfig:
@@ -91,9 +139,42 @@ class LpipsConfig(_Section):
     """The perceptual distance of attacks that compare by LPIPS."""
 
     net: Literal["alex", "vgg", "squeeze"] = Field("alex", description="Architecture of the trunk.")
-    trunk: str = Field(
+    trunk: Place = Field(
         "torchvision", description="ImageNet weights of the trunk: `torchvision` fetches them; or a safetensors file of them."
     )
+
+
+class LimitsConfig(_Section):
+    """What may be read of what others made, and how long for: no shard, manifest or server takes more than this.
+
+    The first four decide what becomes of a sample, so that a run is resumed with the values that it began with.
+    """
+
+    max_image_bytes: int = Field(
+        MAX_IMAGE_BYTES, ge=1, le=2**40, description="Images whose file is larger are quarantined unread."
+    )
+    max_text_bytes: int = Field(
+        MAX_TEXT_BYTES, ge=1, le=2**40, description="Captions and other text beside an image that are larger are not read."
+    )
+    max_shard_bytes: int = Field(
+        2**40,
+        ge=1,
+        le=2**50,
+        description="Bytes that are read of a shard; what is behind them is quarantined as its rest.",
+    )
+    max_members: int = Field(
+        10_000_000,
+        ge=1,
+        le=MOST,
+        description="Files that are read of a shard; what is behind them is quarantined as its rest.",
+    )
+    max_shards: int = Field(
+        1_000_000, ge=1, le=MOST, description="Shards that a manifest's patterns may expand to; a job with more is refused."
+    )
+    read_timeout_s: float = Field(
+        60.0, gt=0, le=86_400, description="How long storage elsewhere may keep a read waiting before it is tried again."
+    )
+    attempts: int = Field(6, ge=1, le=100, description="How often a read from elsewhere is tried, waiting longer each time.")
 
 
 def _attacks(value: object) -> dict[str, Attack]:
@@ -110,12 +191,16 @@ def _attacks(value: object) -> dict[str, Attack]:
             kind = ATTACKS.get(name)
         except ConfigError as error:
             raise ConfigError(f"`attacks.{key}`: {error}; `raymia attacks` lists them") from error
-        if colon and not variant:
-            raise ConfigError(f"`attacks.{key}`: expected a name behind the colon, such as {name}:few_draws")
+        if colon and not VARIANT.fullmatch(variant):
+            raise ConfigError(
+                f"`attacks.{key}`: expected a name behind the colon, of letters, digits and _.=+-, such as {name}:few_draws"
+            )
         try:
-            attacks[key] = kind.model_validate(parameters or {})
+            attacks[key] = kind.model_validate(_no_booleans(kind, parameters or {}))
         except ValidationError as error:
             raise ConfigError(f"attacks.{key}: {describe_validation(error, kind)}") from error
+        except ValueError as error:
+            raise ConfigError(f"attacks.{key}: {error}") from error
     return attacks
 
 
@@ -138,7 +223,7 @@ def _replica(value: object) -> object:
 class Job(_Section):
     """One scan: manifest x replica x attacks to a run directory."""
 
-    manifest: str = Field(description="Path or fsspec URL of a manifest, or `testbed`.")
+    manifest: Place = Field(description="Path or fsspec URL of a manifest, or `testbed`.")
     replica: Annotated[ReplicaConfig | SerializeAsAny[Service], BeforeValidator(_replica)] = Field(
         description="The attacked model; or `service` with the service's own options, to attack one that offers images alone."
     )
@@ -151,15 +236,15 @@ class Job(_Section):
         description="What the model is told about an image: its own caption; as controls, the caption of another image of its "
         "shard, or none.",
     )
-    control_model: str | None = Field(
+    control_model: Place | None = Field(
         None,
         description="A model that cannot have seen any of the samples, scanned with the same attacks into RUN/control: what it "
         "tells apart is no memory.",
     )
-    clip: str | None = Field(
+    clip: Place | None = Field(
         None, description="CLIP for attacks that compare embeddings: a folder, ARCHITECTURE/TAG of open_clip, or `testbed`."
     )
-    latent_cache: str | None = Field(
+    latent_cache: Place | None = Field(
         None,
         description="Folder or fsspec URL where latents are kept: a later scan of the same images with another checkpoint, but "
         "the same autoencoder, resolution and batch_size, takes them from there instead of decoding and encoding.",
@@ -169,10 +254,13 @@ class Job(_Section):
         "white", description="What the attacker can do; attacks that need more are refused."
     )
     pool: PoolConfig = PoolConfig()
-    unit_size: int = Field(256, ge=1, description="Samples per unit: the grain of commit and resume.")
-    seed: int = Field(0, ge=0, description="From which all noise follows, with a sample's key.")
-    run: str = Field(description="Run directory; by default runs/ and the job file's name.")
-    max_pixels: int = Field(MAX_PIXELS, ge=1, description="Images whose header announces more are quarantined undecoded.")
+    unit_size: int = Field(256, ge=1, le=MOST, description="Samples per unit: the grain of commit and resume.")
+    seed: int = Field(0, ge=0, lt=2**63, description="From which all noise follows, with a sample's key.")
+    run: Place = Field(description="Run directory; by default runs/ and the job file's name.")
+    max_pixels: int = Field(
+        MAX_PIXELS, ge=1, le=2**40, description="Images whose header announces more are quarantined undecoded."
+    )
+    limits: LimitsConfig = Field(LimitsConfig(), description="What may be read of what others made, and how long for.")
     labels_do_not_hold: bool = Field(
         False, description="Scan although the manifest's labels were not made for this model; the report says so."
     )
@@ -216,6 +304,10 @@ class Job(_Section):
         """What is attacked, in a word."""
         return f"service {self.replica.service}" if isinstance(self.replica, Service) else self.replica.model
 
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the job that it was begun with: all but `FREE_TO_CHANGE`, JSON-like."""
+        return without_free(self.model_dump(mode="json"))
+
     def needs(self) -> frozenset[Need]:
         """Models beside the attacked one that the attacks compare with."""
         return frozenset(need for attack in self.attacks.values() for need in attack.needs())
@@ -244,7 +336,17 @@ def _require_possible(name: str, attack: Attack, service: Service) -> None:
         raise ConfigError(f"attacks.{name}: evaluates the model itself; service {service.service} offers images alone")
 
 
-FREE_TO_CHANGE = ("run", "pool", "max_quarantined_fraction", "control_model", "labels_do_not_hold", "latent_cache")
+FREE_TO_CHANGE = (
+    "run",
+    "pool",
+    "max_quarantined_fraction",
+    "control_model",
+    "labels_do_not_hold",
+    "latent_cache",
+    "limits.max_shards",
+    "limits.read_timeout_s",
+    "limits.attempts",
+)
 """Fields that change no score, so that a run may be resumed with other values."""
 
 
@@ -268,11 +370,11 @@ def load_job(path: Path, overrides: list[str] | None = None, run: str | None = N
 def read_job(path: Path, overrides: list[str] | None, run: str | None) -> dict[str, Any]:
     """The contents of a job file before they are validated; see `load_job`."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = parse_yaml(read_document(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a job file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except DocumentError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a map with `manifest`, `replica` and `attacks`")
     for override in overrides or []:
@@ -302,9 +404,9 @@ def _override(content: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise ConfigError(f"--set {override}: expected FIELD=VALUE, such as pool.batch_size=8")
     try:
-        set_field(content, path, yaml.safe_load(value))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
+        set_field(content, path, parse_yaml(value))
+    except DocumentError as error:
+        raise ConfigError(f"--set {override}: {error}") from error
 
 
 def set_field(content: dict[str, Any], path: str, value: Any) -> None:
@@ -325,6 +427,38 @@ def set_field(content: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(place, dict):
             raise ConfigError(f"{path}: `{part}` is a value, not a section")
     place[last] = value
+
+
+def without_free(job: dict[str, Any]) -> dict[str, Any]:
+    """A dumped job without the fields of `FREE_TO_CHANGE`, as far as it has them."""
+    content = copy.deepcopy(job)
+    for field in FREE_TO_CHANGE:
+        *parents, last = field.split(".")
+        place: Any = content
+        for parent in parents:
+            place = place.get(parent) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place.pop(last, None)
+    return content
+
+
+def as_it_was_meant(job: dict[str, Any]) -> dict[str, Any]:
+    """A job as an older version of raymia recorded it, with the defaults of fields that did not exist then."""
+    replica = job.get("replica")
+    filled = {**_defaults(Job), **job}
+    # A record says of a model that it is no service, which no job says.
+    if isinstance(replica, dict) and replica.get("service") is None:
+        filled["replica"] = {**_defaults(ReplicaConfig), **{name: replica[name] for name in replica if name != "service"}}
+    try:
+        attacks = {name: attack.model_dump(mode="json") for name, attack in _attacks(job.get("attacks")).items()}
+    except (ConfigError, ValueError):
+        return filled  # an attack that exists no more stays as it was recorded
+    return {**filled, "attacks": attacks}
+
+
+def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    values = {name: field.get_default() for name, field in kind.model_fields.items() if not field.is_required()}
+    return {name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for name, value in values.items()}
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

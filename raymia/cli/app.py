@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from importlib.metadata import version as package_version
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from raymia.cli import logs
+from raymia.cli import logs, stopping
 from raymia.cli.bench import bench_app
 from raymia.cli.console import Exit, Json, err, out
 from raymia.cli.data import data_app
+from raymia.cli.stopping import StoppableGroup, exit_code
 from raymia.cli.testbed import testbed_app
 from raymia.errors import ConfigError, RaymiaError
 from raymia.urls import public
 
+if TYPE_CHECKING:  # doctor needs torch and Ray
+    from raymia.scan.doctor import Check
+
 app = typer.Typer(
+    cls=StoppableGroup,
     help="Was this image in the training set of this diffusion model?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -35,7 +42,7 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        out.print(f"raymia {package_version('raymia')}", highlight=False)
+        out.say(f"raymia {package_version('raymia')}")
         raise typer.Exit
 
 
@@ -88,7 +95,7 @@ def scan(
     from raymia.config import load_job
 
     if control_model is not None:
-        override = [*(override or []), f"control_model={json.dumps(control_model)}"]
+        override = [*(override or []), f"control_model={json.dumps(control_model, ensure_ascii=False)}"]
     if labels_do_not_hold:
         override = [*(override or []), "labels_do_not_hold=true"]
     job = load_job(job_file, override, run)
@@ -116,14 +123,14 @@ def _print_cost(job: Any, as_json: bool) -> None:
     if as_json:
         costs = {"per_image": alone, "apart": apart, "together": together, "samples": samples, "in_total": in_total}
         costs["price"] = total_price
-        out.print_json(json.dumps(costs))
+        out.show_json(costs)
         return
     print_cost(out, job.attacks, apart, together, samples, in_total)
     if total_price is not None:
-        out.print(f"Price of the queries, as the service states it: {total_price:,.2f}", highlight=False)
+        out.say(f"Price of the queries, as the service states it: {total_price:,.2f}")
     if samples is None:
         unknown = ", ".join(split.name for split in plan.manifest.splits if split.samples is None)
-        out.print(f"The manifest announces no number of samples for {unknown}; `raymia data index` counts them.", markup=False)
+        out.say(f"The manifest announces no number of samples for {unknown}; `raymia data index` counts them.")
 
 
 def _scan_and_report(job: Any, report: bool) -> None:
@@ -135,12 +142,11 @@ def _scan_and_report(job: Any, report: bool) -> None:
     if report:
         _evaluate_run(job.run)
     else:
-        out.print(f"Next: raymia evaluate {public(job.run)}", markup=False, highlight=False)
+        out.say(f"Next: raymia evaluate {public(job.run)}")
     if counts.quarantined_fraction > job.max_quarantined_fraction:
-        err.print(
+        err.say(
             f"{counts.quarantined_fraction:.1%} of the samples could not be scored, more than max_quarantined_fraction "
             f"{job.max_quarantined_fraction:.1%}; the reasons stand above",
-            markup=False,
         )
         raise typer.Exit(Exit.OVER_QUARANTINED)
 
@@ -185,10 +191,10 @@ def _evaluate_run(run: str, as_json: bool = False, prior: float = 0.5, calibrate
     evaluation = evaluate_run(ledger, prior=prior, calibrate_on=other)
     page = write_report(ledger, evaluation)
     if as_json:
-        out.print_json(evaluation.metrics.model_dump_json())
+        out.show_json(evaluation.metrics)
         return
     print_metrics(out, evaluation.metrics)
-    out.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+    out.say(f"Report: {page}", whole=True)
 
 
 def _evaluate_blind(source: str, as_json: bool) -> None:
@@ -197,7 +203,7 @@ def _evaluate_blind(source: str, as_json: bool) -> None:
 
     metrics = evaluate_blind(source).metrics
     if as_json:
-        out.print_json(metrics.model_dump_json())
+        out.show_json(metrics)
         return
     print_metrics(out, metrics)
     print_counts(out, metrics.counts)
@@ -238,18 +244,19 @@ def sweep(
         write_report(Ledger(f"{folder}/{cell_run}"), evaluation)
     page = write_sweep_report(Ledger(folder), analysis, job_file.name)
     if as_json:
-        out.print_json(analysis.model_dump_json())
+        out.show_json(analysis)
         return
     print_analysis(out, analysis)
-    out.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
+    out.say(f"Report: {page}", whole=True)
 
 
 @app.command()
 def submit(
     job_file: JobFile,
     address: Annotated[
-        str, typer.Option(envvar="RAY_DASHBOARD_ADDRESS", help="Dashboard of the cluster, such as http://127.0.0.1:8265.")
-    ],
+        str | None,
+        typer.Option(envvar="RAY_DASHBOARD_ADDRESS", help="Dashboard of the cluster, such as http://127.0.0.1:8265."),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show the job's log, and end with the job's own exit code.")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="With --follow: Ctrl-C stops the job too.")] = False,
     override: Overrides = None,
@@ -257,30 +264,54 @@ def submit(
     runtime_env: Annotated[
         Path | None, typer.Option(help="Ray's runtime environment; by default jobs/runtime_env.yaml where it is there.")
     ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Check the job and list the files that would travel; hand nothing in.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --list: print JSON.")] = False,
 ) -> None:
     """Hand a scan to a Ray cluster as a job. The same command hands in the next attempt, which resumes."""
-    from raymia.engine.submission import Cluster
+    from raymia.cli.submit import announce, make_order, show_parcel
+    from raymia.engine.submission import Cluster, load_runtime_env
 
     if cancel and not follow:
         raise ConfigError("--cancel goes with --follow: without it nothing waits for Ctrl-C")
+    if as_json and not listed:
+        raise ConfigError("--json goes with --list")
+    environment, parcel = load_runtime_env(runtime_env)
+    order = make_order(job_file, override or [], run, parcel)
+    if listed:
+        show_parcel(parcel, as_json)
+        return
+    if address is None:
+        raise ConfigError(
+            "--address: give the cluster's dashboard, such as http://127.0.0.1:8265, or set RAY_DASHBOARD_ADDRESS"
+        )
     cluster = Cluster(address)
-    job = cluster.submit(job_file, override or [], run, runtime_env)
+    announce(parcel)
+    job = cluster.submit(order, environment, parcel)
     verb = "is running already" if job.already_running else f"submitted, attempt {job.attempt}"
-    err.print(f"{job.job_id} {verb}", markup=False, highlight=False)
+    err.say(f"{job.job_id} {verb}", whole=True)
     if not follow:
-        hint = f"raymia submit {job_file} --address {address} --follow"
-        err.print(f"Follow it: {hint}", markup=False, highlight=False, soft_wrap=True)
+        err.say(f"Follow it: {_same_command(job_file, cluster.address, override, run, runtime_env)} --follow", whole=True)
         return
     try:
-        code = cluster.follow(job.job_id, lambda text: out.out(text, end="", highlight=False))
+        code = cluster.follow(job.job_id, lambda text: out.print(text.replace("\r", "\n"), end="", soft_wrap=True))
     except KeyboardInterrupt:
-        if not cancel:
-            err.print(f"{job.job_id} goes on; the same command follows it again", markup=False, highlight=False)
-            raise typer.Exit(Exit.DONE) from None
-        cluster.cancel(job.job_id)
-        err.print(f"{job.job_id} is being stopped; what is committed is kept", markup=False, highlight=False)
-        code = Exit.FAILED
+        if cancel:
+            cluster.cancel(job.job_id)
+            err.say(f"{job.job_id} is being stopped; what is committed is kept", whole=True)
+        else:
+            err.say(f"{job.job_id} goes on; the same command follows it again", whole=True)
+        raise typer.Exit(exit_code()) from None
     raise typer.Exit(code)
+
+
+def _same_command(job_file: Path, address: str, override: list[str] | None, run: str | None, runtime_env: Path | None) -> str:
+    """The words that hand in the same job again: without its changes it would be another one."""
+    words = ["raymia", "submit", str(job_file), "--address", address]
+    words += [word for change in override or () for word in ("--set", change)]
+    words += ["--run", run] if run else []
+    return shlex.join([*words, "--runtime-env", str(runtime_env)] if runtime_env else words)
 
 
 @app.command()
@@ -293,7 +324,7 @@ def status(
 
     found = read_status(run)
     if as_json:
-        out.print_json(found.model_dump_json())
+        out.show_json(found)
     else:
         print_status(out, found)
 
@@ -306,25 +337,31 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Look for what keeps a scan from running here, or on a cluster, and say how to mend it."""
-    from pydantic import TypeAdapter
-
     from raymia.cli.printing import print_checks
     from raymia.config import load_job
-    from raymia.scan.doctor import Check, examine
+    from raymia.scan.doctor import examine
 
     job = None if job_file is None else load_job(job_file)
-    if address is None:
-        checks = examine(job, cluster)
-    else:
-        from raymia.engine.submission import Cluster
-
-        checks = TypeAdapter(list[Check]).validate_json(Cluster(address).examine(job_file))
+    checks = examine(job, cluster) if address is None else _examine_there(address, job_file)
     if as_json:
-        out.print_json(json.dumps([check.model_dump() for check in checks]))
+        out.show_json([check.model_dump() for check in checks])
     else:
         print_checks(out, checks)
     if any(check.state == "fault" for check in checks):
         raise typer.Exit(Exit.FAILED)
+
+
+def _examine_there(address: str, job_file: Path | None) -> list[Check]:
+    """The checks of a remote cluster's nodes."""
+    from raymia.cli.submit import announce, travelling
+    from raymia.engine.submission import Cluster, load_runtime_env
+    from raymia.scan.doctor import parse_checks
+
+    environment, parcel = load_runtime_env(None)
+    inside = None if job_file is None else travelling(job_file, parcel)
+    cluster = Cluster(address)
+    announce(parcel)
+    return parse_checks(cluster.examine(inside, environment, parcel), cluster.address)
 
 
 @app.command()
@@ -343,7 +380,7 @@ def audit(
 
     found = audit_sets(suspect, control, Access(access))
     if as_json:
-        out.print_json(found.model_dump_json())
+        out.show_json(found)
     else:
         print_audit(out, found)
 
@@ -368,7 +405,7 @@ def attacks(as_json: Json = False) -> None:
         }
         for name, attack in known.items()
     ]
-    out.print_json(json.dumps(rows))
+    out.show_json(rows)
 
 
 @app.command()
@@ -391,7 +428,7 @@ def families(as_json: Json = False) -> None:
         }
         for family in known
     ]
-    out.print_json(json.dumps(rows))
+    out.show_json(rows)
 
 
 @app.command()
@@ -413,15 +450,19 @@ def services(as_json: Json = False) -> None:
         }
         for kind in known
     ]
-    out.print_json(json.dumps(rows))
+    out.show_json(rows)
 
 
 def main() -> None:
-    """Run the command line; errors end in one line and an exit code."""
+    """Run the command line; errors and signals end in one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names hold what not every terminal can show
+    stopping.listen()
     try:
         app()
     except RaymiaError as error:
         if os.environ.get("RAYMIA_DEBUG"):
             raise
-        err.print(f"raymia: {error}", markup=False, highlight=False, soft_wrap=True)
+        err.say(f"raymia: {error}", whole=True)
         sys.exit(Exit.USAGE if isinstance(error, ConfigError) else Exit.FAILED)

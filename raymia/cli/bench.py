@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
 
-from raymia.cli.console import Json, out
+from raymia.cli.console import Json, Terminal, out
 
 bench_app = typer.Typer(help="Speed: of the model, the input path, the attacks, the pipeline.", no_args_is_help=True)
 
@@ -101,8 +99,8 @@ def bench_pipeline_command(
     _show(rows, print_pipeline, as_json)
 
 
-def _show(measured: Sequence[B], print_them: Callable[[Console, Sequence[B]], None], as_json: bool) -> None:
+def _show(measured: Sequence[B], print_them: Callable[[Terminal, Sequence[B]], None], as_json: bool) -> None:
     if as_json:
-        out.print_json(json.dumps([measurement.model_dump() for measurement in measured]))
+        out.show_json([measurement.model_dump() for measurement in measured])
     else:
         print_them(out, measured)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 from pydantic import ValidationError
 
 from raymia.cli.console import Exit, Json, err, out
+from raymia.documents import write_yaml
 from raymia.errors import ConfigError, describe_validation
 from raymia.urls import public
 
@@ -41,8 +40,8 @@ def data_index(
 
         raise ConfigError(f"--name: {describe_validation(error, Manifest)}") from error
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(yaml.safe_dump(manifest.model_dump(mode="json", exclude_none=True), sort_keys=False))
-    out.print(f"{output}: {sum(s.samples for s in summaries)} samples in {len(summaries)} shards", highlight=False)
+    output.write_text(write_yaml(manifest.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+    out.say(f"{output}: {sum(s.samples for s in summaries)} samples in {len(summaries)} shards")
     _print_findings(manifest, summaries, as_json=False)
 
 
@@ -81,13 +80,11 @@ def _print_findings(manifest: Any, summaries: list[Any], as_json: bool) -> bool:
 
     findings = verify(manifest, summaries)
     if as_json:
-        out.print_json(json.dumps([finding.model_dump() for finding in findings]))
+        out.show_json([finding.model_dump() for finding in findings])
     elif findings:
         print_findings(out, findings)
     else:
-        out.print(
-            f"{sum(s.samples for s in summaries)} samples in {len(summaries)} shards: nothing to object to", highlight=False
-        )
+        out.say(f"{sum(s.samples for s in summaries)} samples in {len(summaries)} shards: nothing to object to")
     return any(finding.fatal for finding in findings)
 
 
@@ -131,7 +128,7 @@ def data_pack(
         labels = {split: label for split, (label, _) in named.items()}
         made, attrition = pack(name or Path(out_folder).name, labels, parts, out_folder, err)
     if as_json:
-        out.print_json(attrition.model_dump_json())
+        out.show_json(attrition)
         return
     _print_made(out_folder, made)
     print_attrition(out, attrition)
@@ -153,10 +150,10 @@ def data_embed(
 
     counts, folder = embed(manifest_file, clip, features, PoolConfig(replicas=replicas, batch_size=batch_size), err)
     if as_json:
-        out.print_json(counts.model_dump_json())
+        out.show_json(counts)
         return
     print_counts(out, counts)
-    out.print(f"Features: {public(folder)}", markup=False, highlight=False, soft_wrap=True)
+    out.say(f"Features: {public(folder)}", whole=True)
 
 
 @data_app.command("dedup")
@@ -180,10 +177,10 @@ def data_dedup(
     deduplicated = dedup(manifest_file, out_folder, err, features, max_distance, MIN_AGREEMENT if verify else None)
     page = write_pairs_page(deduplicated, Storage(out_folder))
     if as_json:
-        out.print_json(deduplicated.summary.model_dump_json())
+        out.show_json(deduplicated.summary)
         return
     print_dedup(out, deduplicated.summary)
-    out.print(f"Look at the pairs: {page}", markup=False, highlight=False, soft_wrap=True)
+    out.say(f"Look at the pairs: {page}", whole=True)
     _print_made(out_folder, deduplicated.manifest)
 
 
@@ -239,7 +236,7 @@ def data_attrition(
 
     losses = attrition(manifest_file, run)
     if as_json:
-        out.print_json(losses.model_dump_json())
+        out.show_json(losses)
     else:
         print_attrition(out, losses)
 
@@ -261,24 +258,24 @@ def data_split(
 
     assignment = assign(manifest_file, out_folder, groups, column, share, seed)
     if as_json:
-        out.print_json(assignment.model_dump_json())
+        out.show_json(assignment)
         return
     _print_made(out_folder, assignment.manifest)
     unreadable = f"; {assignment.unreadable} samples without a readable image left out" if assignment.unreadable else ""
-    out.print(f"{assignment.groups:,} groups of {column}{unreadable}", markup=False, highlight=False)
+    out.say(f"{assignment.groups:,} groups of {column}{unreadable}")
 
 
 def _print_made(folder: str, made: Manifest) -> None:
     """Print where a new manifest is, and how many samples its splits have."""
     counts = ", ".join(f"{split.name} {split.samples:,}" for split in made.splits)
-    out.print(f"{public(folder)}/manifest.yaml: {counts}", markup=False, highlight=False, soft_wrap=True)
+    out.say(f"{public(folder)}/manifest.yaml: {counts}", whole=True)
 
 
 def _print_matched(folder: str, matched: Matched, as_json: bool) -> None:
     from raymia.cli.printing_data import print_matched
 
     if as_json:
-        out.print_json(matched.summary.model_dump_json())
+        out.show_json(matched.summary)
         return
     print_matched(out, matched.summary)
     _print_made(folder, matched.manifest)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.logging import RichHandler
 
+from raymia.cli.console import visible
 from raymia.urls import public
 
 FIELDS = ("run", "split", "shard", "unit", "samples", "quarantined")
@@ -44,6 +45,14 @@ class WithoutSecrets(logging.Filter):
         return True
 
 
+class LineFormatter(logging.Formatter):
+    """The message alone, in one line whatever names stand in it; behind it the trace of an error, where there is one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The message of a record."""
+        return visible(super().formatMessage(record))
+
+
 def set_up(console: Console, as_json: bool) -> None:
     """Send log lines to `console`, or to standard error as JSON, with a line per committed unit there."""
     handler: logging.Handler
@@ -52,7 +61,7 @@ def set_up(console: Console, as_json: bool) -> None:
         handler.setFormatter(JsonFormatter())
     else:
         handler = RichHandler(console=console, show_path=False)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(LineFormatter("%(message)s"))
     handler.addFilter(WithoutSecrets())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("raymia").setLevel(logging.DEBUG if as_json else logging.INFO)

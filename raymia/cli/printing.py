@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from raymia.cli.console import plain_table
+from raymia.cli.console import Terminal, plain_table
 from raymia.evaluation.audit import Audit
 from raymia.evaluation.factors import FactorAnalysis, along, value_text
 from raymia.evaluation.intervals import Interval, shown
@@ -33,28 +32,27 @@ COST_LEGEND = (
 )
 
 
-def print_metrics(out: Console, metrics: RunMetrics) -> None:
+def print_metrics(out: Terminal, metrics: RunMetrics) -> None:
     """Verdict, then the primary signals, then what to know about them."""
     verdict = metrics.verdict
-    out.print(f"Verdict: {verdict.verdict or 'none'}. {verdict.statement}", markup=False, highlight=False)
+    out.say(f"Verdict: {verdict.verdict or 'none'}. {verdict.statement}")
     print_signals(out, metric_table(metrics))
     if metrics.noise_floor:
         low, high = metrics.noise_floor.auc
-        out.print(f"Noise floor: AUC {low:.3f} to {high:.3f}; {metrics.signals_tried} signals tried.", highlight=False)
+        out.say(f"Noise floor: AUC {low:.3f} to {high:.3f}; {metrics.signals_tried} signals tried.")
     if metrics.transfer:
         print_transfer(out, metrics)
     if metrics.embedding_shift:
         shift = metrics.embedding_shift
-        out.print(
+        out.say(
             f"Fréchet distance between the splits' embeddings: {shift.distance:.4f}; random halves: at most "
             f"{shift.of_random_halves:.4f}.",
-            highlight=False,
         )
     for warning in metrics.warnings:
-        out.print(f"Note: {warning}", markup=False, highlight=False)
+        out.say(f"Note: {warning}")
 
 
-def print_signals(out: Console, table: MetricTable) -> None:
+def print_signals(out: Terminal, table: MetricTable) -> None:
     """The primary signals in tables that fit the terminal: each begins with the signals' names, and the last may be narrow."""
     if not table.primary:
         return
@@ -65,7 +63,7 @@ def print_signals(out: Console, table: MetricTable) -> None:
         for heading, *_ in block:
             drawn.add_column(heading, no_wrap=True)
         for cells in list(zip(*block, strict=True))[1:]:
-            drawn.add_row(*map(escape, cells))
+            drawn.add_row(*cells)
         out.print(drawn)
         title = "The same signals, continued"
 
@@ -108,30 +106,28 @@ def interval_text(value: Interval | None, sign: str = "") -> str:
     return re.sub(r"(?<![0-9])0\.", ".", written)
 
 
-def print_transfer(out: Console, metrics: RunMetrics) -> None:
+def print_transfer(out: Terminal, metrics: RunMetrics) -> None:
     """The best signal chosen beforehand, at 1 % FPR, of the widest access."""
     row = next(row for row in reversed(metrics.transfer) if row.target_fpr == 0.01)
     chosen = f"on {metrics.calibrated_on}" if metrics.calibrated_on else "on half of the samples"
-    out.print(
+    out.say(
         f"Chosen {chosen} for 1 % FPR, of {row.candidates} signals: {row.signal}, with TPR {shown(row.tpr)} at FPR "
         f"{shown(row.fpr)} here.",
-        markup=False,
-        highlight=False,
     )
 
 
-def print_counts(out: Console, counts: Counts) -> None:
+def print_counts(out: Terminal, counts: Counts) -> None:
     """Every sample accounted for, in one line."""
     reasons = ", ".join(f"{reason} {count}" for reason, count in counts.by_reason.items())
     flags = ", ".join(f"{flag} {count}" for flag, count in counts.flagged.items())
     line = f"read {counts.read} = scored {counts.scored} + quarantined {counts.quarantined}"
     line += f" ({reasons})" if reasons else ""
-    out.print(line + (f"; scored with a remark: {flags}" if flags else ""), markup=False, highlight=False)
+    out.say(line + (f"; scored with a remark: {flags}" if flags else ""))
 
 
-def print_audit(out: Console, audit: Audit) -> None:
+def print_audit(out: Terminal, audit: Audit) -> None:
     """The statement, then p against size, false positives and blind baselines."""
-    out.print(audit.statement, markup=False, highlight=False)
+    out.say(audit.statement)
     test = audit.test
     table = Table(title=f"{test.n_suspect} suspect and {test.n_control} control samples, {test.signals} signals")
     for heading in ("samples tested of each", "median p", "share of draws with p < 0.05"):
@@ -140,12 +136,12 @@ def print_audit(out: Console, audit: Audit) -> None:
         table.add_row(str(point.n), f"{point.median_p:.2g}", f"{point.significant:.0%}")
     out.print(table)
     if test.false_positives is not None:
-        out.print(f"Control against control: p < 0.05 in {test.false_positives:.1%} of draws (5 % is due).", highlight=False)
+        out.say(f"Control against control: p < 0.05 in {test.false_positives:.1%} of draws (5 % is due).")
     for name, auc in audit.blind.items():
-        out.print(f"Blind, suspect against control, {name}: AUC {shown(auc)}", markup=False, highlight=False)
+        out.say(f"Blind, suspect against control, {name}: AUC {shown(auc)}")
 
 
-def print_attacks(out: Console, attacks: Mapping[str, Attack]) -> None:
+def print_attacks(out: Terminal, attacks: Mapping[str, Attack]) -> None:
     """Access, cost, number of signals and source of each attack."""
     table = cost_table("Attacks, and what each costs per image at its defaults")
     table.add_column("signals", justify="right")
@@ -158,7 +154,7 @@ def print_attacks(out: Console, attacks: Mapping[str, Attack]) -> None:
 
 
 def print_cost(
-    out: Console,
+    out: Terminal,
     attacks: Mapping[str, Attack],
     apart: Mapping[str, int],
     together: Mapping[str, int],
@@ -181,19 +177,19 @@ def print_cost(
     out.print(table)
 
 
-def print_grid(out: Console, factors: list[Factor], cells: list[Cell]) -> None:
+def print_grid(out: Terminal, factors: list[Factor], cells: list[Cell]) -> None:
     """The scans of a sweep and what varies within each."""
     for factor in factors:
         where = "within each scan" if factor.attack else "a scan each"
         values = "; ".join(map(value_text, factor.values))
-        out.print(f"{factor.field}: {values} ({where})", markup=False, highlight=False)
+        out.say(f"{factor.field}: {values} ({where})")
     table = plain_table(None, ("scan", "attacks"))
     for cell in cells:
-        table.add_row(escape(cell.job.run), escape(", ".join(cell.job.attacks)))
+        table.add_row(cell.job.run, ", ".join(cell.job.attacks))
     out.print(table)
 
 
-def print_analysis(out: Console, analysis: FactorAnalysis) -> None:
+def print_analysis(out: Terminal, analysis: FactorAnalysis) -> None:
     """AUC of each attack along each factor, the others at their first values."""
     for factor in analysis.factors:
         curves = along(analysis, factor.field)
@@ -202,10 +198,10 @@ def print_analysis(out: Console, analysis: FactorAnalysis) -> None:
         table = Table(title=f"AUC by {factor.field}", box=box.SIMPLE, padding=(0, 1, 0, 0))
         table.add_column("attack")
         for value in factor.values:
-            table.add_column(escape(value_text(value)))
+            table.add_column(value_text(value))
         for attack, points in curves.items():
             aucs = {str(value): shown(row.auc) for value, row in points}
-            table.add_row(escape(attack), *(aucs.get(str(value), "-") for value in factor.values))
+            table.add_row(attack, *(aucs.get(str(value), "-") for value in factor.values))
         out.print(table)
 
 
@@ -224,31 +220,31 @@ def show_count(number: int | None) -> str:
     return "?" if number is None else f"{number:,}" if number else ""
 
 
-def print_status(out: Console, status: Status) -> None:
+def print_status(out: Terminal, status: Status) -> None:
     """A run's state in a few lines."""
     done = f"{status.samples:,}" + (f" of {status.expected:,}" if status.expected is not None else "")
-    out.print(f"{status.run}: {status.state}, attempt {status.attempts}", markup=False, highlight=False)
+    out.say(f"{status.run}: {status.state}, attempt {status.attempts}")
     line = f"{done} samples in {status.units:,} units, {status.quarantined:,} quarantined"
     reasons = ", ".join(f"{reason} {count}" for reason, count in status.by_reason.items())
-    out.print(line + (f" ({reasons})" if reasons else ""), markup=False, highlight=False)
+    out.say(line + (f" ({reasons})" if reasons else ""))
     if status.images_per_s is not None:
         eta = "" if status.eta_s is None else f", {duration(status.eta_s)} to go"
-        out.print(f"{status.images_per_s:g} images/s{eta}", markup=False, highlight=False)
+        out.say(f"{status.images_per_s:g} images/s{eta}")
     if status.stages:
         spent = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in status.stages.items())
         waited = f"; waited for {status.bottleneck}" if status.bottleneck else ""
-        out.print(f"Seconds by stage, over all processes: {spent}{waited}", markup=False, highlight=False)
+        out.say(f"Seconds by stage, over all processes: {spent}{waited}")
     if status.last_sign_of_life and status.state != "finished":
-        out.print(f"Last sign of life {status.last_sign_of_life}", markup=False, highlight=False)
+        out.say(f"Last sign of life {status.last_sign_of_life}")
 
 
-def print_checks(out: Console, checks: list[Check]) -> None:
+def print_checks(out: Terminal, checks: list[Check]) -> None:
     """What the doctor found, faults first, each with its remedy."""
     table = plain_table(None, ("", "check", "where", "found"))
-    marks = {"fault": "[red]fault[/red]", "warning": "[yellow]warning[/yellow]", "ok": "ok"}
+    marks = {"fault": Text("fault", style="red"), "warning": Text("warning", style="yellow"), "ok": Text("ok")}
     for check in sorted(checks, key=lambda check: list(marks).index(check.state)):
-        text = escape(check.found) + (f"\n-> {escape(check.mend)}" if check.mend else "")
-        table.add_row(marks[check.state], escape(check.name), escape(check.node), text)
+        text = check.found + (f"\n-> {check.mend}" if check.mend else "")
+        table.add_row(marks[check.state], check.name, check.node, text)
     out.print(table)
     faults = sum(check.state == "fault" for check in checks)
-    out.print(f"{faults} faults" if faults else "Nothing keeps a scan from running.", highlight=False)
+    out.say(f"{faults} faults" if faults else "Nothing keeps a scan from running.")

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-
-from raymia.cli.console import plain_table
+from raymia.cli.console import Terminal, plain_table
 
 if TYPE_CHECKING:
     from raymia.bench.attacks import AttackBench
@@ -18,19 +15,17 @@ if TYPE_CHECKING:
     from raymia.bench.scorer import ScorerBench
 
 
-def print_models(out: Console, measured: Sequence[ModelBench]) -> None:
+def print_models(out: Terminal, measured: Sequence[ModelBench]) -> None:
     """Print the device, then a line per variant."""
     first = measured[0]
-    out.print(
+    out.say(
         f"{first.family} at {first.resolution_px} px on {first.device}, torch {first.torch_version}, {first.threads} threads; "
         f"{first.unet_gflop:,.0f} GFLOP per forward",
-        markup=False,
-        highlight=False,
     )
     table = plain_table("UNet", ("variant",), ("batch", "forwards/s", "TFLOP/s", "peak", "share", "first call s", "GiB"))
     for bench in measured:
         table.add_row(
-            escape(bench.variant),
+            bench.variant,
             str(bench.denoiser_batch),
             f"{bench.forwards_s:.3g}",
             f"{bench.unet_tflops:.3g}",
@@ -43,10 +38,10 @@ def print_models(out: Console, measured: Sequence[ModelBench]) -> None:
     for bench in measured:
         if bench.encodes_s is not None and bench.decodes_s is not None:
             rates = f"{bench.encodes_s:.3g} encodes/s, {bench.decodes_s:.3g} decodes/s"
-            out.print(f"Autoencoder in float32, {bench.vae_batch} images a call: {rates}", highlight=False)
+            out.say(f"Autoencoder in float32, {bench.vae_batch} images a call: {rates}")
 
 
-def print_input(out: Console, measured: Sequence[InputBench]) -> None:
+def print_input(out: Terminal, measured: Sequence[InputBench]) -> None:
     """Print the rates of both ways and their ratio."""
     (bench,) = measured
     table = plain_table("Images per second and core", ("",), (f"{bench.resolution_px} px",))
@@ -54,14 +49,13 @@ def print_input(out: Console, measured: Sequence[InputBench]) -> None:
     table.add_row("raymia: checks, pixels, digest", f"{bench.decode_images_s:.1f}")
     table.add_row("raymia: image statistics", f"{bench.statistics_images_s:.1f}")
     out.print(table)
-    out.print(
+    out.say(
         f"{bench.files} JPEGs of {bench.mean_kib:.0f} KiB; ratio {bench.ratio:.2f}; {bench.bytes_per_image:,} bytes per image "
         "through the object store",
-        highlight=False,
     )
 
 
-def print_attack_bench(out: Console, measured: Sequence[AttackBench]) -> None:
+def print_attack_bench(out: Terminal, measured: Sequence[AttackBench]) -> None:
     """Print a line per attack."""
     title = f"{measured[0].samples} images of the test bed"
     table = plain_table(title, ("attack", "access"), ("AUC", "forwards", "encodes", "images/s"))
@@ -71,29 +65,26 @@ def print_attack_bench(out: Console, measured: Sequence[AttackBench]) -> None:
     out.print(table)
 
 
-def print_scorer(out: Console, measured: Sequence[ScorerBench]) -> None:
+def print_scorer(out: Terminal, measured: Sequence[ScorerBench]) -> None:
     """Print the scorer against the bare loop, and what the replica chose."""
     (bench,) = measured
-    out.print(
+    out.say(
         f"{bench.family} at {bench.resolution_px} px in {bench.dtype}{', compiled' if bench.compiled else ''} "
         f"on {bench.device}, torch {bench.torch_version}, {bench.threads} threads",
-        markup=False,
-        highlight=False,
     )
     table = plain_table(f"{', '.join(bench.attacks)}, batches of {bench.batch_size}", ("",), ("images/s", "forwards/s"))
     table.add_row("scorer", f"{bench.images_s:.3g}", f"{bench.forwards_s:.3g}")
     table.add_row("bare loop", f"{bench.bare_images_s:.3g}", f"{bench.forwards * bench.bare_images_s:.3g}")
     out.print(table)
     memory = "" if bench.peak_memory_gib is None else f", {bench.peak_memory_gib:.1f} GiB at the peak"
-    out.print(
+    out.say(
         f"ratio {bench.ratio:.3f}; {bench.forwards:g} forwards and {bench.encodes:g} encodes an image; calls of "
         f"{bench.denoiser_batch} images in the UNet, {bench.vae_batch} in the autoencoder; {bench.load_s:.0f} s to load, "
         f"{bench.first_batch_s:.0f} s for the first batch{memory}",
-        highlight=False,
     )
 
 
-def print_pipeline(out: Console, measured: Sequence[PipelineBench]) -> None:
+def print_pipeline(out: Terminal, measured: Sequence[PipelineBench]) -> None:
     """Print a line per scan."""
     table = plain_table("Scan against bare loop", (), ("batch s", "replicas", "bare images/s", "scan images/s", "ratio"))
     for bench in measured:

@@ -18,7 +18,7 @@ def testbed_lpips(output: Annotated[Path, typer.Option("--out", help="Safetensor
     from raymia.testbed.alexnet import build_trunk
 
     build_trunk(output)
-    out.print(f"{output}: set `lpips: {{trunk: {output}}}` in a job", markup=False, highlight=False)
+    out.say(f"{output}: set `lpips: {{trunk: {output}}}` in a job")
 
 
 @testbed_app.command("build")
@@ -40,4 +40,4 @@ def testbed_tiny(output: Annotated[Path, typer.Option("--out", help="Folder to w
     from raymia.testbed.architecture import save_tiny
 
     save_tiny(output, seed)
-    out.print(f"{output}: a Stable Diffusion pipeline with random weights", highlight=False)
+    out.say(f"{output}: a Stable Diffusion pipeline with random weights")

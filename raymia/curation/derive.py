@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import yaml
 from numpy.typing import NDArray
 
 from raymia.curation.embed import Features
 from raymia.data.manifest import Manifest, Shard, Split, within
 from raymia.data.selection import IDENTITY
+from raymia.documents import write_yaml
 from raymia.errors import ConfigError, first_line
 from raymia.run.ledger import CLUSTERS_FILE
 from raymia.run.storage import Storage
@@ -123,7 +123,7 @@ def write_clusters(out: Storage, samples: pd.DataFrame, numbers: NDArray[Any]) -
 def write_manifest(out: Storage, manifest: Manifest) -> None:
     """Write a manifest as `manifest.yaml`, without the fields that say nothing."""
     content = manifest.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    out.write(MANIFEST_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+    out.write(MANIFEST_FILE, write_yaml(content).encode())
 
 
 def relative(url: str, folder: str) -> str:

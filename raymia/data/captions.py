@@ -68,7 +68,7 @@ def _field(text: str, flags: list[str]) -> object:
     if not text.strip():
         return None
     try:
-        facts = parse_json(text)
+        facts = parse_json(text, strict=False)
     except DocumentError:
         flags.append(CAPTION_UNREADABLE)
         return None

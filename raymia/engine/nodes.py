@@ -13,7 +13,7 @@ import ray
 from pydantic import BaseModel
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raymia.errors import RaymiaError
+from raymia.engine.start import join
 
 GIB = 2**30
 NODE_TIMEOUT_S = 120.0
@@ -69,13 +69,10 @@ def cluster_facts() -> list[NodeFacts]:
     """The facts of every node of the cluster that this process runs in.
 
     Raises:
-        RaymiaError: no cluster can be joined.
+        ConfigError, RaymiaError: no cluster can be joined.
     """
     if not ray.is_initialized():
-        try:
-            ray.init(os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False)
-        except ConnectionError as error:
-            raise RaymiaError(f"no cluster to join: {error}; run this on a node, or give --address of its dashboard") from error
+        join(os.environ.get("RAY_ADDRESS", "").strip() or "auto")
     ask = ray.remote(num_cpus=0)(node_facts)
     alive = [node for node in ray.nodes() if node["Alive"]]
     pending = [

@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayError
 
-from raymia.errors import RaymiaError
+from raymia.engine.addresses import require_cluster
+from raymia.errors import ConfigError, RaymiaError, first_line
 
 NO_PROGRESS_TIMEOUT_S = 900.0
 """A stream in which nothing has moved for so long is ended by an error."""
@@ -23,10 +27,14 @@ TRANSIENT_ERRORS = ["CUDA out of memory", "NCCL"]
 STORAGE_ERRORS = ["ServiceUnavailable", "Connection reset", "Connection aborted", "HTTP (429|5..)", "googleapi.*(429|5..)"]
 STDERR = 2
 CAUSE_LINE = re.compile(r"^[A-Za-z_.]*(Error|Exception|Interrupt): ")
-LOCAL_SETTINGS = {"RAY_worker_niceness": "0", "OMP_WAIT_POLICY": "PASSIVE"}
+LOCAL_SETTINGS = {"RAY_worker_niceness": "0", "OMP_WAIT_POLICY": "PASSIVE", "RAY_enable_metrics_collection": "0"}
 """Of a local Ray, unless the environment says otherwise. Workers run at normal priority: at Ray's own niceness of 15 a scan on
 a busy laptop gets next to no processor. Threads of torch that wait for each other sleep: where other processes want the same
-cores, and in a scan some always do, spinning took up to fifty times the processor time of the work itself."""
+cores, and in a scan some always do, spinning took up to fifty times the processor time of the work itself. Nobody scrapes the
+metrics of a local Ray, whose port answers everyone."""
+ON_LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+"""With this Ray takes the loopback address for its own, as it does on a Mac, and all of its processes listen there alone. On
+Linux they listen on every interface otherwise, whatever `_node_ip_address` says."""
 QUIET = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 """Settings for which Ray would otherwise tell the person at the terminal that they may be set. The last silences Ray's core,
 which calls it an error that actors of Ray Data have their arguments in the object store; what ends a scan comes as an error of
@@ -64,29 +72,73 @@ def _start(replicas: int) -> bool:
     if ray.is_initialized():
         return False
     hush()
-    quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
-        _init(**quiet)
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    if address and address != "local":
+        join(address, logging_level=logging.WARNING)
         return True
     for name, value in LOCAL_SETTINGS.items():
         os.environ.setdefault(name, value)
-    cores = os.cpu_count() or 1
-    _init(address="local", num_cpus=cores + replicas, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    with _on_loopback():
+        cores = os.cpu_count() or 1
+        _init("a local Ray", address="local", num_cpus=cores + replicas, include_dashboard=False, logging_level=logging.WARNING)
     return True
 
 
-def _init(**options: Any) -> None:
-    """`ray.init` without the line in which Ray's core tells the terminal how much it logs; what else is said is said after."""
+def join(address: str, **options: Any) -> None:
+    """Join a cluster, or say within half a minute that there is none.
+
+    Args:
+        address: as RAY_ADDRESS has it.
+        options: of `ray.init`.
+
+    Raises:
+        ConfigError: it is no address of a cluster, or nothing answers there.
+        RaymiaError: what answers cannot be joined.
+    """
+    require_cluster(address)
+    _init(f"the Ray cluster at {address}", address=address, **options)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Within this block a Ray that is started listens on the loopback address alone."""
+    before = {name: os.environ.get(name) for name in ON_LOOPBACK}
+    os.environ |= ON_LOOPBACK
+    # Ray reads the variable when it is imported; its processes read it when they start.
+    enabled, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _init(what: str, **options: Any) -> None:
+    """`ray.init` without the line in which Ray's core tells the terminal how much it logs; what else is said is said after.
+
+    The handlers of signals stay what they were: Ray's own would end this process in the middle of whatever it does.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     terminal = os.dup(STDERR)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), STDERR)
         try:
-            ray.init(**options)
+            ray.init(log_to_driver=False, **options)
+        except Exception as error:
+            kind = ConfigError if isinstance(error, ConnectionError | ValueError) else RaymiaError
+            raise kind(f"{what} cannot be used: {first_line(error)}") from error
         finally:
             os.dup2(terminal, STDERR)
             os.close(terminal)
             said.seek(0)
             os.write(STDERR, b"".join(line for line in said if LEVEL_LINE not in line))
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
 
 
 def hush() -> None:

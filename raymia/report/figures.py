@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ COLOURS = ("#2f81b7", "#d1603d", "#5c9a3c", "#9a63c8", "#b98a1d", "#c2528b", "#2
 """Of series; each stands out on white and on near-black."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names of signals are names, whatever signs they hold
     "text.color": INK,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -57,8 +59,7 @@ def new_figure(width_in: float, height_in: float) -> Figure:
 def inline_svg(name: str, figure: Figure) -> str:
     """SVG for a page: transparent, its ink the page's text colour, its ids unlike those of other figures."""
     buffer = io.StringIO()
-    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    _save(figure, buffer, name, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     used = set(re.findall(r"(?:url\(#|href=\"#)([^\")]+)", text))
@@ -70,12 +71,18 @@ def inline_svg(name: str, figure: Figure) -> str:
     return re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", text)
 
 
+def _save(figure: Figure, buffer: IO[Any], name: str, **options: Any) -> None:
+    # matplotlib warns of characters that its fonts lack, and prints them as they stand in a name.
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(buffer, **options)
+
+
 def write_figures(ledger: Ledger, folder: str, figures: Mapping[str, NamedFigure]) -> None:
     """Write each figure as a PNG and an SVG file on white."""
     for name, named in figures.items():
         for kind in ("png", "svg"):
             buffer = io.BytesIO()
-            with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-                metadata = {"Date": None} if kind == "svg" else None
-                named.figure.savefig(buffer, format=kind, facecolor="white", dpi=DOTS_PER_INCH, metadata=metadata)
+            metadata = {"Date": None} if kind == "svg" else None
+            _save(named.figure, buffer, name, format=kind, facecolor="white", dpi=DOTS_PER_INCH, metadata=metadata)
             ledger.write_bytes(f"{folder}/{name}.{kind}", buffer.getvalue())

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from raymia.documents import write_yaml
 from raymia.evaluation.baselines.base import baselines
 from raymia.evaluation.metric_table import metric_table
 from raymia.evaluation.results import Evaluation
@@ -28,6 +28,7 @@ from raymia.report.tables import tables
 from raymia.report.thumbnails import Identity, thumbnails
 from raymia.run.ledger import Ledger
 from raymia.run.record import ScanRecord
+from raymia.spreadsheet import csv_text
 
 REPORT = "report"
 REPORT_FILE = f"{REPORT}/index.html"
@@ -63,7 +64,7 @@ def write_report(ledger: Ledger, evaluation: Evaluation) -> str:
     ledger.write_text(REPORT_FILE, render(evaluation, figures))
     write_figures(ledger, f"{REPORT}/figures", figures)
     for name, table in tables(evaluation.metrics).items():
-        ledger.write_text(f"{REPORT}/tables/{name}.csv", table.to_csv(index=False))
+        ledger.write_text(f"{REPORT}/tables/{name}.csv", csv_text(table))
     scores = evaluation.table
     if "probability" in scores:
         columns = [name for name in ("split", "shard", "key", "member", "probability") if name in scores]
@@ -88,7 +89,7 @@ def render(evaluation: Evaluation, figures: Mapping[str, NamedFigure]) -> str:
         "report.html",
         title=evaluation.title,
         run=run,
-        job=yaml.safe_dump(run.job.model_dump(mode="json"), sort_keys=False) if isinstance(run, ScanRecord) else "",
+        job=write_yaml(run.job.model_dump(mode="json")) if isinstance(run, ScanRecord) else "",
         metrics=metrics,
         table=table,
         accesses=list(dict.fromkeys(row.access for row in table.rows)),

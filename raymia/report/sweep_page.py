@@ -17,6 +17,7 @@ from raymia.evaluation.measures.base import measures
 from raymia.report.figures import COLOURS, FAINT, STYLE, NamedFigure, inline_svg, new_figure, write_figures
 from raymia.report.page import REPORT, REPORT_FILE, render_page
 from raymia.run.ledger import Ledger
+from raymia.spreadsheet import csv_text
 
 RESULTS_FILE = "factors.json"
 BUDGET = "budget"
@@ -40,7 +41,7 @@ def write_sweep_report(ledger: Ledger, analysis: FactorAnalysis, title: str) -> 
     )
     ledger.write_text(REPORT_FILE, page)
     write_figures(ledger, f"{REPORT}/figures", figures)
-    ledger.write_text(f"{REPORT}/tables/factors.csv", table(analysis.rows, fields).to_csv(index=False))
+    ledger.write_text(f"{REPORT}/tables/factors.csv", csv_text(table(analysis.rows, fields)))
     return f"{ledger.run}/{REPORT_FILE}"
 
 

@@ -27,7 +27,8 @@ def thumbnails(urls: Mapping[tuple[str, str], str], samples: Iterable[Identity])
     """
     by_shard: dict[tuple[str, str], set[str]] = defaultdict(set)
     for split, shard, key in samples:
-        by_shard[split, shard].add(key)
+        if (split, shard) in urls:  # of a run that somebody else made it need not be
+            by_shard[split, shard].add(key)
     pictures: dict[Identity, str] = {}
     for place, keys in by_shard.items():
         for item in read_shard(urls[place], lambda _, key, keys=keys: key in keys):  # type: ignore[misc]

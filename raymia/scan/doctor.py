@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from raymia.config import Job
 from raymia.engine.nodes import NodeFacts, cluster_facts, node_facts
-from raymia.errors import ConfigError, RaymiaError
+from raymia.errors import ConfigError, RaymiaError, first_line
 from raymia.run.ledger import Ledger
 from raymia.scan.plan import make_plan
 
@@ -46,6 +46,18 @@ def examine(job: Job | None, in_cluster: bool) -> list[Check]:
     if job is not None:
         checks += _check_job(job, len(facts) > 1)
     return checks
+
+
+def parse_checks(text: str, where: str) -> list[Check]:
+    """The checks that `raymia doctor --json` printed at `where`.
+
+    Raises:
+        RaymiaError: they are no such checks.
+    """
+    try:
+        return TypeAdapter(list[Check]).validate_json(text)
+    except ValidationError as error:
+        raise RaymiaError(f"{where}: `raymia doctor` printed something else than its checks: {first_line(error)}") from error
 
 
 def _check_node(node: NodeFacts) -> list[Check]:

@@ -7,23 +7,29 @@ field needs a scan of its own for each value.
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
 from raymia.config import FREE_TO_CHANGE, Job, parse_job, read_job, set_field
+from raymia.documents import DocumentError, parse_yaml
 from raymia.errors import ConfigError
 from raymia.run.ledger import Ledger
 from raymia.run.sweep import SWEEP_FILE, CellRecord, Factor, SweepRecord, Variant
 from raymia.scan.pipeline import run_scan
 
 MAX_SCANS = 200
+MAX_VARIANTS = 1000
+"""Of one attack, within a scan."""
+LONGEST_SLUG = 120
+"""Characters of a slug; file systems take 255 in a name."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,10 @@ def parse_factor(text: str) -> Factor:
     """
     field, equals, values = text.partition("=")
     try:
-        parsed = yaml.safe_load(f"[{values}]")
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--over {text}: the values are not YAML: {' '.join(str(error).split())}") from error
-    if not equals or not field or not parsed:
+        parsed = parse_yaml(f"[{values}]")
+    except DocumentError as error:
+        raise ConfigError(f"--over {text}: {error}") from error
+    if not equals or not field or not isinstance(parsed, list) or not parsed:
         raise ConfigError(f"--over {text}: expected FIELD=VALUE,VALUE, such as replica.resolution_px=256,512")
     return Factor(field=field, values=parsed)
 
@@ -84,7 +90,7 @@ def load_sweep(
         raise ConfigError(f"{path}: nothing to vary; give --over FIELD=VALUE,VALUE or a map `sweep` in the file")
     names = [factor.field for factor in factors]
     twice = [name for name in names if names.count(name) > 1]
-    held = [name for name in names if name.split(".")[0] in (*FREE_TO_CHANGE, "manifest")]
+    held = [name for name in names if any(f"{name}.".startswith(f"{free}.") for free in (*FREE_TO_CHANGE, "manifest"))]
     repeated = [factor.field for factor in factors if len({_slug({"": value}) for value in factor.values}) < len(factor.values)]
     if repeated:
         raise ConfigError(f"{path}: {repeated[0]} has a value twice; name each value once")
@@ -98,11 +104,11 @@ def _cells(content: dict[str, Any], factors: Sequence[Factor], folder: str, sour
     within = [factor for factor in factors if factor.attack is not None]
     apart = [factor for factor in factors if factor.attack is None]
     content, variants = _with_variants(content, within, source)
-    points = list(itertools.product(*(factor.values for factor in apart)))
-    if len(points) > MAX_SCANS:
-        raise ConfigError(f"{source}: {len(points)} scans; a sweep has at most {MAX_SCANS}. Vary fewer values at once")
+    scans = math.prod(len(factor.values) for factor in apart)
+    if scans > MAX_SCANS:
+        raise ConfigError(f"{source}: {scans} scans; a sweep has at most {MAX_SCANS}. Vary fewer values at once")
     cells = []
-    for values in points:
+    for values in itertools.product(*(factor.values for factor in apart)):
         point = {factor.field: value for factor, value in zip(apart, values, strict=True)}
         draft = copy.deepcopy(content)
         for field, value in point.items():
@@ -126,6 +132,8 @@ def _with_variants(
         own = [factor for factor in factors if factor.attack == key]
         if not own:
             drafted[key] = parameters
+        if math.prod(len(factor.values) for factor in own) > MAX_VARIANTS:
+            raise ConfigError(f"{source}: attacks.{key}: more than {MAX_VARIANTS} variants; vary fewer values at once")
         for values in itertools.product(*(factor.values for factor in own)) if own else ():
             changed = copy.deepcopy(parameters) or {}
             point = {}
@@ -145,7 +153,9 @@ def _with_variants(
 def _slug(point: dict[str, Any]) -> str:
     """Fit for a folder and for a signal's name, and distinct: ``resolution_px=64``."""
     texts = {field: "-".join(map(str, value)) if isinstance(value, list) else str(value) for field, value in point.items()}
-    return re.sub(r"[^A-Za-z0-9_.=+-]+", "_", "+".join(f"{field}={text}" for field, text in texts.items())) or "all"
+    whole = "+".join(f"{field}={text}" for field, text in texts.items())
+    slug = re.sub(r"[^A-Za-z0-9_.=+-]+", "_", whole) or "all"
+    return slug if len(slug) <= LONGEST_SLUG else f"{slug[:LONGEST_SLUG]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 def run_sweep(factors: Sequence[Factor], cells: Sequence[Cell], folder: str, console: Console) -> SweepRecord:

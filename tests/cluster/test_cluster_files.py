@@ -92,7 +92,11 @@ def test_the_kubernetes_job_resumes_and_cleans_up() -> None:
 def test_every_ready_job_is_a_valid_job(name: str) -> None:
     content = yaml.safe_load((ROOT / "jobs" / name).read_text())
     if name == "runtime_env.yaml":
-        assert load_runtime_env(ROOT / "jobs" / name)["working_dir"] == "."
+        environment, parcel = load_runtime_env(ROOT / "jobs" / name)
+        assert environment["working_dir"] == "."
+        assert parcel is not None
+        assert parcel.holds("raymia/cli/app.py")
+        assert not parcel.holds("docs")
         return
     content.pop("sweep", None)
     job = parse_job({"run": "runs/x", **content}, name)

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from rich.console import Console
 
+from raymia.cli.console import Terminal
 from raymia.cli.printing import print_metrics, side_by_side
 from raymia.evaluation.bootstrap import Resampled
 from raymia.evaluation.measures import base
@@ -31,7 +31,7 @@ def evaluation() -> Evaluation:
 
 def printed(evaluation: Evaluation, width: int) -> str:
     """What the terminal shows, of that many columns."""
-    console = Console(file=io.StringIO(), width=width)
+    console = Terminal(file=io.StringIO(), width=width)
     print_metrics(console, evaluation.metrics)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
