@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -314,14 +315,7 @@ class Job(_Section):
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the job that it was begun with: all but `FREE_TO_CHANGE`, JSON-like."""
-        content = self.model_dump(mode="json")
-        for field in FREE_TO_CHANGE:
-            *parents, last = field.split(".")
-            place = content
-            for parent in parents:
-                place = place[parent]
-            place.pop(last)
-        return content
+        return without_free(self.model_dump(mode="json"))
 
     def needs(self) -> frozenset[Need]:
         """Models beside the attacked one that the attacks compare with."""
@@ -442,6 +436,38 @@ def set_field(content: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(place, dict):
             raise ConfigError(f"{path}: `{part}` is a value, not a section")
     place[last] = value
+
+
+def without_free(job: dict[str, Any]) -> dict[str, Any]:
+    """A dumped job without the fields of `FREE_TO_CHANGE`, as far as it has them."""
+    content = copy.deepcopy(job)
+    for field in FREE_TO_CHANGE:
+        *parents, last = field.split(".")
+        place: Any = content
+        for parent in parents:
+            place = place.get(parent) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place.pop(last, None)
+    return content
+
+
+def as_it_was_meant(job: dict[str, Any]) -> dict[str, Any]:
+    """A job as an older version of raymia recorded it, with the defaults of fields that did not exist then."""
+    replica = job.get("replica")
+    filled = {**_defaults(Job), **job}
+    # A record says of a model that it is no service, which no job says.
+    if isinstance(replica, dict) and replica.get("service") is None:
+        filled["replica"] = {**_defaults(ReplicaConfig), **{name: replica[name] for name in replica if name != "service"}}
+    try:
+        attacks = {name: attack.model_dump(mode="json") for name, attack in _attacks(job.get("attacks")).items()}
+    except (ConfigError, ValueError):
+        return filled  # an attack that exists no more stays as it was recorded
+    return {**filled, "attacks": attacks}
+
+
+def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    values = {name: field.get_default() for name, field in kind.model_fields.items() if not field.is_required()}
+    return {name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for name, value in values.items()}
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raymia.config import load_job
+from raymia.config import as_it_was_meant, load_job, parse_job
 from raymia.errors import ConfigError
 from raymia.run.ledger import Ledger
 from raymia.scan.plan import make_plan
@@ -132,6 +132,13 @@ def test_what_decides_the_fate_of_a_sample_identifies_a_run_and_patience_does_no
         assert load_job(path, [decisive]).identity() != same
 
 
+def test_a_field_that_did_not_exist_when_a_run_was_made_counts_as_its_default() -> None:
+    now = parse_job({**GOOD, "run": "r"}, "job").model_dump(mode="json")
+    then = {name: value for name, value in now.items() if name not in ("limits", "access", "lpips")}
+    then["replica"] = {"model": "testbed", "resolution_px": 64}
+    assert as_it_was_meant(then) == now
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -172,7 +179,7 @@ def test_a_model_that_the_labels_were_not_made_for_is_refused_unless_that_is_ack
 def test_a_split_without_shards_is_refused(tmp_path: Path) -> None:
     manifest = {"name": "x", "splits": [{"name": "members", "member": True, "shards": ["none-*.tar"]}]}
     (tmp_path / "m.yaml").write_text(yaml.safe_dump(manifest))
-    with pytest.raises(ConfigError, match="no shard matches"):
+    with pytest.raises(ConfigError, match="matches no file"):
         make_plan(load_job(write(tmp_path, manifest=str(tmp_path / "m.yaml"))))
 
 

@@ -34,14 +34,6 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-class LineFormatter(logging.Formatter):
-    """The message alone, in one line whatever names stand in it; behind it the trace of an error, where there is one."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """The message of a record."""
-        return visible(super().formatMessage(record))
-
-
 class WithoutSecrets(logging.Filter):
     """Cleans what any library logs, errors with their addresses included."""
 
@@ -51,6 +43,14 @@ class WithoutSecrets(logging.Filter):
             record.exc_text = public(logging.Formatter().formatException(record.exc_info))
             record.exc_info = None
         return True
+
+
+class LineFormatter(logging.Formatter):
+    """The message alone, in one line whatever names stand in it; behind it the trace of an error, where there is one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The message of a record."""
+        return visible(super().formatMessage(record))
 
 
 def set_up(console: Console, as_json: bool) -> None:

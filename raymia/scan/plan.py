@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from raymia.attacks.base import Attack, signal_key
-from raymia.config import FREE_TO_CHANGE, Job, differences
+from raymia.config import Job, as_it_was_meant, differences, without_free
 from raymia.data.clusters import load_clusters
 from raymia.data.manifest import Manifest, labels_hold, load_manifest
 from raymia.data.selection import ShardReader, selection_digest, shard_readers
@@ -146,7 +146,8 @@ def require_same(ledger: Ledger, plan: ScanPlan) -> ScanRecord | None:
             "run with the version that began it, or choose another run directory with --run"
         )
     # What an earlier version left of an address is cleaned as this one does.
-    content = without_secrets({**before.model_dump(mode="json"), "job": _with_defaults(before, plan.job)})
+    content = without_secrets(before.model_dump(mode="json"))
+    content["job"] = without_free(as_it_was_meant(content["job"]))
     changed = differences({key: content.get(key) for key in plan.identity}, plan.identity)
     if changed:
         raise ConfigError(
@@ -154,20 +155,6 @@ def require_same(ledger: Ledger, plan: ScanPlan) -> ScanRecord | None:
             f"restore these fields or choose another run directory: {'; '.join(changed)}"
         )
     return before
-
-
-def _with_defaults(before: ScanRecord, job: Job) -> dict[str, Any]:
-    """The job of a run, with the defaults of fields that did not exist when it began."""
-    recorded = before.job.model_dump(mode="json", exclude_unset=True)
-    now = job.model_dump(mode="json")
-    # A record says of a model that it is no service, which no job says.
-    replica = {name: value for name, value in recorded["replica"].items() if value is not None or name in now["replica"]}
-    free = {name: now[name] for name in FREE_TO_CHANGE if name in now}
-    try:
-        made = Job.model_validate({**recorded, "replica": replica, **free})
-    except (ValueError, ConfigError):
-        return recorded  # fields that exist no more are named as they stand
-    return made.identity()
 
 
 def _latent_cache(job: Job, pipeline: PipelineFolder | None, schedule: Schedule) -> LatentCache | None:

@@ -97,7 +97,12 @@ def test_a_run_from_before_a_field_existed_is_resumed_where_the_field_has_its_de
     plan = make_plan(make_job(tmp_path, tiny, "before"))
     ledger = Ledger(str(tmp_path / "before"))
     record = scan_record(**plan.identity).model_dump(mode="json")
-    for place, name in ((record["job"], "access"), (record["job"], "caption_source"), (record["job"]["replica"], "timesteps")):
+    for place, name in (
+        (record["job"], "access"),
+        (record["job"], "caption_source"),
+        (record["job"]["replica"], "timesteps"),
+        (record["job"], "limits"),
+    ):
         del place[name]
     del record["job"]["attacks"]["loss"]["noise"]
     ledger.write_text("run.json", json.dumps(record))
