@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
 
 from raymia.errors import ConfigError
-from raymia.replica.weights import load_part
+from raymia.replica.parts import Parts
 
 
 class Autoencoder:
@@ -24,21 +23,20 @@ class Autoencoder:
         channels: of the latents.
     """
 
-    def __init__(self, folder: Path, variant: str | None, device: torch.device, batch: int) -> None:
+    def __init__(self, parts: Parts, device: torch.device, batch: int) -> None:
         """Load it, in float32: its activations overflow in half precision.
 
         Args:
-            folder: of the pipeline.
-            variant: of the weight files.
+            parts: of the pipeline; `vae` is the autoencoder's.
             device: where it computes.
             batch: images in a call.
 
         Raises:
             ConfigError: weights that do not fit their config.
         """
-        vae = load_part(AutoencoderKL, folder, "vae", variant, torch_dtype=torch.float32)
+        vae = parts.model("vae", torch.float32)
         # Channels-last is the layout that convolutions compute in fastest, on CPU and on GPU.
-        self._vae = vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self._vae = vae.to(device, memory_format=torch.channels_last)
         self._device = device
         self._scale = float(vae.config.scaling_factor)
         self._shift = vae.config.get("shift_factor")
@@ -69,7 +67,11 @@ class Autoencoder:
 
 
 def check_config(config: Mapping[str, Any], source: object) -> None:
-    """Refuse an autoencoder whose latents are scaled in another way.
+    """Refuse an autoencoder of other images, or one whose latents are scaled in another way.
+
+    Args:
+        config: with the values of its class where it is silent.
+        source: its folder, named in errors.
 
     Raises:
         ConfigError: names the field.
@@ -77,6 +79,18 @@ def check_config(config: Mapping[str, Any], source: object) -> None:
     for field in ("latents_mean", "latents_std"):
         if config.get(field) is not None:
             raise ConfigError(f"{source}: has {field}; only latents scaled by scaling_factor and shift_factor are supported")
+    for field in ("in_channels", "out_channels"):
+        if config.get(field) != 3:
+            raise ConfigError(f"{source}: {field} is {config.get(field)!r}; expected the 3 colours of an image")
+    scale, shift = config.get("scaling_factor"), config.get("shift_factor")
+    if not _number(scale) or scale == 0:
+        raise ConfigError(f"{source}: scaling_factor is {scale!r}; expected the number that latents are multiplied by")
+    if shift is not None and not _number(shift):
+        raise ConfigError(f"{source}: shift_factor is {shift!r}; expected the number that is taken from latents, or null")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def factor_of(config: Mapping[str, Any]) -> int:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from raymia.errors import ConfigError
 from raymia.registry import Registry
+from raymia.replica.parts import Parts, is_tokenizer, stem_of
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Naming, Schedule
 
@@ -48,20 +49,37 @@ class Family(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     """What people call the models."""
-    weights: ClassVar[Mapping[str, str]]
-    """Folders of the parts that have weights, each with the stem of its safetensors files."""
-    files: ClassVar[tuple[str, ...]]
-    """Further files that the model is loaded from, as patterns; with the configs and weights of the parts they identify it."""
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    """What `model_index.json` calls such pipelines. The first is diffusers' own pipeline from text to image, where it has one:
+    a replica is held against it when it loads."""
+    parts: ClassVar[Mapping[str, str]]
+    """Class of each part, as ``library.Class``, by the part's name and folder, tokenizers among them. With the scheduler they
+    are all that the model is loaded from, and what identifies it."""
+    fields: ClassVar[tuple[str, ...]] = ()
+    """Further fields of `model_index.json` that the family reads."""
     resolution_px: ClassVar[int]
     """That the models were trained at."""
 
-    @abstractmethod
+    @property
+    def weights(self) -> dict[str, str]:
+        """The parts that have weights, each with the stem of its safetensors files."""
+        return {part: stem_of(path) for part, path in self.parts.items() if not is_tokenizer(path)}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Patterns of the files beside weights and their configs that the model is loaded from."""
+        folders = ["scheduler", *(part for part, path in self.parts.items() if is_tokenizer(path))]
+        return ("model_index.json", *(f"{folder}/*" for folder in folders))
+
     def matches(self, model_index: Mapping[str, Any]) -> bool:
         """Whether a pipeline folder is of this family, by the contents of its ``model_index.json``."""
+        return model_index.get("_class_name") in self.pipelines
 
     @abstractmethod
     def check(self, folder: Path) -> None:
-        """Refuse a folder that cannot be attacked, as far as its configs tell.
+        """Refuse a folder whose parts do not fit together, or need what the family does not do, as far as its configs tell.
+
+        Classes, unknown fields and tensors were looked at before, by what the family declares.
 
         Raises:
             ConfigError: names the file or field, what was expected and what to do.
@@ -80,12 +98,11 @@ class Family(ABC):
         """Channels, height and width of the latents of a square image."""
 
     @abstractmethod
-    def load(self, folder: Path, variant: str | None, options: LoadOptions) -> Replica:
+    def load(self, parts: Parts, options: LoadOptions) -> Replica:
         """Load a folder that was checked.
 
         Args:
-            folder: in diffusers' layout.
-            variant: of the weight files; none or ``fp16``.
+            parts: of the pipeline, none of them loaded yet.
             options: how it is run.
 
         Raises:
@@ -105,16 +122,25 @@ FAMILIES: Registry[Family] = Registry(
     beside=(
         "autoencoder",
         "conditioning",
+        "configs",
         "device",
+        "documents",
         "families",
+        "fetching",
         "folder",
+        "hub",
         "latent_diffusion",
         "noise",
         "parameter_groups",
+        "parts",
         "protocol",
         "schedule",
+        "scheduler_config",
+        "self_test",
+        "tensors",
+        "tokenizers",
         "unet",
-        "weights",
+        "weight_files",
     ),
 )
 """Every family; the other files of this folder are what families share."""
@@ -135,6 +161,6 @@ def of(model_index: Mapping[str, Any], source: object) -> Family:
         return matching[0]
     kind = model_index.get("_class_name")
     if not matching:
-        titles = ", ".join(found.title for found in FAMILIES.all().values())
-        raise ConfigError(f"{source}: a {kind} is not supported; expected a pipeline of {titles}")
+        known = [f"{found.title} ({', '.join(found.pipelines) or found.name})" for found in FAMILIES.all().values()]
+        raise ConfigError(f"{source}: a {kind} is not supported; expected a pipeline of {', '.join(known)}")
     raise ConfigError(f"{source}: a {kind} matches the families {' and '.join(f.name for f in matching)}; remove one of them")

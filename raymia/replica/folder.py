@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import load_file
 
-from raymia.errors import ConfigError, first_line
+from raymia.errors import ConfigError
 from raymia.replica import families
+from raymia.replica.configs import check_index, check_part, check_tokenizer_config
+from raymia.replica.device import quiet_libraries
+from raymia.replica.documents import read_json
 from raymia.replica.families import Family, LoadOptions
+from raymia.replica.fetching import fetch
+from raymia.replica.hub import download
+from raymia.replica.parts import Parts, is_tokenizer
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Naming, Schedule
-from raymia.replica.weights import fetch, read_tensors
+from raymia.replica.self_test import self_test
+from raymia.replica.tensors import check_tensors
+from raymia.replica.weight_files import VARIANTS, WeightFiles, file_names, unreadable
 
 INDEX = "model_index.json"
-VARIANTS = (None, "fp16")
+SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".bin", ".gguf")
 
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """A pipeline folder whose configs passed every check.
+    """A pipeline folder of a family.
 
     Attributes:
         path: the folder; for a hub id the snapshot in the local cache.
@@ -42,22 +50,38 @@ class PipelineFolder:
         """The model's own noise schedule."""
         return self.family.schedule(self.path, naming)
 
-    def weights(self) -> tuple[str | None, list[Path]]:
-        """Variant (none or ``fp16``) and safetensors files of all parts.
+    def check(self) -> None:
+        """Refuse a folder that cannot be attacked, as far as its documents tell.
 
         Raises:
-            ConfigError: a part has no safetensors.
+            ConfigError: names the file or field, what was expected and what to do.
         """
-        parts = self.family.weights.items()
-        for variant in VARIANTS:
-            files = [weight_files(self.path / part, stem, variant) for part, stem in parts]
-            if all(files):
-                return variant, [file for part in files for file in part]
-        lacking = [part for part, stem in parts if not weight_files(self.path / part, stem, None)]
-        raise ConfigError(
-            f"{self.path}: no safetensors weights in {', '.join(lacking)}; pickled weights (.bin, .ckpt, .pt) are never "
-            "loaded. Save the pipeline again with save_pretrained(..., safe_serialization=True)"
-        )
+        index = self.path / INDEX
+        check_index(read_json(index), self.family.parts, self.family.fields, index)
+        for part, path in self.family.parts.items():
+            (check_tokenizer_config if is_tokenizer(path) else check_part)(self.path, part, path)
+        self.family.check(self.path)
+
+    def check_weights(self) -> None:
+        """Refuse a folder whose weights are not those of its configs, by the headers of their files.
+
+        Raises:
+            ConfigError: names the tensor or file.
+        """
+        quiet_libraries()
+        parts = Parts(self.path, self.family.parts)
+        for part in self.family.weights:
+            check_tensors(parts, part)
+
+    @cached_property
+    def weights(self) -> dict[str, WeightFiles]:
+        """The weight files of each part that has any.
+
+        Raises:
+            ConfigError: a part has no safetensors; says what is there.
+        """
+        parts = Parts(self.path, self.family.parts)
+        return {part: parts.weights(part) for part in self.family.weights}
 
     def latent_shape(self, resolution_px: int) -> tuple[int, int, int]:
         """Channels, height and width of the latents of a square image."""
@@ -75,40 +99,54 @@ class PipelineFolder:
         own = {key: value for key, value in config.items() if not key.startswith("_")}
         digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
         tensors: dict[str, Any] = {}
-        for file in weight_files(self.path / "vae", self.family.weights["vae"], self.weights()[0]):
-            tensors |= read_tensors(file)
+        for file in self.weights["vae"].files:
+            tensors |= _tensors(file)
         for name, tensor in sorted(tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def fingerprint(self) -> str:
-        """What identifies the model: the hub's revision, or sha256 over configs, tokenizers and weights of a local folder."""
+        """What identifies the model: the hub's revision, or sha256 over the names and contents of all files it is loaded from.
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
         if self.revision is not None:
             return self.revision
         digest = hashlib.sha256()
-        for file in [*self._described(), *self.weights()[1]]:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        for file in sorted(self._files()):
+            try:
+                with file.open("rb") as stream:
+                    content = hashlib.file_digest(stream, "sha256").hexdigest()
+            except OSError as error:
+                raise ConfigError(f"{file}: cannot be read ({error})") from error
+            digest.update(f"{file.relative_to(self.path).as_posix()}\0{content}\0".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def load(self, options: LoadOptions) -> Replica:
-        """Load the model.
+        """Load the model, and hold its predictions against diffusers' own.
 
         Raises:
-            ConfigError: see `Family.load`.
+            ConfigError: see `Family.load` and `raymia.replica.self_test.self_test`.
         """
-        return self.family.load(self.path, self.weights()[0], options)
+        parts = Parts(self.path, self.family.parts)
+        replica = self.family.load(parts, options)
+        self_test(replica, self.family, parts, options)
+        return replica
 
-    def _described(self) -> Iterable[Path]:
-        """Configs and the like, in order."""
-        yield from (self.path / part / "config.json" for part in self.family.weights)
+    def _files(self) -> Iterable[Path]:
+        """Everything that the model is loaded from."""
+        for part, weights in self.weights.items():
+            yield self.path / part / "config.json"
+            yield from weights.files
+            yield from [] if weights.index is None else [weights.index]
         for pattern in self.family.files:
-            yield from sorted(self.path.glob(pattern))
+            yield from (file for file in self.path.glob(pattern) if file.is_file() and not file.name.startswith("."))
 
 
 def find_pipeline(model: str, with_weights: bool, revision: str | None = None) -> PipelineFolder:
-    """Find a pipeline folder and check it as far as that needs no loading.
+    """Find a pipeline folder and check it as far as that needs no loading: its documents, and the headers of its weights.
 
     Args:
         model: a folder, an fsspec URL of one, or a hub id; of a hub id the configs are downloaded, and the safetensors where
@@ -121,17 +159,16 @@ def find_pipeline(model: str, with_weights: bool, revision: str | None = None) -
     """
     if "://" in model:
         folder = _of_path(fetch(model))
-        with_weights = True
-    elif Path(model).is_dir():
-        folder = _of_path(Path(model))
-        with_weights = True
-    elif Path(model).is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise ConfigError(f"replica.model {model!r}: no such folder; give a folder in diffusers' layout or a hub id")
+    elif (local := _local(model)) is not None:
+        folder = _of_path(local)
     else:
         folder = _of_hub(model, with_weights, revision)
-    folder.family.check(folder.path)
-    if with_weights:
-        folder.weights()
+        folder.check()
+        if with_weights:
+            folder.check_weights()
+        return folder
+    folder.check()
+    folder.check_weights()
     return folder
 
 
@@ -143,9 +180,32 @@ def load_replica(model: str, options: LoadOptions | None = None, revision: str |
         options: how it is run; by default in float32 at 512 px, on a GPU where there is one.
 
     Raises:
-        ConfigError: see `find_pipeline` and `Family.load`.
+        ConfigError: see `find_pipeline` and `PipelineFolder.load`.
     """
     return find_pipeline(model, with_weights=True, revision=revision).load(options or LoadOptions())
+
+
+def _local(model: str) -> Path | None:
+    """The folder that a model names; none for what can only be a hub id.
+
+    Raises:
+        ConfigError: a path of no folder.
+    """
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return path
+        is_file = path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"replica.model {model!r}: no name of a folder ({error}); give a folder or a hub id") from error
+    if is_file or model.endswith(SINGLE_FILES):
+        raise ConfigError(
+            f"replica.model {model!r}: a single file is not supported; give a folder in diffusers' layout, such as "
+            "diffusers' from_single_file(..).save_pretrained(FOLDER) writes"
+        )
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+        raise ConfigError(f"replica.model {model!r}: no such folder; give a folder in diffusers' layout or a hub id")
+    return None
 
 
 def _of_path(path: Path, revision: str | None = None) -> PipelineFolder:
@@ -153,54 +213,23 @@ def _of_path(path: Path, revision: str | None = None) -> PipelineFolder:
 
 
 def _of_hub(model: str, with_weights: bool, revision: str | None) -> PipelineFolder:
-    path = _download(model, [INDEX], revision)
+    path = download(model, [INDEX], revision)
     folder = _of_path(path, path.name)
-    parts = folder.family.weights.items()
-    _download(model, [*(f"{part}/config.json" for part, _ in parts), *folder.family.files], folder.revision)
-    for variant in VARIANTS if with_weights else ():
-        stems = [f"{part}/{stem}" + (f".{variant}" if variant else "") for part, stem in parts]
-        patterns = [f"{stem}{ending}" for stem in stems for ending in (".safetensors", "-*-of-*.safetensors")]
-        _download(model, [*patterns, *(f"{stem}.safetensors.index.json" for stem in stems)], folder.revision)
-        if all(weight_files(path / part, stem, variant) for part, stem in parts):
-            break
+    documents = [f"{part}/config.json" for part in folder.family.weights]
+    download(model, [*documents, *folder.family.files], folder.revision)
+    for part, stem in folder.family.weights.items() if with_weights else ():
+        for variant in VARIANTS:
+            single, index = file_names(stem, variant)
+            shards = f"{stem}{f'.{variant}' if variant else ''}-*-of-*.safetensors"
+            download(model, [f"{part}/{name}" for name in (single, index, shards)], folder.revision)
+            if any((path / part / name).is_file() for name in (single, index)):
+                break
     return folder
 
 
-def _download(model: str, patterns: list[str], revision: str | None) -> Path:
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns, etag_timeout=5))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"replica.model {model!r}: no such folder, and no such pipeline on the hub or in its cache "
-            f"({first_line(error)}); give a folder in diffusers' layout or the id of one"
-        ) from error
-
-
-def weight_files(part: Path, stem: str, variant: str | None) -> list[Path]:
-    """The safetensors files of a part of a pipeline folder: one, or its shards; none where there are none."""
-    name = stem + (f".{variant}" if variant else "")
-    single, shards = part / f"{name}.safetensors", sorted(part.glob(f"{name}-*-of-*.safetensors"))
-    return [single] if single.is_file() else shards
-
-
-def present(index: Mapping[str, object], part: str) -> bool:
-    """Whether a ``model_index.json`` says that the pipeline has a part."""
-    value = index.get(part)
-    return isinstance(value, list) and bool(value) and value[0] is not None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a pipeline folder.
-
-    Raises:
-        ConfigError: it is missing, or none.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: missing or unreadable; expected a pipeline folder in diffusers' layout") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a JSON object")
-    return content
+        return load_file(file)
+    except Exception as error:
+        # Whatever the library makes of somebody else's file.
+        raise ConfigError(f"{file}: {unreadable(file, error)}") from error

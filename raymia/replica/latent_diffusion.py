@@ -6,7 +6,6 @@ import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from raymia.replica.autoencoder import Autoencoder
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.device import DTYPES, MEMORY_BOUND, available, device_batches, fits, quiet_libraries
 from raymia.replica.families import Family, LoadOptions
+from raymia.replica.parts import Parts
 
 log = logging.getLogger(__name__)
 
@@ -37,25 +37,24 @@ class LatentDiffusion(ABC):
         autoencoder: in float32 always.
     """
 
-    def __init__(self, family: Family, folder: Path, variant: str | None, options: LoadOptions) -> None:
+    def __init__(self, family: Family, parts: Parts, options: LoadOptions) -> None:
         """Load the model; see `raymia.replica.families.Family.load`."""
         self.family = family
         self.device = torch.device(available(options.device))
         self.dtype = DTYPES[options.dtype]
-        self.schedule = family.schedule(folder, options.naming)
+        self.schedule = family.schedule(parts.folder, options.naming)
         quiet_libraries()
         side = options.resolution_px
-        _, height, width = family.latent_shape(folder, side)
+        _, height, width = family.latent_shape(parts.folder, side)
         usual, autoencoder_batch = device_batches(self.device.type, height * width, side**2)
-        self.autoencoder = Autoencoder(folder, variant, self.device, autoencoder_batch)
+        self.autoencoder = Autoencoder(parts, self.device, autoencoder_batch)
         if side % self.autoencoder.factor:
             raise ConfigError(
                 f"replica.resolution_px {side} is not a multiple of {self.autoencoder.factor}, as the autoencoder needs"
             )
-        denoiser = self._load_denoiser(folder, variant)
-        placed = denoiser.to(self.device).to(memory_format=torch.channels_last)
-        self._denoiser: nn.Module = placed.eval().requires_grad_(False)
-        self._load_text(folder, variant, side)
+        denoiser = self._load_denoiser(parts)
+        self._denoiser: nn.Module = denoiser.to(self.device).to(memory_format=torch.channels_last)
+        self._load_text(parts, side)
         self._empty: Conditioning | None = None
         self._compiled: Callable[..., Any] | None = None
         self._in_float32: LatentDiffusion | None = None
@@ -67,11 +66,11 @@ class LatentDiffusion(ABC):
         log.info("denoiser: up to %d images a call; autoencoder: %d", self.denoiser_batch, self.autoencoder.batch)
 
     @abstractmethod
-    def _load_denoiser(self, folder: Path, variant: str | None) -> nn.Module:
+    def _load_denoiser(self, parts: Parts) -> nn.Module:
         """The denoiser in the replica's dtype."""
 
     @abstractmethod
-    def _load_text(self, folder: Path, variant: str | None, resolution_px: int) -> None:
+    def _load_text(self, parts: Parts, resolution_px: int) -> None:
         """Text encoders and tokenizers, onto the device."""
 
     @abstractmethod

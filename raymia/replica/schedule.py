@@ -6,22 +6,19 @@ to that level, so that the same t means the same share of noise in every family.
 
 from __future__ import annotations
 
-import json
+import math
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from raymia.errors import ConfigError
+from raymia.replica.scheduler_config import MAX_STEPS, variance_preserving
 
 Naming = Literal["levels", "own"]
 """What a timestep in a job means: a noise level by the step that Stable Diffusion 1.x has there, or the model's own step."""
 Kind = Literal["variance_preserving", "flow"]
-PREDICTION_TYPES = ("epsilon", "v_prediction")
-REQUIRED = ("num_train_timesteps", "beta_schedule")
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 STABLE_DIFFUSION_1: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -145,24 +142,14 @@ class VariancePreserving(TabulatedSchedule):
         """Read the model's own scheduler config.
 
         Args:
-            config: contents of a diffusers ``scheduler_config.json`` of any discrete-time scheduler.
+            config: contents of the ``scheduler_config.json`` of a discrete-time scheduler of diffusers.
             source: named in errors.
             naming: of timesteps in jobs.
 
         Raises:
             ConfigError: the config does not describe a discrete-time variance-preserving schedule.
         """
-        missing = [field for field in REQUIRED if field not in config]
-        if missing:
-            raise ConfigError(
-                f"{source}: no {' or '.join(missing)}; expected the config of a discrete-time scheduler such as DDIM or PNDM"
-            )
-        self.prediction_type: str = config.get("prediction_type", "epsilon")
-        if self.prediction_type not in PREDICTION_TYPES:
-            raise ConfigError(
-                f"{source}: prediction_type {self.prediction_type!r}; supported are {', '.join(PREDICTION_TYPES)}"
-            )
-        alphas_cumprod = _alphas_cumprod(config, source)
+        alphas_cumprod, self.prediction_type = variance_preserving(config, source)
         times = torch.arange(len(alphas_cumprod))
         super().__init__(alphas_cumprod.sqrt(), (1.0 - alphas_cumprod).sqrt(), times, naming)
 
@@ -204,7 +191,13 @@ class Flow(TabulatedSchedule):
         kind = config.get("_class_name")
         if kind not in FLOW_SCHEDULERS:
             raise ConfigError(f"{source}: a {kind}; expected one of {', '.join(FLOW_SCHEDULERS)}")
-        count, shift = int(config.get("num_train_timesteps", 1000)), float(config.get("shift", 1.0))
+        count, shift = config.get("num_train_timesteps", 1000), config.get("shift", 1.0)
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_STEPS:
+            raise ConfigError(f"{source}: num_train_timesteps is {count!r}; expected a whole number from 1 to {MAX_STEPS}")
+        if isinstance(shift, bool) or not isinstance(shift, int | float) or not (math.isfinite(shift) and shift > 0):
+            raise ConfigError(f"{source}: shift is {shift!r}; expected a number above 0")
+        if config.get("invert_sigmas"):
+            raise ConfigError(f"{source}: invert_sigmas: a flow from image to noise is not supported")
         sigmas = torch.arange(1, count + 1, dtype=torch.double) / count
         if not config.get("use_dynamic_shifting", False):
             sigmas = shift * sigmas / (1.0 + (shift - 1.0) * sigmas)
@@ -245,27 +238,3 @@ def level_names() -> VariancePreserving:
 def named_levels() -> Tensor:
     """(1000,) the level s = sigma / (alpha + sigma) that each timestep in a job names."""
     return level_names()._levels
-
-
-def read_scheduler(path: Path) -> dict[str, Any]:
-    """The contents of a ``scheduler_config.json``.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a readable scheduler config ({error})") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path}: expected a JSON object")
-    return config
-
-
-def _alphas_cumprod(config: dict[str, Any], source: str) -> Tensor:
-    known = {key: value for key, value in config.items() if key in DDIMScheduler._get_init_keys(DDIMScheduler)}
-    try:
-        found: Tensor = DDIMScheduler(**known).alphas_cumprod.double()
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: {error}") from error
-    return found

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from raymia.errors import ConfigError
 from raymia.replica.conditioning import Conditioning, token_ids
+from raymia.replica.configs import read_config
+from raymia.replica.documents import read_json
 from raymia.replica.families import LoadOptions
-from raymia.replica.folder import present, read_json
+from raymia.replica.parts import Parts
 from raymia.replica.protocol import Replica
-from raymia.replica.unet import UNetDiffusion, UNetFamily, check_unet
-from raymia.replica.weights import load_part, load_tokenizer
+from raymia.replica.tokenizers import check_tokenizer
+from raymia.replica.unet import PARTS, UNetDiffusion, UNetFamily, check_unet
 
-PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
-ENCODERS = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
-TOKENIZERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+"""The text encoders in the order of their states, each with its tokenizer."""
 SIZES = 6
 """Numbers that the UNet is told of an image: height and width, top and left of the crop, height and width of the result."""
 
@@ -33,52 +33,44 @@ class SDXL(UNetFamily):
 
     name: ClassVar = "sdxl"
     title: ClassVar = "SDXL"
-    weights: ClassVar = {
-        "unet": "diffusion_pytorch_model",
-        "vae": "diffusion_pytorch_model",
-        "text_encoder": "model",
-        "text_encoder_2": "model",
+    pipelines: ClassVar = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
+    parts: ClassVar = {
+        **PARTS,
+        "text_encoder": "transformers.CLIPTextModel",
+        "text_encoder_2": "transformers.CLIPTextModelWithProjection",
+        "tokenizer": "transformers.CLIPTokenizer",
+        "tokenizer_2": "transformers.CLIPTokenizer",
     }
-    files: ClassVar = ("model_index.json", "scheduler/*.json", "tokenizer*/*.json", "tokenizer*/*.txt")
+    fields: ClassVar = ("force_zeros_for_empty_prompt", "requires_aesthetics_score", "add_watermarker")
     resolution_px: ClassVar = 1024
 
-    def matches(self, model_index: Mapping[str, Any]) -> bool:
-        return str(model_index.get("_class_name")).startswith("StableDiffusionXL")
-
     def check(self, folder: Path) -> None:
-        index = read_json(folder / "model_index.json")
-        kind = index.get("_class_name")
-        if kind not in PIPELINES:
-            raise ConfigError(f"{folder}: a {kind} is not supported; expected {' or '.join(PIPELINES)}")
-        lacking = [part for part in ENCODERS if not present(index, part)]
-        if lacking or index.get("requires_aesthetics_score"):
-            raise ConfigError(f"{folder}: a refiner or a pipeline without {' and '.join(lacking) or 'sizes'} is not supported")
-        unet = check_unet(folder)
-        if unet.get("addition_embed_type") != "text_time":
-            raise ConfigError(
-                f"{folder}/unet: addition_embed_type {unet.get('addition_embed_type')!r}; expected 'text_time', as in SDXL"
-            )
-        pooled = int(read_json(folder / "text_encoder_2" / "config.json").get("projection_dim", 0))
-        expected = unet.get("projection_class_embeddings_input_dim")
-        found = pooled + SIZES * int(unet.get("addition_time_embed_dim") or 0)
+        if read_json(folder / "model_index.json").get("requires_aesthetics_score"):
+            raise ConfigError(f"{folder}/model_index.json: requires_aesthetics_score: a refiner is not supported")
+        encoders = {part: read_config(folder, part, self.parts[part]) for part in ENCODERS}
+        text_width = sum(encoder["hidden_size"] for encoder in encoders.values())
+        unet = check_unet(folder, text_width, addition="text_time")
+        expected = unet["projection_class_embeddings_input_dim"]
+        found = encoders["text_encoder_2"]["projection_dim"] + SIZES * (unet["addition_time_embed_dim"] or 0)
         if found != expected:
             raise ConfigError(
                 f"{folder}/unet: projection_class_embeddings_input_dim {expected}, but text_encoder_2 and {SIZES} sizes give "
                 f"{found}"
             )
+        for part, tokenizer in ENCODERS.items():
+            check_tokenizer(Parts(folder, self.parts), tokenizer, encoders[part])
         self.schedule(folder)
 
-    def load(self, folder: Path, variant: str | None, options: LoadOptions) -> Replica:
-        return _Replica(self, folder, variant, options)
+    def load(self, parts: Parts, options: LoadOptions) -> Replica:
+        return _Replica(self, parts, options)
 
 
 class _Replica(UNetDiffusion):
-    def _load_text(self, folder: Path, variant: str | None, resolution_px: int) -> None:
-        self._encoders = []
-        for part, kind in ENCODERS.items():
-            encoder = load_part(kind, folder, part, variant, dtype=self.dtype).to(self.device).eval().requires_grad_(False)
-            self._encoders.append((load_tokenizer(CLIPTokenizer, folder, TOKENIZERS[part]), encoder))
-        self._zeros = bool(read_json(folder / "model_index.json").get("force_zeros_for_empty_prompt", True))
+    def _load_text(self, parts: Parts, resolution_px: int) -> None:
+        self._encoders = [
+            (parts.tokenizer(tokenizer), parts.model(part, self.dtype).to(self.device)) for part, tokenizer in ENCODERS.items()
+        ]
+        self._zeros = bool(read_json(parts.folder / "model_index.json").get("force_zeros_for_empty_prompt", True))
         self._sizes = torch.tensor([resolution_px, resolution_px, 0, 0, resolution_px, resolution_px], device=self.device)
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,6 +15,7 @@ import yaml
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from raymia.replica.families import LoadOptions
+from raymia.replica.folder import PipelineFolder
 from raymia.replica.schedule import named_levels
 from raymia.run.ledger import Ledger
 from raymia.trial.trial import Trial
@@ -175,9 +175,9 @@ def test_its_blind_baseline_and_its_measure_stand_beside_those_that_ship(folder:
 def test_the_loss_of_the_family_is_the_plain_formula_at_its_own_step_nearest_to_the_level(folder: Path) -> None:
     from raymia_outside.pixels import Pixels
 
-    family: Any = Pixels()
-    family.check(folder / "model")
-    replica = family.load(folder / "model", None, LoadOptions(device="cpu", resolution_px=SIDE))
+    found = PipelineFolder(folder / "model", Pixels())
+    found.check()
+    replica = found.load(LoadOptions(device="cpu", resolution_px=SIDE))
     images = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)) * 2 - 1
     trial = Trial(replica, images, ["", "", ""], ["a", "b", "c"], 0)
     scheduler = DDPMScheduler.from_pretrained(folder / "model" / "scheduler")
@@ -199,7 +199,7 @@ def test_gradients_of_the_family_are_those_of_its_loss(folder: Path) -> None:
 
     from raymia.attacks.gradient import Gradient
 
-    replica = Pixels().load(folder / "model", None, LoadOptions(device="cpu", resolution_px=SIDE))
+    replica = PipelineFolder(folder / "model", Pixels()).load(LoadOptions(device="cpu", resolution_px=SIDE))
     images = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1)) * 2 - 1
     trial = Trial(replica, images, ["", ""], ["a", "b"], 0)
     scores = Gradient(timesteps=(100,), direction_draws=2).score(trial)

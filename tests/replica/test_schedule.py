@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -93,7 +94,7 @@ def test_each_image_gets_the_time_and_the_conversion_of_its_own_timestep() -> No
 
 def test_linear_betas_are_moved_between_own_steps_as_diffusers_does() -> None:
     scheduler = DDIMScheduler(clip_sample=False, **LINEAR)
-    schedule = VariancePreserving(dict(scheduler.config), naming="own")
+    schedule = VariancePreserving(json.loads(scheduler.to_json_string()), naming="own")
     scheduler.set_timesteps(10)
     expected = scheduler.step(NOISE, 500, Z0).prev_sample
     assert torch.allclose(ddim_move(schedule, Z0, NOISE, 500, 400), expected, atol=1e-5)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from raymia.replica.folder import find_pipeline, load_replica
 from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.testbed.architecture import TOKENS, new_tokenizer, new_vae
 from raymia.trial.trial import Trial
+from tests.replica.damaged import change, copied
 
 SIDE_PX = 64
 WIDTHS, PROJECTED, TIME_WIDTH = (32, 48), 40, 8
@@ -220,9 +219,12 @@ def test_an_empty_prompt_is_encoded_where_the_pipeline_does_not_force_zeros(tmp_
     ("file", "changes", "message"),
     [
         ("model_index.json", {"_class_name": "StableDiffusionXLInpaintPipeline"}, "StableDiffusionXLInpaintPipeline is not"),
-        ("model_index.json", {"text_encoder": [None, None]}, "without text_encoder"),
+        ("model_index.json", {"text_encoder": [None, None]}, "no text_encoder; expected"),
         ("model_index.json", {"requires_aesthetics_score": True}, "refiner"),
+        ("model_index.json", {"text_encoder_2": ["transformers", "CLIPTextModel"]}, "text_encoder_2 is .*WithProjection"),
+        ("model_index.json", {"tokenizer_2": ["transformers", "T5Tokenizer"]}, "tokenizer_2 is .*T5Tokenizer"),
         ("unet/config.json", {"in_channels": 9}, "inpainting"),
+        ("unet/config.json", {"cross_attention_dim": 64}, "cross_attention_dim 64, but the text states are 80 wide"),
         ("unet/config.json", {"addition_embed_type": None}, "addition_embed_type None"),
         ("unet/config.json", {"projection_class_embeddings_input_dim": 7}, "input_dim 7, but text_encoder_2"),
         ("unet/config.json", {"time_cond_proj_dim": 256}, "consistency"),
@@ -233,8 +235,7 @@ def test_an_empty_prompt_is_encoded_where_the_pipeline_does_not_force_zeros(tmp_
 def test_what_cannot_be_attacked_is_refused_by_field(
     folder: Path, tmp_path: Path, file: str, changes: dict[str, Any], message: str
 ) -> None:
-    target = Path(shutil.copytree(folder, tmp_path / "p"))
-    content = json.loads((target / file).read_text())
-    (target / file).write_text(json.dumps({**content, **changes}))
+    target = copied(folder, tmp_path / "p")
+    change(target / file, **changes)
     with pytest.raises(ConfigError, match=message):
         find_pipeline(str(target), with_weights=True)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from raymia.replica.folder import find_pipeline, load_replica
 from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import VariancePreserving, ddim_move
+from tests.replica.damaged import change, copied
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +31,7 @@ def pipeline(tiny: Path) -> StableDiffusionPipeline:
 
 
 def edited(tiny: Path, target: Path, file: str, **changes: object) -> Path:
-    shutil.copytree(tiny, target)
-    content = json.loads((target / file).read_text())
-    (target / file).write_text(json.dumps({**content, **changes}))
+    change(copied(tiny, target) / file, **changes)
     return target
 
 
@@ -60,8 +58,8 @@ def test_schedule_is_the_models_own_scaled_linear_one_and_not_linear(replica: Re
 
 
 def test_ddim_moves_agree_with_diffusers_scheduler(replica: Replica) -> None:
-    scheduler = DDIMScheduler.from_config(json.loads(json.dumps(dict(DDIMScheduler(clip_sample=False).config))))
-    schedule = VariancePreserving(dict(scheduler.config), naming="own")
+    scheduler = DDIMScheduler(clip_sample=False)
+    schedule = VariancePreserving(json.loads(scheduler.to_json_string()), naming="own")
     scheduler.set_timesteps(10)
     z, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     expected = scheduler.step(noise, 500, z).prev_sample
@@ -110,6 +108,22 @@ def test_a_bfloat16_replica_evaluates_in_float32_where_that_is_asked_for(tiny: P
         ("unet/config.json", {"in_channels": 9}, "inpainting"),
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction_type 'sample'"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "odd"}, "odd"),
+        ("unet/config.json", {"time_cond_proj_dim": 256}, "time_cond_proj_dim 256; a consistency model"),
+        ("unet/config.json", {"num_class_embeds": 10}, "num_class_embeds 10; a class of each image"),
+        ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type 'timestep'"),
+        ("unet/config.json", {"addition_embed_type": "text"}, "addition_embed_type 'text'"),
+        ("unet/config.json", {"encoder_hid_dim_type": "ip_image_proj"}, "encoder_hid_dim_type 'ip_image_proj'"),
+        ("unet/config.json", {"attention_type": "gated"}, "attention_type 'gated'; boxes"),
+        ("unet/config.json", {"dual_cross_attention": True}, "dual_cross_attention True"),
+        ("unet/config.json", {"out_channels": 8}, "out_channels 8, but 4 come in"),
+        ("unet/config.json", {"cross_attention_dim": 48}, "cross_attention_dim 48, but the text states are 64 wide"),
+        ("unet/config.json", {"cross_attention_dim": [64, 64, 32]}, "but the text states are 64 wide"),
+        ("vae/config.json", {"scaling_factor": None}, "scaling_factor is None"),
+        ("vae/config.json", {"scaling_factor": float("nan")}, "scaling_factor is nan"),
+        ("vae/config.json", {"scaling_factor": 0}, "scaling_factor is 0"),
+        ("vae/config.json", {"shift_factor": 0.1}, "shift_factor is 0.1, which diffusers' pipelines of a UNet ignore"),
+        ("vae/config.json", {"in_channels": 4}, "in_channels is 4; expected the 3 colours"),
+        ("vae/config.json", {"latents_std": [1.0] * 4}, "has latents_std"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused(
@@ -143,7 +157,7 @@ def test_a_compiled_unet_sees_two_sizes_of_calls_and_says_the_same(
     z, states = torch.randn(11, 4, 8, 8), replica.text([f"picture {i}" for i in range(11)])
     with torch.no_grad():
         assert torch.allclose(fixed.predicted_noise(z, 300, states), replica.predicted_noise(z, 300, states), atol=1e-5)
-    assert sizes == [8, 2, 2]
+    assert sizes == [8, 8, 2, 2], "one call when it loads, and three of eleven images"
 
 
 def test_every_image_may_have_a_timestep_of_its_own(replica: Replica, tiny: Path, tmp_path: Path) -> None:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from raymia.errors import ConfigError
 from raymia.replica.conditioning import Conditioning
+from raymia.replica.configs import read_config
 from raymia.replica.device import available, quiet_libraries
 from raymia.replica.families import Family, LoadOptions
-from raymia.replica.folder import read_json
 from raymia.replica.parameter_groups import unet_group
+from raymia.replica.parts import Parts
 from raymia.replica.protocol import Replica
-from raymia.replica.schedule import Naming, Schedule, VariancePreserving, read_scheduler
-from raymia.replica.weights import load_part
+from raymia.replica.schedule import Naming, Schedule, VariancePreserving
+from raymia.replica.scheduler_config import read_scheduler
 
 
 class Pixels(Family):
@@ -28,15 +28,12 @@ class Pixels(Family):
 
     name: ClassVar = "outside_pixels"
     title: ClassVar = "diffusion of pixels"
-    weights: ClassVar = {"unet": "diffusion_pytorch_model"}
-    files: ClassVar = ("scheduler/*.json",)
+    pipelines: ClassVar = ("OutsidePixelPipeline",)
+    parts: ClassVar = {"unet": "diffusers.UNet2DModel"}
     resolution_px: ClassVar = 32
 
-    def matches(self, model_index: Mapping[str, Any]) -> bool:
-        return model_index.get("_class_name") == "OutsidePixelPipeline"
-
     def check(self, folder: Path) -> None:
-        unet = read_json(folder / "unet" / "config.json")
+        unet = read_config(folder, "unet", self.parts["unet"])
         if (unet.get("in_channels"), unet.get("out_channels")) != (3, 3):
             raise ConfigError(
                 f"{folder}/unet: expected 3 channels in and out; a UNet that learns its variance is not supported"
@@ -52,8 +49,8 @@ class Pixels(Family):
     def latent_shape(self, folder: Path, resolution_px: int) -> tuple[int, int, int]:
         return 3, resolution_px, resolution_px
 
-    def load(self, folder: Path, variant: str | None, options: LoadOptions) -> Replica:
-        return PixelReplica(self, folder, variant, options)
+    def load(self, parts: Parts, options: LoadOptions) -> Replica:
+        return PixelReplica(self, parts, options)
 
     def parameter_group(self, name: str) -> str | None:
         return unet_group(name)
@@ -62,18 +59,17 @@ class Pixels(Family):
 class PixelReplica:
     """See `raymia.replica.protocol.Replica`."""
 
-    def __init__(self, family: Pixels, folder: Path, variant: str | None, options: LoadOptions) -> None:
+    def __init__(self, family: Pixels, parts: Parts, options: LoadOptions) -> None:
         if options.dtype != "float32":
             raise ConfigError(f"replica.dtype: {options.dtype}; {family.title} is computed in float32 alone")
         if options.compiled:
             raise ConfigError(f"replica.compile: {family.title} is not compiled; leave it out")
         self.device = torch.device(available(options.device))
-        self.schedule = family.schedule(folder, options.naming)
+        self.schedule = family.schedule(parts.folder, options.naming)
         self.parameter_group = family.parameter_group
         self.denoiser_batch = options.denoiser_batch or 8
         quiet_libraries()
-        unet = load_part(UNet2DModel, folder, "unet", variant, torch_dtype=torch.float32)
-        self._unet = unet.to(self.device).eval().requires_grad_(False)
+        self._unet = parts.model("unet", torch.float32).to(self.device)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return 3, height, width

@@ -8,8 +8,8 @@ import fsspec
 import pytest
 
 from raymia.errors import ConfigError
+from raymia.replica.fetching import fetch
 from raymia.replica.folder import find_pipeline
-from raymia.replica.weights import fetch
 
 
 def test_a_pipeline_at_a_url_is_fetched_once_for_a_machine_and_again_when_it_changes(

@@ -1,0 +1,167 @@
+"""What the JSON documents of a pipeline folder may say: an allow-list, since what is ignored is not scored as it was trained.
+
+A part's own fields are understood by its class, whatever their values: the installed library builds it. A field that the class
+does not know is ignored by the library, so that only those stand here that change nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raymia.errors import ConfigError, suggest
+from raymia.replica.documents import read_json
+from raymia.replica.parts import class_of, library_of, name_of
+
+NOTES = ("_class_name", "_diffusers_version", "_name_or_path", "_commit_hash", "_attn_implementation_autoset")
+"""Fields of any document that say where it comes from."""
+EMA = ("decay", "inv_gamma", "min_decay", "min_value", "optimization_step", "power", "update_after_step", "use_ema_warmup")
+"""Fields that diffusers' averaging of weights leaves in a config; the weights are the average."""
+OF_TRAINING = (
+    "dropout",
+    "gradient_checkpointing",
+    "torch_dtype",
+    "transformers_version",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "dtype",
+)
+"""Fields of transformers' configs that say how weights were made or stored."""
+BESIDE = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts of pipelines that see images which were made, or are given as a prompt: scores do not depend on them."""
+FLAGS = ("requires_safety_checker",)
+"""Fields of ``model_index.json`` that say nothing of the model."""
+MAX_LAYERS, MAX_LISTED = 1000, 100
+"""Of what one config describes: layers by one number, and blocks by one list."""
+FATAL = {
+    "auto_map": "names code of its own, which is never run",
+    "quantization_config": "quantised weights are not supported; save them as float16, bfloat16 or float32",
+}
+TOKENIZER_FILE = "tokenizer_config.json"
+
+
+def check_index(index: Mapping[str, Any], declared: Mapping[str, str], fields: tuple[str, ...], source: Path) -> None:
+    """Refuse a ``model_index.json`` that names a part or class which the family does not have, or lacks one that it has.
+
+    Args:
+        index: its contents.
+        declared: class of each part, as ``library.Class``.
+        fields: further ones that the family reads.
+        source: the file, named in errors.
+
+    Raises:
+        ConfigError: names the part or field, and what was expected.
+    """
+    for part, path in declared.items():
+        found = index.get(part)
+        if not isinstance(found, list) or len(found) != 2 or found[0] is None:
+            raise ConfigError(f"{source}: no {part}; expected {[library_of(path), name_of(path)]}")
+        if found[0] != library_of(path) or str(found[1]).removesuffix("Fast") != name_of(path):
+            raise ConfigError(
+                f"{source}: {part} is {found}; expected {[library_of(path), name_of(path)]}, other classes are not supported"
+            )
+    for name, value in index.items():
+        if name in declared or name in (*BESIDE, *FLAGS, *fields, *NOTES, "scheduler") or value in (None, [None, None]):
+            continue
+        what = "a further part" if isinstance(value, list) else "a field"
+        raise ConfigError(f"{source}: has {name} {value!r}, {what} that is not supported in a {index.get('_class_name')}")
+
+
+def check_part(folder: Path, part: str, path: str) -> None:
+    """Refuse the config of a part that is of another class, or says what its class does not know.
+
+    Args:
+        folder: of the pipeline.
+        part: its folder's name.
+        path: its class, as ``library.Class``.
+
+    Raises:
+        ConfigError: names the file and field.
+    """
+    file = folder / part / "config.json"
+    config = read_json(file)
+    for field, reason in FATAL.items():
+        if config.get(field) is not None:
+            raise ConfigError(f"{file}: {field}: {reason}")
+    (_check_transformers if library_of(path) == "transformers" else _check_diffusers)(config, path, file)
+    for field, value in config.items():
+        many = isinstance(value, int) and "layers" in field and value > MAX_LAYERS
+        if many or (isinstance(value, list) and len(value) > MAX_LISTED):
+            raise ConfigError(f"{file}: {field}: describes more than any model has; expected at most {MAX_LAYERS} layers")
+
+
+def _check_diffusers(config: Mapping[str, Any], path: str, file: Path) -> None:
+    own = config.get("_class_name", name_of(path))
+    if own != name_of(path):
+        raise ConfigError(f"{file}: _class_name is {own!r}; expected {name_of(path)}")
+    _check_known(config, set(defaults(path)), EMA, path, file)
+
+
+def _check_transformers(config: Mapping[str, Any], path: str, file: Path) -> None:
+    kind = class_of(path).config_class
+    architectures = config.get("architectures")
+    if architectures not in (None, []) and name_of(path) not in architectures:
+        raise ConfigError(f"{file}: architectures are {architectures}; expected {name_of(path)}")
+    if config.get("model_type", kind.model_type) != kind.model_type:
+        raise ConfigError(f"{file}: model_type is {config['model_type']!r}; expected {kind.model_type} for a {name_of(path)}")
+    known = _parameters(kind)
+    general = _parameters(kind.__mro__[1])
+    for field in general.keys() & config.keys() - {*OF_TRAINING, "architectures"}:
+        if config[field] != general[field]:
+            raise ConfigError(f"{file}: {field} is {config[field]!r}; only {general[field]!r} is supported, remove it")
+    _check_known(config, {*known, "architectures", "model_type"}, OF_TRAINING, path, file)
+
+
+def _check_known(config: Mapping[str, Any], known: set[str], harmless: tuple[str, ...], path: str, file: Path) -> None:
+    for field, value in config.items():
+        if value is not None and field not in known and field not in harmless and field not in NOTES:
+            raise ConfigError(
+                f"{file}: {field} is {value!r}, which a {name_of(path)} of the installed {library_of(path)} does not know"
+                f"{suggest(field, sorted(known)) if not field.startswith('_') else ''}; remove it if it changes nothing"
+            )
+
+
+def _parameters(kind: Any) -> dict[str, Any]:
+    return {name: one.default for name, one in inspect.signature(kind.__init__).parameters.items() if name != "self"}
+
+
+def defaults(path: str) -> dict[str, Any]:
+    """The fields of a class's config with the values that it takes where the config is silent.
+
+    Args:
+        path: the class, as ``library.Class``.
+    """
+    kind = class_of(path)
+    return _parameters(getattr(kind, "config_class", None) or kind)
+
+
+def read_config(folder: Path, part: str, path: str) -> dict[str, Any]:
+    """The config of a part, with its class's own values where it is silent.
+
+    Args:
+        folder: of the pipeline.
+        part: its folder's name.
+        path: its class, as ``library.Class``.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    return {**defaults(path), **read_json(folder / part / "config.json")}
+
+
+def check_tokenizer_config(folder: Path, part: str, path: str) -> None:
+    """Refuse a tokenizer of another class, one that would run code of its own, or one whose texts have no length.
+
+    Raises:
+        ConfigError: names the file and field.
+    """
+    file = folder / part / TOKENIZER_FILE
+    config = read_json(file)
+    if config.get("auto_map") is not None:
+        raise ConfigError(f"{file}: auto_map: {FATAL['auto_map']}")
+    own = str(config.get("tokenizer_class") or name_of(path))
+    if own.removesuffix("Fast") != name_of(path):
+        raise ConfigError(f"{file}: tokenizer_class is {own!r}; expected {name_of(path)}")

@@ -1,0 +1,84 @@
+"""Tokenizers of a pipeline folder: whether one is whole and fits its text encoder, found out by using it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raymia.errors import ConfigError, first_line
+from raymia.replica.conditioning import token_ids
+from raymia.replica.parts import Parts
+
+PROMPTS = ("", "a photograph of two small boats")
+MAX_TOKENS = 4096
+"""Length of texts where the text encoder has no largest one of its own."""
+FILLED = 0.9
+"""Share of a text encoder's vocabulary that its tokenizer has at least; the rest rounds it up for the hardware."""
+
+
+def check_tokenizer(parts: Parts, part: str, encoder: Mapping[str, Any]) -> None:
+    """Refuse a tokenizer that is not whole, or whose texts its encoder cannot take.
+
+    Args:
+        parts: of the pipeline.
+        part: folder of the tokenizer.
+        encoder: config of the text encoder, with the values of its class where it is silent.
+
+    Raises:
+        ConfigError: names the folder and what does not fit.
+    """
+    place, tokenizer = parts.folder / part, parts.tokenizer(part)
+    _check_vocabulary(place, tokenizer, int(encoder["vocab_size"]))
+    _check_merges(place, tokenizer)
+    longest = int(encoder.get("max_position_embeddings") or MAX_TOKENS)
+    length = tokenizer.model_max_length
+    if not isinstance(length, int) or not 2 <= length <= longest:
+        # A very large number is the library's way to say that the file is silent.
+        shown = "missing" if isinstance(length, int) and length > 10**9 else repr(length)
+        raise ConfigError(
+            f"{place}/tokenizer_config.json: model_max_length is {shown}; expected the length that texts are padded to, "
+            f"2 to {longest} as the text encoder takes"
+        )
+    try:
+        shape = tuple(token_ids(tokenizer, PROMPTS).shape)
+    except Exception as error:
+        # Whatever the library makes of somebody else's tokenizer.
+        raise ConfigError(f"{place}: cannot pad a text to {length} tokens ({first_line(error)})") from error
+    if shape != (len(PROMPTS), length):
+        raise ConfigError(f"{place}: gives {shape[-1]} tokens of a text; expected {length}")
+
+
+def _check_vocabulary(place: Path, tokenizer: Any, size: int) -> None:
+    vocabulary, added = tokenizer.get_vocab(), tokenizer.get_added_vocab()
+    largest = max(vocabulary.values(), default=-1)
+    if largest >= size:
+        raise ConfigError(
+            f"{place}: has a token of number {largest}, but the text encoder's vocab_size is {size}; it is another model's"
+        )
+    if len(vocabulary) < FILLED * size:
+        raise ConfigError(
+            f"{place}: has {len(vocabulary)} of the {size} tokens of the text encoder's vocabulary; files of it are missing, "
+            "or it is another model's"
+        )
+    several = [token for token in added if token.endswith("_1") and token[:-2] in added]
+    if several:
+        raise ConfigError(
+            f"{place}: {several[0]} is a further token of {several[0][:-2]}, as textual inversion adds; that is not supported"
+        )
+
+
+def _check_merges(place: Path, tokenizer: Any) -> None:
+    """Refuse byte-pair encoding whose merges do not make every token of the vocabulary: their list was cut."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    model = {} if backend is None else json.loads(backend.to_str())["model"]
+    if model.get("type") != "BPE":
+        return
+    pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
+    made = {"".join(pair) for pair in pairs} | set(tokenizer.get_added_vocab()) | set(tokenizer.all_special_tokens)
+    ending = re.escape(model.get("end_of_word_suffix") or "")
+    lost = [token for token in model["vocab"] if token not in made and not re.fullmatch(f".(?:{ending})?", token, re.DOTALL)]
+    if lost:
+        raise ConfigError(f"{place}: no merge makes the token {lost[0]!r} and {len(lost) - 1} more; the list of merges is cut")
