@@ -192,7 +192,7 @@ def _local(model: str) -> Path | None:
         ConfigError: a path of no folder.
     """
     try:
-        path = Path(model).expanduser()
+        path = Path(model or "no name").expanduser()
         if path.is_dir():
             return path
         is_file = path.is_file()

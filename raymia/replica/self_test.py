@@ -194,7 +194,7 @@ def _check_compiled(replica: Replica, parts: Parts, shape: tuple[int, int, int],
 def _require_same(found: Tensor, expected: Tensor, dtype: torch.dtype, what: str) -> None:
     if found.shape != expected.shape:
         raise ConfigError(f"{what} gives the shape {tuple(expected.shape)}, and the replica {tuple(found.shape)}")
-    difference = float((found - expected).norm() / expected.norm())
+    difference = float((found.double() - expected.double()).norm() / expected.double().norm())
     if not difference <= ROUNDING.get(dtype, ROUNDING[torch.float32]):
         raise ConfigError(
             f"{what} gives something else than the replica: they differ by {difference:.2g} of it, where rounding gives "
