@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from jaxtyping import Float
 from open_clip.pretrained import get_pretrained_cfg
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from raymia.documents import DocumentError, parse_json
 from raymia.errors import ConfigError, first_line
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
+MAX_CONFIG_BYTES = 2**20
+ELSEWHERE = ("timm_model_name", "hf_model_name", "hf_tokenizer_name")
+"""Fields of a tower for which open_clip takes a model or tokenizer of another library from elsewhere."""
+UNUSED = ("resize_mode", "fill_color", "size")
+"""Fields of the preprocessing that say nothing of square images, which are resized to the model's side."""
+USED = {"mean": None, "std": None, "interpolation": "bicubic", "mode": "RGB"}
+"""Fields of the preprocessing that are done, each with its one value where it may have no other."""
 
 
 class Clip:
@@ -40,16 +48,19 @@ class Clip:
         """
         is_folder = Path(model).is_dir()
         config, weights = _local(Path(model)) if is_folder else _from_hub(model)
-        self._model = open_clip.CLIP(**config["model_cfg"])
-        try:
+        with _foreign(f"{weights.parent}: no CLIP can be built from {CONFIG_FILE}"):
+            self._model = open_clip.CLIP(**config["model_cfg"])
+        with _foreign(f"{weights}: weights do not fit the config"):
             self._model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
-        except (RuntimeError, SafetensorError) as error:
-            raise ConfigError(f"{weights}: weights do not fit the config: {first_line(error)}") from error
+        for name, tensor in self._model.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise ConfigError(f"{weights}: the tensor {name} is not finite; the weights are damaged")
         self._model.to(device).eval().requires_grad_(False)
         preprocess = config["preprocess_cfg"]
-        self._tokenizer = open_clip.get_tokenizer(
-            f"local-dir:{Path(model).resolve()}" if is_folder else model.partition("/")[0]
-        )
+        with _foreign(f"clip {model!r}: its tokenizer cannot be made"):
+            self._tokenizer = open_clip.get_tokenizer(
+                f"local-dir:{Path(model).resolve()}" if is_folder else model.partition("/")[0]
+            )
         self._device = device
         self._side: int = config["model_cfg"]["vision_cfg"]["image_size"]
         self._mean = torch.tensor(preprocess["mean"], device=device)[:, None, None]
@@ -72,8 +83,17 @@ class Clip:
         return features
 
 
+@contextmanager
+def _foreign(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Whatever open_clip, safetensors or the hub's client makes of somebody else's files.
+        raise ConfigError(f"{what}: {first_line(error)}") from error
+
+
 def check_clip(model: str) -> None:
-    """Refuse a CLIP that cannot be had, before anything is started.
+    """Refuse a CLIP that cannot be had or is not whole, before anything is started.
 
     Args:
         model: see `Clip`.
@@ -82,7 +102,8 @@ def check_clip(model: str) -> None:
         ConfigError: the model cannot be had; names it and what is expected.
     """
     if Path(model).is_dir():
-        _local(Path(model))
+        config, weights = _local(Path(model))
+        _check_tensors(config, weights)
     else:
         _hub_config(model)
 
@@ -92,10 +113,66 @@ def _local(folder: Path) -> tuple[dict[str, dict[str, Any]], Path]:
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise ConfigError(f"{folder}: no {WEIGHTS_FILE}; CLIP weights are loaded from safetensors only")
+    return _config(folder / CONFIG_FILE), weights
+
+
+def _config(file: Path) -> dict[str, dict[str, Any]]:
+    """The config of a CLIP whose towers are open_clip's own and whose images are prepared as `Clip` does."""
     try:
-        return json.loads((folder / CONFIG_FILE).read_text()), weights
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder / CONFIG_FILE}: not a readable open_clip config ({error})") from error
+        with file.open("rb") as stream:
+            content = parse_json(stream.read(MAX_CONFIG_BYTES))
+    except (OSError, DocumentError) as error:
+        raise ConfigError(f"{file}: not a readable open_clip config ({error})") from error
+    model, preprocess = (content.get(n) if isinstance(content, dict) else None for n in ("model_cfg", "preprocess_cfg"))
+    if not isinstance(model, dict) or not isinstance(preprocess, dict):
+        raise ConfigError(f"{file}: expected an object with model_cfg and preprocess_cfg")
+    for tower in ("vision_cfg", "text_cfg"):
+        if not isinstance(model.get(tower), dict):
+            raise ConfigError(f"{file}: model_cfg.{tower}: expected an object")
+        elsewhere = [field for field in ELSEWHERE if model[tower].get(field) is not None]
+        if elsewhere:
+            raise ConfigError(f"{file}: {tower}.{elsewhere[0]}: towers and tokenizers of other libraries are not supported")
+    if not isinstance(model["vision_cfg"].get("image_size"), int):
+        raise ConfigError(
+            f"{file}: vision_cfg.image_size is {model['vision_cfg'].get('image_size')!r}; expected the side in px"
+        )
+    _check_preprocessing(preprocess, file)
+    return {"model_cfg": model, "preprocess_cfg": preprocess}
+
+
+def _check_preprocessing(preprocess: Mapping[str, Any], file: Path) -> None:
+    for field, value in preprocess.items():
+        if value is not None and field not in (*USED, *UNUSED):
+            raise ConfigError(
+                f"{file}: preprocess_cfg.{field} is {value!r}, which is not done; remove it if it changes nothing"
+            )
+    for field, only in USED.items():
+        if only is not None and preprocess.get(field) not in (only, None):
+            raise ConfigError(f"{file}: preprocess_cfg.{field} is {preprocess[field]!r}; only {only} is supported")
+    for field in ("mean", "std"):
+        numbers = preprocess.get(field)
+        if not (isinstance(numbers, list) and len(numbers) == 3 and all(_number(one) for one in numbers)):
+            raise ConfigError(f"{file}: preprocess_cfg.{field} is {numbers!r}; expected three numbers")
+    if any(one <= 0 for one in preprocess["std"]):
+        raise ConfigError(f"{file}: preprocess_cfg.std is {preprocess['std']!r}; expected three numbers above 0")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_tensors(config: dict[str, dict[str, Any]], weights: Path) -> None:
+    """Hold the header of the weights against the model that the config describes, built without memory."""
+    with _foreign(f"{weights.parent}: no CLIP can be built from {CONFIG_FILE}"), torch.device("meta"):
+        expected = {name: tuple(one.shape) for name, one in open_clip.CLIP(**config["model_cfg"]).state_dict().items()}
+    with _foreign(f"{weights}: not readable as safetensors"), safe_open(weights, "pt") as tensors:
+        found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - no dictionary
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise ConfigError(
+                f"{weights}: the tensor {name} is {found.get(name, 'missing')}, and by the config "
+                f"{expected.get(name, 'there is none')}; download it again"
+            )
 
 
 def _hub_config(model: str) -> tuple[str, str]:
@@ -114,8 +191,6 @@ def _hub_config(model: str) -> tuple[str, str]:
 def _from_hub(model: str) -> tuple[dict[str, dict[str, Any]], Path]:
     """The config, and the file of the weights, fetched from the hub."""
     _, repository = _hub_config(model)
-    try:
-        config = Path(hf_hub_download(repository, CONFIG_FILE))
-        return json.loads(config.read_text()), Path(hf_hub_download(repository, WEIGHTS_FILE))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(f"clip {model!r}: cannot fetch {WEIGHTS_FILE} of {repository}: {first_line(error)}") from error
+    with _foreign(f"clip {model!r}: cannot fetch {WEIGHTS_FILE} of {repository}"):
+        config, weights = (Path(hf_hub_download(repository, name)) for name in (CONFIG_FILE, WEIGHTS_FILE))
+    return _config(config), weights

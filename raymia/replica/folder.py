@@ -20,7 +20,7 @@ from raymia.replica.device import quiet_libraries
 from raymia.replica.documents import read_json
 from raymia.replica.families import Family, LoadOptions
 from raymia.replica.fetching import fetch
-from raymia.replica.hub import download
+from raymia.replica.hub import download, remote_files, remote_headers
 from raymia.replica.parts import Parts, is_tokenizer
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Naming, Schedule
@@ -149,26 +149,21 @@ def find_pipeline(model: str, with_weights: bool, revision: str | None = None) -
     """Find a pipeline folder and check it as far as that needs no loading: its documents, and the headers of its weights.
 
     Args:
-        model: a folder, an fsspec URL of one, or a hub id; of a hub id the configs are downloaded, and the safetensors where
-            `with_weights`.
+        model: a folder, an fsspec URL of one, or a hub id; of a hub id the configs and the weights' headers are asked for, and
+            the weights where `with_weights`.
         with_weights: whether the weights must be there.
         revision: of a hub id; none for the newest.
 
     Raises:
         ConfigError: names the folder, file or field, what was expected and what to do.
     """
-    if "://" in model:
-        folder = _of_path(fetch(model))
-    elif (local := _local(model)) is not None:
-        folder = _of_path(local)
-    else:
-        folder = _of_hub(model, with_weights, revision)
-        folder.check()
-        if with_weights:
-            folder.check_weights()
-        return folder
+    local = fetch(model) if "://" in model else _local(model)
+    folder = _of_hub(model, with_weights, revision) if local is None else _of_path(local)
     folder.check()
-    folder.check_weights()
+    if local is None and not with_weights:
+        _check_remote(model, folder)
+    else:
+        folder.check_weights()
     return folder
 
 
@@ -210,6 +205,14 @@ def _local(model: str) -> Path | None:
 
 def _of_path(path: Path, revision: str | None = None) -> PipelineFolder:
     return PipelineFolder(path, families.of(read_json(path / INDEX), path), revision)
+
+
+def _check_remote(model: str, folder: PipelineFolder) -> None:
+    """As `PipelineFolder.check_weights`, of weights that are on the hub; where it cannot be asked, they are checked later."""
+    quiet_libraries()
+    parts, files = Parts(folder.path, folder.family.parts), remote_files(model, folder.revision)
+    for part, stem in folder.family.weights.items() if files else ():
+        check_tensors(parts, part, *remote_headers(model, folder.revision, part, stem, files))
 
 
 def _of_hub(model: str, with_weights: bool, revision: str | None) -> PipelineFolder:

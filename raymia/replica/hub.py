@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
-from raymia.errors import ConfigError
+from raymia.errors import ConfigError, first_line
+from raymia.replica.documents import read_json
+from raymia.replica.weight_files import Header, choose, join, placed
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 5
 STATUS = {
@@ -31,8 +37,51 @@ def download(model: str, patterns: Sequence[str], revision: str | None) -> Path:
     Raises:
         ConfigError: the hub does not give them and the cache lacks them; says what the hub said.
     """
-    try:
+    with _asking(model):
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns), etag_timeout=TIMEOUT_S))
+
+
+def remote_files(model: str, revision: str | None) -> list[str]:
+    """The names of all files of a repository; none where it cannot be asked, so that only its cache is at hand."""
+    try:
+        return HfApi().list_repo_files(model, revision=revision)
+    except Exception as error:  # noqa: BLE001 - whatever the hub's client raises; the weights are checked when they are there
+        log.info("replica.model %s: the hub is not asked for headers of weights: %s", model, first_line(error))
+        return []
+
+
+def remote_headers(
+    model: str, revision: str | None, part: str, stem: str, files: Sequence[str]
+) -> tuple[dict[str, Header], bool]:
+    """The headers of a part's weights, of which the hub sends nothing else, and whether they are of several files.
+
+    Args:
+        model: the hub id.
+        revision: none for the newest.
+        part: its folder's name.
+        stem: of its weight files.
+        files: of the repository.
+
+    Raises:
+        ConfigError: see `raymia.replica.weight_files`; or the hub does not give them.
+    """
+    names = [file.removeprefix(f"{part}/") for file in files if file.startswith(f"{part}/")]
+    _, name = choose(names, stem, f"{model}/{part}")
+    announced = None
+    if name.endswith(".json"):
+        announced = placed(read_json(download(model, [f"{part}/{name}"], revision) / part / name), f"{model}/{part}/{name}")
+    found: dict[str, dict[str, Header]] = {}
+    for shard in [name] if announced is None else sorted(set(announced.values())):
+        with _asking(model):
+            told = HfApi().parse_safetensors_file_metadata(model, f"{part}/{shard}", revision=revision)
+        found[shard] = {tensor: Header(tuple(info.shape), info.dtype) for tensor, info in told.tensors.items()}
+    return join(found, announced, f"{model}/{part}"), announced is not None
+
+
+@contextmanager
+def _asking(model: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         # Whatever the hub's client, its HTTP client or its cache raises.
         raise ConfigError(f"replica.model {model!r}: no such folder, and the hub does not give it: {_said(error)}") from error

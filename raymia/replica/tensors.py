@@ -11,7 +11,7 @@ import torch
 
 from raymia.errors import ConfigError, first_line
 from raymia.replica.parts import Parts, class_of, library_of, name_of, require_complete
-from raymia.replica.weight_files import Header, WeightFiles, check_dtypes, read_headers
+from raymia.replica.weight_files import Header, check_dtypes, read_headers
 
 SLACK = 4
 """A config may describe that many times the values that the weights hold; more is refused before anything is made of it."""
@@ -19,7 +19,7 @@ COUNTED = ("num_batches_tracked", "position_ids")
 """Ends of the names of tensors that hold whole numbers."""
 
 
-def check_tensors(parts: Parts, part: str) -> None:
+def check_tensors(parts: Parts, part: str, headers: dict[str, Header] | None = None, sharded: bool = False) -> None:
     """Refuse a part whose weight files lack a tensor of its class, have one too many, or one of another shape or kind.
 
     The class is built from its config on torch's meta device, and the files' names are turned into its own as its library
@@ -28,16 +28,19 @@ def check_tensors(parts: Parts, part: str) -> None:
     Args:
         parts: of the pipeline.
         part: its folder's name.
+        headers: of its weights, where they are not in its folder.
+        sharded: whether those are of several files.
 
     Raises:
         ConfigError: names the tensor; or nothing can be built from the config.
     """
     place, path = parts.folder / part, parts.declared[part]
-    weights = parts.weights(part)
-    headers = read_headers(weights)
+    if headers is None:
+        weights = parts.weights(part)
+        headers, sharded = read_headers(weights), weights.index is not None
     compare = {"diffusers": _as_diffusers, "transformers": _as_transformers}.get(library_of(path).partition(".")[0])
     if compare is not None:
-        require_complete(name_of(path), place, *compare(class_of(path), place, headers, weights))
+        require_complete(name_of(path), place, *compare(class_of(path), place, headers, sharded))
 
 
 @contextmanager
@@ -55,12 +58,12 @@ Compared = tuple[set[str], set[str], list[tuple[str, tuple[int, ...], tuple[int,
 """Names that are missing, names that are left over, and names with the files' shape and the config's."""
 
 
-def _as_diffusers(kind: Any, place: Path, headers: dict[str, Header], weights: WeightFiles) -> Compared:
+def _as_diffusers(kind: Any, place: Path, headers: dict[str, Header], sharded: bool) -> Compared:
     with _building(kind, place), torch.device("meta"):
         model = kind.from_config(kind.load_config(place, local_files_only=True))
     expected = dict(model.state_dict())
     # Attention blocks of before 2023 have other names, which the library turns into today's in weights of one file.
-    named = headers if weights.index is not None else model._fix_state_dict_keys_on_load(dict(headers))
+    named = headers if sharded else model._fix_state_dict_keys_on_load(dict(headers))
     both = expected.keys() & named.keys()
     check_dtypes(named, [name for name in sorted(both) if expected[name].is_floating_point()], place)
     mismatched = [
@@ -71,7 +74,7 @@ def _as_diffusers(kind: Any, place: Path, headers: dict[str, Header], weights: W
     return expected.keys() - both, named.keys() - both, mismatched
 
 
-def _as_transformers(kind: Any, place: Path, headers: dict[str, Header], weights: WeightFiles) -> Compared:
+def _as_transformers(kind: Any, place: Path, headers: dict[str, Header], sharded: bool) -> Compared:
     check_dtypes(headers, [name for name in sorted(headers) if not name.endswith(COUNTED)], place)
     with _building(kind, place), torch.device("meta"):
         config = kind.config_class.from_pretrained(place, local_files_only=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
@@ -62,24 +63,40 @@ def weight_files(part: Path, stem: str) -> WeightFiles:
     Raises:
         ConfigError: there are none, more than one set of them, or not all shards; says what is there.
     """
-    names = _names(part)
+    names = sorted(file.name for file in part.iterdir() if file.is_file()) if part.is_dir() else []
+    variant, name = choose(names, stem, part)
+    if not name.endswith(".json"):
+        return WeightFiles(variant, (part / name,))
+    index = part / name
+    shards = sorted(set(placed(read_json(index), index).values()))
+    missing = [shard for shard in shards if shard not in names]
+    if missing:
+        raise ConfigError(f"{index}: names {missing[0]}, which is not there; download it")
+    return WeightFiles(variant, tuple(part / shard for shard in shards), index)
+
+
+def choose(names: Sequence[str], stem: str, part: object) -> tuple[str | None, str]:
+    """The variant that a part is loaded in, and its file or the index of its shards.
+
+    Args:
+        names: of the files in the part's folder.
+        stem: of its weight files.
+        part: the folder, named in errors.
+
+    Raises:
+        ConfigError: there are none, or more than one set of them; says what is there.
+    """
     for pattern, what in ELSEWHERE.items():
         found = [name for name in names if re.fullmatch(pattern, name)]
         if found:
             raise ConfigError(f"{part}/{found[0]}: {what}, which is not supported; save the part's whole weights in one form")
     for variant in VARIANTS:
-        single, index = (part / name for name in file_names(stem, variant))
-        if single.is_file() and index.is_file():
-            raise ConfigError(f"{part}: has both {single.name} and {index.name}; remove the one that is not the model")
-        if single.is_file():
-            return WeightFiles(variant, (single,))
-        if index.is_file():
-            return WeightFiles(variant, _shards(index), index)
+        there = [name for name in file_names(stem, variant) if name in names]
+        if len(there) > 1:
+            raise ConfigError(f"{part}: has both {' and '.join(there)}; remove the one that is not the model")
+        if there:
+            return variant, there[0]
     raise ConfigError(f"{part}: {_what_is_there(names, stem)}")
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
 
 
 def _what_is_there(names: Sequence[str], stem: str) -> str:
@@ -100,24 +117,23 @@ def _what_is_there(names: Sequence[str], stem: str) -> str:
     return f"no safetensors weights; expected {expected}"
 
 
-def _shards(index: Path) -> tuple[Path, ...]:
-    """The files that an index names.
+def placed(content: Mapping[str, Any], index: object) -> dict[str, str]:
+    """Which tensor is in which file, by an index of shards.
+
+    Args:
+        content: of the index.
+        index: named in errors.
 
     Raises:
-        ConfigError: a name that leads elsewhere, or a file that is not there.
+        ConfigError: it does not say so, or names a file that is elsewhere.
     """
-    content = read_json(index)
-    placed = content.get("weight_map")
-    if not isinstance(placed, dict) or not placed or not isinstance(content.get("metadata", {}), dict):
+    found = content.get("weight_map")
+    if not isinstance(found, dict) or not found or not isinstance(content.get("metadata", {}), dict):
         raise ConfigError(f"{index}: expected a weight_map from tensors to files; download it again")
-    names = list(placed.values())
-    for name in names:
+    for name in found.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise ConfigError(f"{index}: names the file {name!r}; expected the name of a safetensors file beside it")
-    missing = sorted(name for name in set(names) if not (index.parent / name).is_file())
-    if missing:
-        raise ConfigError(f"{index}: names {missing[0]}, which is not there; download it")
-    return tuple(index.parent / name for name in sorted(set(names)))
+    return found
 
 
 def read_headers(weights: WeightFiles) -> dict[str, Header]:
@@ -126,27 +142,38 @@ def read_headers(weights: WeightFiles) -> dict[str, Header]:
     Raises:
         ConfigError: a file that is no safetensors or is cut, a tensor that stands twice, or an index that says otherwise.
     """
+    announced = None if weights.index is None else placed(read_json(weights.index), weights.index)
+    return join({file.name: _header(file) for file in weights.files}, announced, weights.files[0].parent)
+
+
+def join(files: Mapping[str, Mapping[str, Header]], announced: Mapping[str, str] | None, part: object) -> dict[str, Header]:
+    """The headers of all files as those of one model.
+
+    Args:
+        files: headers by tensor, by file.
+        announced: which tensor is in which file, by the index; none of a single file.
+        part: their folder, named in errors.
+
+    Raises:
+        ConfigError: a tensor that stands twice, or elsewhere than the index says.
+    """
     found: dict[str, Header] = {}
     places: dict[str, str] = {}
-    for file in weights.files:
-        for name, header in _header(file).items():
+    for file, headers in files.items():
+        for name, header in headers.items():
             if name in found:
-                raise ConfigError(f"{file}: has the tensor {name}, which {places[name]} has too; remove one of the files")
-            found[name], places[name] = header, file.name
-    if weights.index is not None:
-        _check_index(weights.index, places)
-    return found
-
-
-def _check_index(index: Path, places: dict[str, str]) -> None:
-    announced = read_json(index)["weight_map"]
-    wrong = sorted(name for name in announced.keys() | places.keys() if announced.get(name) != places.get(name))
-    if wrong:
-        name = wrong[0]
+                raise ConfigError(
+                    f"{part}/{file}: has the tensor {name}, which {places[name]} has too; remove one of the files"
+                )
+            found[name], places[name] = header, file
+    wrong = [] if announced is None else [n for n in announced.keys() | places.keys() if announced.get(n) != places.get(n)]
+    if announced is not None and wrong:
+        name = min(wrong)
         raise ConfigError(
-            f"{index}: says that the tensor {name} is in {announced.get(name, 'no file')}, but it is in "
+            f"{part}: by the index the tensor {name} is in {announced.get(name, 'no file')}, but it is in "
             f"{places.get(name, 'none')}; download the part again"
         )
+    return found
 
 
 def _header(file: Path) -> dict[str, Header]:

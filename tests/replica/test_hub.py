@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from raymia.errors import ConfigError
 from raymia.replica.folder import find_pipeline
 from raymia.replica.stable_diffusion import StableDiffusion
-from tests.replica.damaged import TEXT, UNET, copied
+from tests.replica.damaged import TEXT, UNET, copied, rewrite, without
 from tests.replica.test_tensors import shard
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -148,7 +148,7 @@ def test_of_a_hub_id_the_documents_are_fetched_and_then_the_weights_of_each_part
     found = find_pipeline("me/model", with_weights=False)
     assert isinstance(found.family, StableDiffusion)
     assert found.fingerprint() == COMMIT
-    assert not list(found.path.rglob("*.safetensors"))
+    assert not list(found.path.rglob("*.safetensors")), "only their headers were asked for"
     assert (found.path / "tokenizer" / "tokenizer.json").is_file()
     found = find_pipeline("me/model", with_weights=True)
     fetched = {file.relative_to(found.path).as_posix() for file in found.path.rglob("*.safetensors")}
@@ -160,6 +160,33 @@ def test_of_a_hub_id_the_documents_are_fetched_and_then_the_weights_of_each_part
         "vae": None,
         "text_encoder": "fp16" if edit is half else None,
     }
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_weights_on_the_hub_that_lack_a_tensor_are_refused_by_their_headers(
+    hub: type[Hub], tiny: Path, tmp_path: Path, split: bool
+) -> None:
+    hub.folder = copied(tiny, tmp_path / "repository")
+    rewrite(hub.folder / UNET, without("conv_out.bias"))
+    if split:
+        shard(hub.folder)
+    with pytest.raises(ConfigError, match=r"unet: the weights lack the tensor conv_out\.bias"):
+        find_pipeline("me/model", with_weights=False)
+    assert not list(tmp_path.rglob("cache/**/*.safetensors"))
+    (hub.folder / TEXT).write_bytes(b"<html>not the weights</html>")
+    (hub.folder / UNET).unlink(missing_ok=True)
+    (hub.folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"unet: (has only .*non_ema|the weights lack the tensor conv_out\.bias)"):
+        find_pipeline("me/model", with_weights=False)
+
+
+def test_without_the_hub_what_its_cache_holds_is_checked(hub: type[Hub], tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.folder = tiny
+    find_pipeline("me/model", with_weights=False)
+    asked = len(hub.asked)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_pipeline("me/model", with_weights=False, revision=COMMIT).fingerprint() == COMMIT
+    assert len(hub.asked) == asked
 
 
 @pytest.mark.parametrize(

@@ -77,4 +77,4 @@ def test_tokens_that_a_pipeline_would_put_in_for_others_are_refused(folder: Path
     refused(folder, r"embeddings.token_embedding.weight is \(532, 64\) in the weights and \(534, 64\)")
     tokenizer.add_tokens(["<cat-toy>_1"])
     tokenizer.save_pretrained(folder / "tokenizer")
-    refused(folder, "<cat-toy>_1 is a further token of <cat-toy>, as textual inversion adds them")
+    refused(folder, "<cat-toy>_1 is a further token of <cat-toy>, as textual inversion adds; that is not")
