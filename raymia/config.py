@@ -185,6 +185,19 @@ class LimitsConfig(_Section):
         RemoteLimits.attempts, ge=1, le=100, description="How often a read from elsewhere is tried, waiting longer each time."
     )
 
+    def of_shards(self) -> ReadLimits:
+        """How much is read of a shard."""
+        return ReadLimits(
+            max_shard_bytes=self.max_shard_bytes,
+            max_members=self.max_members,
+            max_image_bytes=self.max_image_bytes,
+            max_text_bytes=self.max_text_bytes,
+        )
+
+    def elsewhere(self) -> RemoteLimits:
+        """What reading a shard may cost that is not on a local disk."""
+        return RemoteLimits(self.max_shard_bytes, self.read_timeout_s, self.attempts)
+
 
 def _attacks(value: object) -> dict[str, Attack]:
     if not isinstance(value, dict) or not value:

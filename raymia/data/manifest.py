@@ -175,7 +175,7 @@ def load_manifest(source: str) -> tuple[Manifest, str]:
     return manifest, posixpath.dirname(path) if "://" in path else str(Path(path).resolve().parent)
 
 
-def resolve_shards(manifest: Manifest, folder: str) -> list[Shard]:
+def resolve_shards(manifest: Manifest, folder: str, most: int = MAX_FILES) -> list[Shard]:
     """Every shard of every split, splits taking turns so that each part of a scan sees all of them.
 
     Shards are named by their file names; see `name_shards`.
@@ -183,9 +183,10 @@ def resolve_shards(manifest: Manifest, folder: str) -> list[Shard]:
     Args:
         manifest: the manifest, as `load_manifest` gives it.
         folder: where its relative paths start.
+        most: a manifest of more shards is refused.
 
     Raises:
-        ConfigError: a split's patterns are malformed or match nothing, or name one shard twice.
+        ConfigError: a split's patterns are malformed or match nothing or too much, or name one shard twice.
     """
     unpacked = next((split.name for split in manifest.splits if split.source is not None), None)
     if unpacked is not None:
@@ -193,7 +194,7 @@ def resolve_shards(manifest: Manifest, folder: str) -> list[Shard]:
             f"splits.{unpacked}: a list of URLs, not shards; fetch and pack it first: raymia data pack MANIFEST --out FOLDER"
         )
     _require_apart(manifest)
-    room, by_split = MAX_FILES, []
+    room, by_split = most, []
     for split in manifest.splits:
         urls = _expand(split, folder, room)
         room -= len(urls)

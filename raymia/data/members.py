@@ -68,7 +68,7 @@ class ReadLimits:
         max_text_bytes: of a member that may hold a caption; a larger one is not read.
     """
 
-    max_shard_bytes: int = 2**38
+    max_shard_bytes: int = 2**36
     max_members: int = 2_000_000
     max_joined_members: int = 200_000
     max_image_bytes: int = 2**28

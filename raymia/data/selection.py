@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from raymia.data.manifest import Manifest, Shard, resolve_shards, within
+from raymia.data.members import ReadLimits
+from raymia.data.patterns import MAX_FILES
+from raymia.data.remote import LIMITS, RemoteLimits
 from raymia.data.tables import read_table
 from raymia.data.tar import Fault, RawSample, ShardEnd, read_shard
 from raymia.errors import ConfigError, suggest
@@ -27,11 +30,14 @@ class ShardReader:
         shard: the tar and its split.
         keys: keys of the samples that count; none where all do.
         fold_captions: see `raymia.data.manifest.Manifest`.
+        limits, remote: see `raymia.data.tar.read_shard`.
     """
 
     shard: Shard
     keys: frozenset[str] | None = None
     fold_captions: bool = False
+    limits: ReadLimits = ReadLimits()
+    remote: RemoteLimits = LIMITS
 
     @property
     def place(self) -> tuple[str, str]:
@@ -56,7 +62,7 @@ class ShardReader:
             number = numbers[index] = len(numbers)
             return wanted(number)
 
-        for item in read_shard(self.shard.url, selected, with_images):
+        for item in read_shard(self.shard.url, selected, with_images, self.limits, self.remote):
             if isinstance(item, ShardEnd):
                 missing = self._missing(seen, len(numbers), item.fault)
                 yield from (sample for sample in missing if wanted(sample.index))
@@ -88,21 +94,31 @@ def selection_digest(readers: Sequence[ShardReader]) -> str | None:
     return hashlib.sha256(json.dumps(keys).encode()).hexdigest()
 
 
-def shard_readers(manifest: Manifest, folder: str) -> list[ShardReader]:
+def shard_readers(
+    manifest: Manifest,
+    folder: str,
+    limits: ReadLimits = ReadLimits(),  # noqa: B008 - frozen
+    remote: RemoteLimits = LIMITS,
+    max_shards: int = MAX_FILES,
+) -> list[ShardReader]:
     """A reader for every shard of a manifest, in the order of `resolve_shards`.
 
     Args:
         manifest: the manifest, as `raymia.data.manifest.load_manifest` gives it.
         folder: where its relative paths start.
+        limits, remote: see `raymia.data.tar.read_shard`.
+        max_shards: a manifest of more is refused.
 
     Raises:
-        ConfigError: a split's patterns match nothing, or the selection cannot be read.
+        ConfigError: a split's patterns match nothing, or too much, or the selection cannot be read.
     """
-    shards = resolve_shards(manifest, folder)
+    shards = resolve_shards(manifest, folder, max_shards)
+    fold = manifest.fold_captions
     if manifest.selection is None:
-        return [ShardReader(shard, None, manifest.fold_captions) for shard in shards]
+        return [ShardReader(shard, None, fold, limits, remote) for shard in shards]
     keys = _selected(within(folder, manifest.selection), {(shard.split, shard.name) for shard in shards})
-    return [ShardReader(shard, keys.get((shard.split, shard.name), frozenset()), manifest.fold_captions) for shard in shards]
+    none: frozenset[str] = frozenset()
+    return [ShardReader(shard, keys.get((shard.split, shard.name), none), fold, limits, remote) for shard in shards]
 
 
 def _selected(source: str, shards: set[tuple[str, str]]) -> dict[tuple[str, str], frozenset[str]]:

@@ -14,7 +14,7 @@ from raymia.data.formats import EXTENSIONS
 from raymia.data.groups import Placed, place, remember, split_name
 from raymia.data.members import BrokenTarError, Member, TarStream
 from raymia.data.members import ReadLimits as ReadLimits
-from raymia.data.remote import REASONS, UnreadableError, open_file
+from raymia.data.remote import LIMITS, REASONS, RemoteLimits, UnreadableError, open_file
 from raymia.data.strays import Strays
 
 SEVERAL_IMAGES = "several_images"
@@ -98,7 +98,11 @@ def everything(_index: int, _key: str) -> bool:
 
 
 def read_shard(
-    url: str, wanted: Wanted = everything, with_images: bool = True, limits: ReadLimits | None = None
+    url: str,
+    wanted: Wanted = everything,
+    with_images: bool = True,
+    limits: ReadLimits | None = None,
+    remote: RemoteLimits = LIMITS,
 ) -> Iterator[RawSample | ShardEnd]:
     """Read a tar at a local path or fsspec URL; the last item is always a `ShardEnd`. Never raises for bad data.
 
@@ -108,10 +112,11 @@ def read_shard(
             neither read nor yielded.
         with_images: whether to read the images; without, an image that is there is empty.
         limits: how much is read before the shard is given up; by default `ReadLimits()`.
+        remote: how long and how often, where it is not on a local disk.
     """
     opened = ended = False
     try:
-        with open_file(url) as stream:
+        with open_file(url, remote) as stream:
             opened = True
             for item in read_tar(stream, wanted, with_images, limits):
                 ended = isinstance(item, ShardEnd)

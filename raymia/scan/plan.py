@@ -85,7 +85,8 @@ def make_plan(job: Job) -> ScanPlan:
         ConfigError: names the field, what was expected and what to do.
     """
     manifest, folder = load_manifest(job.manifest)
-    readers = shard_readers(manifest, folder)
+    limits = job.limits
+    readers = shard_readers(manifest, folder, limits.of_shards(), limits.elsewhere(), limits.max_shards)
     pipeline, schedule = _attacked(job)
     if not (job.labels_do_not_hold or labels_hold(manifest, job.subject)):
         raise ConfigError(

@@ -23,6 +23,7 @@ from raymia.errors import ConfigError
 from raymia.run.ledger import Ledger
 from raymia.run.record import Counts
 from raymia.scan.pipeline import run_scan
+from raymia.scan.plan import make_plan
 from tests.conftest import good_members, image_bytes, tar_bytes
 from tests.data.test_images import bomb_header
 
@@ -171,3 +172,15 @@ def test_a_scan_killed_with_sigkill_resumes_to_the_table_of_an_undisturbed_one(
     whole = {p.relative_to(tmp_path / "whole"): p.read_bytes() for p in (tmp_path / "whole" / "scores").rglob("*.parquet")}
     resumed = {p.relative_to(tmp_path / "killed"): p.read_bytes() for p in scores.rglob("*.parquet")}
     assert resumed == whole
+
+
+@pytest.mark.usefixtures("good_shards")
+def test_a_jobs_limits_reach_the_readers_of_its_shards(tmp_path: Path, tiny: Path) -> None:
+    limits = {"max_image_bytes": 1000, "read_timeout_s": 5.0, "attempts": 2}
+    plan = make_plan(make_job(tmp_path, tiny, "run", limits=limits))
+    assert {reader.limits.max_image_bytes for reader in plan.readers} == {1000}
+    assert {(reader.remote.idle_timeout_s, reader.remote.attempts) for reader in plan.readers} == {(5.0, 2)}
+    faults = [item.fault.reason for item in plan.readers[0].read() if item.fault]
+    assert set(faults) == {"too_many_bytes"}
+    with pytest.raises(ConfigError, match="allowed|more than"):
+        make_plan(make_job(tmp_path, tiny, "run", limits={"max_shards": 1}))
