@@ -108,24 +108,18 @@ def test_a_tar_is_packed_again_without_dots_in_its_keys_and_with_the_rest_as_the
     found = read_by_webdataset(manifest, tmp_path / "out")
     assert found == read_by_raymia(manifest, tmp_path / "out") == sorted(found)
     names = {caption: key for key, caption in found}
-    # What WebDataset keeps for itself it would not read from the new shards, either.
-    assert names.keys() == set(keys) - {"__m__/x", "gone.gone"}
-    assert [names[key] for key in ("a.b", "a_c", "dir.v1/0001", ".hidden", "\u00e4 \u00f6")] == [
+    assert names.keys() == set(keys[:-1])
+    assert [names[key] for key in ("a.b", "a_c", "dir.v1/0001", "__m__/x", ".hidden", "\u00e4 \u00f6")] == [
         "a_b",
         "a_c",
         "dir_v1/0001",
+        "m__/x",
         "_hidden",
         "\u00e4 \u00f6",
     ]
     assert re.fullmatch(r"a_c-[0-9a-f]{8}", names["a.c"])
-    left, *rows = attrition
-    assert (left["stage"], left["reason"], left["detail"]) == (
-        "list",
-        "dropping",
-        "2 files left there by a system or a program",
-    )
-    assert {row["source"]: row["key"] for row in rows} == names | {"gone.gone": "gone_gone"}
-    assert [row["key"] for row in rows] == sorted(str(row["key"]) for row in rows)
+    assert {row["source"]: row["key"] for row in attrition} == names | {"gone.gone": "gone_gone"}
+    assert [row["key"] for row in attrition] == sorted(str(row["key"]) for row in attrition)
 
 
 def test_packing_goes_on_where_it_was_stopped_and_never_mixes_two_sets(tmp_path: Path) -> None:
