@@ -24,7 +24,7 @@ from raymia.urls import public
 
 __all__ = ["LIMITS", "REASONS", "RemoteLimits", "UnreadableError", "ask", "open_file", "read_file"]
 
-BUFFER_BYTES = 2**16
+BUFFER_BYTES = 2**18
 """Bytes that a stream holds for small reads."""
 
 

@@ -57,7 +57,7 @@ def test_a_manifest_finds_what_lies_beside_its_folder_on_an_object_store_too() -
         ({"name": "x", "splits": []}, "splits"),
         ({"name": "x", "splits": [{"name": "s", "member": "maybe", "shards": ["a"]}]}, "member"),
         ({"name": "x", "splits": [{"name": "../s", "member": True, "shards": ["a"]}]}, "name"),
-        ({"name": "x", "licens": "y", "splits": [{"name": "s", "member": True, "shards": ["a"]}]}, "did you mean `licence`"),
+        ({"name": "x", "licens": "CC0", "splits": [{"name": "s", "member": True, "shards": ["a"]}]}, "did you mean `licence`"),
     ],
 )
 def test_a_malformed_manifest_is_refused_with_the_field(tmp_path: Path, content: dict[str, object], message: str) -> None:
