@@ -75,6 +75,10 @@ class ReadLimits:
     max_text_bytes: int = 2**20
 
 
+SHARD_LIMITS = ReadLimits()
+"""The limits where none are given."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A member of a tar, as its headers describe it.

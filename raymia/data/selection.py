@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from raymia.data.manifest import Manifest, Shard, resolve_shards, within
-from raymia.data.members import ReadLimits
+from raymia.data.members import SHARD_LIMITS, ReadLimits
 from raymia.data.patterns import MAX_FILES
 from raymia.data.remote import LIMITS, RemoteLimits
 from raymia.data.tables import read_table
@@ -36,7 +36,7 @@ class ShardReader:
     shard: Shard
     keys: frozenset[str] | None = None
     fold_captions: bool = False
-    limits: ReadLimits = ReadLimits()
+    limits: ReadLimits = SHARD_LIMITS
     remote: RemoteLimits = LIMITS
 
     @property
@@ -97,7 +97,7 @@ def selection_digest(readers: Sequence[ShardReader]) -> str | None:
 def shard_readers(
     manifest: Manifest,
     folder: str,
-    limits: ReadLimits = ReadLimits(),  # noqa: B008 - frozen
+    limits: ReadLimits = SHARD_LIMITS,
     remote: RemoteLimits = LIMITS,
     max_shards: int = MAX_FILES,
 ) -> list[ShardReader]:

@@ -101,7 +101,7 @@ def read_shard(
     url: str,
     wanted: Wanted = everything,
     with_images: bool = True,
-    limits: ReadLimits | None = None,
+    limits: ReadLimits = SHARD_LIMITS,
     remote: RemoteLimits = LIMITS,
 ) -> Iterator[RawSample | ShardEnd]:
     """Read a tar at a local path or fsspec URL; the last item is always a `ShardEnd`. Never raises for bad data.
@@ -111,7 +111,7 @@ def read_shard(
         wanted: is given each sample's index and key, once and in order; the content of a sample for which it says no is
             neither read nor yielded.
         with_images: whether to read the images; without, an image that is there is empty.
-        limits: how much is read before the shard is given up; by default `ReadLimits()`.
+        limits: how much is read before the shard is given up.
         remote: how long and how often, where it is not on a local disk.
     """
     opened = ended = False
@@ -130,10 +130,10 @@ def read_shard(
 
 
 def read_tar(
-    stream: BinaryIO, wanted: Wanted = everything, with_images: bool = True, limits: ReadLimits | None = None
+    stream: BinaryIO, wanted: Wanted = everything, with_images: bool = True, limits: ReadLimits = SHARD_LIMITS
 ) -> Iterator[RawSample | ShardEnd]:
     """Read a tar from a seekable stream; see `read_shard`."""
-    reader = _TarReader(stream, wanted, with_images, limits or ReadLimits())
+    reader = _TarReader(stream, wanted, with_images, limits)
     yield from reader.samples()
     yield reader.end()
 
