@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: facts demo test lint docs docs-serve soak
+.PHONY: facts demo test lint docs docs-serve soak fuzz
 
 demo: $(READY)
 	$(BIN)/raymia demo
@@ -14,6 +14,10 @@ test: $(READY)
 # Every fault, ten times over: about two hours on two cores.
 soak: $(READY)
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest tests/faults || exit 1; done
+
+# Inputs that are made up and damaged by a seed, at every edge to files of others, for an hour; FUZZ=--seed=7 for others.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 lint: $(READY) docs
 	$(BIN)/ruff check .

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from raymia.urls import public
+
 
 class RaymiaError(Exception):
-    """The command failed (exit code 1)."""
+    """The command failed (exit code 1).
+
+    Its message is one line that can be printed anywhere: what it quotes from files and URLs that somebody else made shows
+    control characters as escapes, and nothing of a URL's credentials.
+    """
+
+    def __init__(self, message: object) -> None:
+        """Make the error of a message."""
+        super().__init__(visible(public(str(message))))
 
 
 class ConfigError(RaymiaError):
@@ -35,6 +46,12 @@ def describe_validation(error: ValidationError, model: type[BaseModel], within: 
     message = fault["msg"].removeprefix("Value error, ")
     shown = f", not {fault['input']!r}" if isinstance(fault["input"], str | int | float | bool | None) else ""
     return f"`{place}`: {message}{shown}{more}" if place else f"{message}{shown}{more}"
+
+
+def visible(text: str) -> str:
+    """A text in one line, with what cannot be printed as escapes: no terminal obeys it."""
+    joined = re.sub(r"\s*[\r\n]\s*", " ", text.strip())
+    return joined if joined.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in joined)
 
 
 def first_line(error: BaseException | None) -> str:

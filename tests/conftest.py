@@ -31,9 +31,14 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    ray.init("local", num_cpus=4, num_gpus=0, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    start_ray()
     yield
     ray.shutdown()
+
+
+def start_ray() -> None:
+    """Start the one Ray of the run of tests."""
+    ray.init("local", num_cpus=4, num_gpus=0, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
 
 
 @pytest.fixture(scope="session")

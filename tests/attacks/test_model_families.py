@@ -109,7 +109,9 @@ def test_a_real_unet_as_v_prediction_ranks_as_it_does_as_epsilon(
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_stays_finite_and_ranks_as_float32_does(dtype: str, reference: dict[str, dict[str, Tensor]]) -> None:
     subject = real_trial(load_replica(str(PIPELINE), LoadOptions(dtype=dtype, resolution_px=64)))
-    for attack in CASES:
+    # Few processors compute in float16: of what the network could overflow, the cheapest of each kind.
+    few = ("loss", "secmi", "pia", "sima", "gradient_masking", "autoencoder")
+    for attack in CASES if dtype == "bfloat16" else [attack for attack in CASES if attack.name in few]:
         scores = attack.score(subject)
         ranks_agree(scores, {attack.name: reference[attack.name][attack.name]}, 0.99)
         ranks_agree(scores, reference[attack.name], 0.98)

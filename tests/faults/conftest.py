@@ -1,33 +1,48 @@
-"""A real Ray of several nodes on this machine, scans in processes of their own, and what an undisturbed one gives."""
+"""A real Ray of several nodes on this machine, scans in this process or in their own, and what an undisturbed one gives."""
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import psutil
 import pytest
+import ray
 import yaml
 from ray.cluster_utils import Cluster
+from rich.console import Console
 
-from tests.conftest import good_members, tar_bytes
+import raymia.attacks
+from raymia.attacks.base import ATTACKS
+from raymia.cli.printing import print_counts
+from raymia.config import load_job
+from raymia.errors import ConfigError, RaymiaError
+from raymia.scan.pipeline import run_scan
+from tests.conftest import good_members, start_ray, tar_bytes
 
 PLUGIN = str(Path(__file__).parent / "plugin")
 SHARDS = {"m0": 32, "m1": 24, "n0": 32, "n1": 24}
 UNIT = 8
 DEADLINE_S = 240.0
+POOL = {"replicas": 1, "gpus_per_replica": 1, "device": "cpu", "batch_size": 4}
+"""A replica costs seconds to start: where one will do, there is one."""
 
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
-    """A head without GPU and two nodes with a fake GPU each."""
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+    """A head without GPU and two nodes with a fake GPU each, which this process drives in place of its local Ray."""
+    had_local = ray.is_initialized()
+    ray.shutdown()
     before = {name: os.environ.get(name, "") for name in ("PYTHONPATH", "PATH")}
     # Jobs run `python`, as they do in the image of a cluster.
     os.environ |= {"PYTHONPATH": PLUGIN, "PATH": f"{Path(sys.executable).parent}:{before['PATH']}"}
@@ -44,19 +59,47 @@ def cluster() -> Iterator[Cluster]:
     )
     for _ in range(2):
         started.add_node(num_cpus=2, num_gpus=1)
-    yield started
+    ray.init(started.address, log_to_driver=False)
+    with _plugin():
+        yield started
+    ray.shutdown()
     started.shutdown()
     os.environ |= before
+    if had_local:
+        start_ray()
+
+
+@contextmanager
+def _plugin() -> Iterator[None]:
+    """What `plugin/sitecustomize.py` brings to processes that start, for this one."""
+    raymia.attacks.__path__.append(f"{PLUGIN}/attacks")
+    ATTACKS.__dict__.pop("sources", None)
+    sys.path.append(PLUGIN)
+    fsspec.register_implementation("flaky", "flaky_storage.FlakyStorage", clobber=True)
+    yield
+    sys.path.remove(PLUGIN)
+    raymia.attacks.__path__.remove(f"{PLUGIN}/attacks")
+    ATTACKS.__dict__.pop("sources", None)
+
+
+def attacks(**fragile: Any) -> dict[str, Any]:
+    """The attacks of a job, of which one breaks where it is told to."""
+    return {"loss": {"timesteps": [100], "draws": 1}, "fragile": fragile}
+
+
+SLOW = attacks(sleep_s=0.25)
+"""For what has to happen while a scan runs."""
 
 
 class Scan:
-    """A job over shards of its own, and the process that scans it."""
+    """A job over shards of its own, and what scans it: a thread of this process, or a process that can be killed."""
 
     def __init__(self, folder: Path, address: str) -> None:
         self.folder = folder
         self.run = folder / "run"
         self._address = address
         self._process: subprocess.Popen[str] | None = None
+        self._here: Future[tuple[int, str]] | None = None
 
     def write_job(self, **changes: Any) -> Path:
         manifest = {
@@ -70,8 +113,8 @@ class Scan:
         job = {
             "manifest": str(self.folder / "manifest.yaml"),
             "replica": {"model": "testbed-tiny", "dtype": "float32", "resolution_px": 64},
-            "attacks": {"loss": {"timesteps": [100], "draws": 1}, "fragile": {"sleep_s": 0.25}},
-            "pool": {"replicas": 2, "gpus_per_replica": 1, "device": "cpu", "batch_size": 4},
+            "attacks": attacks(),
+            "pool": POOL,
             "unit_size": UNIT,
             "run": str(self.run),
         }
@@ -79,8 +122,14 @@ class Scan:
         path.write_text(yaml.safe_dump(job | changes))
         return path
 
-    def start(self, environment: dict[str, str] | None = None, **changes: Any) -> None:
-        """Begin to scan; `changes` replace fields of the job."""
+    def start(self, **changes: Any) -> None:
+        """Begin to scan in a thread of this process; `changes` replace fields of the job."""
+        job = self.write_job(**changes)
+        self._process = None
+        self._here = ThreadPoolExecutor(1).submit(_scan_here, job)
+
+    def start_apart(self, environment: dict[str, str] | None = None, **changes: Any) -> None:
+        """Begin to scan in a process of its own."""
         job = self.write_job(**changes)
         surroundings = {**os.environ, "RAY_ADDRESS": self._address, "PYTHONPATH": PLUGIN, **(environment or {})}
         self._process = subprocess.Popen(
@@ -94,7 +143,9 @@ class Scan:
 
     def end(self) -> tuple[int, str]:
         """Wait for the scan to end; its exit code and what it printed."""
-        assert self._process is not None
+        if self._process is None:
+            assert self._here is not None
+            return self._here.result(DEADLINE_S)
         output, _ = self._process.communicate(timeout=DEADLINE_S)
         return self._process.returncode, output
 
@@ -104,12 +155,18 @@ class Scan:
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.communicate()
 
+    @property
+    def running(self) -> bool:
+        """Whether the scan has begun and not ended."""
+        if self._process is not None:
+            return self._process.poll() is None
+        return self._here is not None and not self._here.done()
+
     def wait_for_units(self, count: int) -> None:
         """Wait until so many units have been committed in all."""
         deadline = time.monotonic() + DEADLINE_S
         while self.units() < count:
-            assert self._process is not None
-            assert self._process.poll() is None, self.end()[1]
+            assert self.running, self.end()[1]
             assert time.monotonic() < deadline, "no progress"
             time.sleep(0.05)
 
@@ -121,6 +178,18 @@ class Scan:
         """Every file of the final table."""
         folders = [self.run / "scores", self.run / "quarantine"]
         return {str(p.relative_to(self.run)): p.read_bytes() for f in folders for p in f.rglob("*.parquet")}
+
+
+def _scan_here(job: Path) -> tuple[int, str]:
+    """What `raymia scan` does, in this process."""
+    said = io.StringIO()
+    console = Console(file=said, width=200)
+    try:
+        print_counts(console, run_scan(load_job(job), console))
+    except RaymiaError as error:
+        said.write(str(error))
+        return (2 if isinstance(error, ConfigError) else 1), said.getvalue()
+    return 0, said.getvalue()
 
 
 def replica_processes() -> list[psutil.Process]:
@@ -146,8 +215,8 @@ def make_scan(tmp_path: Path, cluster: Cluster) -> Iterator[Callable[[str], Scan
 
     yield make
     for scan in made:
-        if scan._process is not None and scan._process.poll() is None:
-            scan.kill()
+        if scan.running:
+            scan.kill() if scan._process is not None else scan.end()
 
 
 def write_shards(folder: Path) -> None:

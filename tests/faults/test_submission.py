@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 
 from raymia.engine.submission import Cluster as JobServer
 from raymia.run.status import read_status
-from tests.faults.conftest import SHARDS, UNIT, Scan
+from tests.faults.conftest import SHARDS, UNIT, Scan, attacks
 
 MakeScan = Callable[[str], Scan]
 
@@ -61,7 +61,7 @@ def test_the_exit_code_is_the_jobs_own(make_scan: MakeScan, submit: Any) -> None
 
 def test_a_running_job_is_not_handed_in_twice_and_can_be_stopped(make_scan: MakeScan, submit: Any, dashboard: str) -> None:
     scan = make_scan("scan")
-    slow = {"loss": {"timesteps": [100], "draws": 1}, "fragile": {"sleep_s": 3.0}}
+    slow = attacks(sleep_s=3.0)
     done = submit(scan, name="slow", attacks=slow)
     assert done.returncode == 0
     assert "Follow it: raymia submit slow.yaml" in done.stderr
@@ -110,7 +110,7 @@ def test_the_doctor_looks_at_every_node_of_a_remote_cluster(dashboard: str, clus
 
 def test_a_running_scan_can_be_scraped_and_its_status_read_from_elsewhere(make_scan: MakeScan, cluster: Cluster) -> None:
     scan = make_scan("scan")
-    scan.start({"RAYMIA_LOG": "json"}, attacks={"loss": {"timesteps": [100], "draws": 1}, "fragile": {"sleep_s": 2.5}})
+    scan.start_apart({"RAYMIA_LOG": "json"}, attacks=attacks(sleep_s=2.5))
     scan.wait_for_units(2)
     status = read_status(str(scan.run))
     assert (status.state, status.attempts) == ("running", 1)
