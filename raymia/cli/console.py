@@ -26,7 +26,7 @@ JOINERS = "\u200c\u200d"
 """Of these categories, but part of how some scripts and emoji are written."""
 
 
-def visible(text: str, lines: bool = False) -> str:
+def pictured(text: str, lines: bool = False) -> str:
     """A text whose control characters are pictures, so that it steers no terminal and forges no line.
 
     Args:
@@ -64,7 +64,7 @@ class Terminal(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Whatever is printed comes through here, cells of tables and log lines too."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(visible(segment.text, lines=True), segment.style)
+            yield segment if segment.control else Segment(pictured(segment.text, lines=True), segment.style)
 
     def say(self, text: str, whole: bool = False) -> None:
         """Print one line, which nothing in the text breaks.
@@ -73,7 +73,7 @@ class Terminal(Console):
             text: may hold names and messages from anywhere.
             whole: do not fold it to the width of the terminal, as what is copied from there must not be.
         """
-        self.print(visible(text), soft_wrap=whole)
+        self.print(pictured(text), soft_wrap=whole)
 
     def show_json(self, content: Any) -> None:
         """Print a model or JSON-like data as JSON.

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.logging import RichHandler
 
-from raymia.cli.console import visible
+from raymia.cli.console import pictured
 from raymia.urls import public
 
 FIELDS = ("run", "split", "shard", "unit", "samples", "quarantined")
@@ -50,7 +50,7 @@ class LineFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The message of a record."""
-        return visible(super().formatMessage(record))
+        return pictured(super().formatMessage(record))
 
 
 def set_up(console: Console, as_json: bool) -> None:

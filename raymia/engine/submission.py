@@ -25,6 +25,8 @@ from raymia.errors import ConfigError, RaymiaError, first_line
 from raymia.urls import public, without_secrets
 
 log = logging.getLogger(__name__)
+for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+    logging.getLogger(chatty).setLevel(logging.WARNING)  # what is sent, and that a log has ended, raymia says itself
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from raymia.cli import app, logs
-from raymia.cli.console import Terminal, visible
+from raymia.cli.console import Terminal, pictured
 from raymia.data.manifest import Manifest, Split
 from raymia.run.columns import QUARANTINE_SCHEMA
 from raymia.run.ledger import Ledger
@@ -149,9 +149,9 @@ def test_nothing_that_is_printed_does_anything_to_a_terminal(text: str) -> None:
 
 
 def test_a_line_stays_one_line_and_ordinary_text_stays_as_it_is() -> None:
-    assert "\n" not in visible(HOSTILE["line"])
+    assert "\n" not in pictured(HOSTILE["line"])
     for text in ("plain", "Ärger, 日本語, العربية", "👩\u200d🔬", "a\u00a0b"):
-        assert visible(text) == text
+        assert pictured(text) == text
 
 
 def test_a_log_line_is_one_line_too() -> None:
