@@ -51,7 +51,7 @@ def plain_value(text: str) -> Any:
     """
     old = str(_RESOLVER.resolve(yaml.ScalarNode, text, (True, False))).removeprefix(TAG)  # type: ignore[no-untyped-call]
     new = next((kind for kind, pattern in _CORE.items() if re.fullmatch(pattern, text)), "str")
-    if old != new or text.lower() in ("y", "n") or re.match(r"[-+]?0[0-9]", text):
+    if old != new or text.lower() in ("y", "n") or (new == "int" and re.match(r"[-+]?0[0-9]", text)):
         raise ScalarError(f"{shown(text)} is {_advice(text, old, new)}")
     if new == "float":
         number = float(text) if "n" not in text.lower() else math.nan

@@ -101,6 +101,7 @@ def test_what_both_versions_agree_on_is_read() -> None:
     text = "{a: 12, b: -3, c: +4, d: 0.5, e: .5, f: 1.0e+3, g: 0x1F, h: ~, i: null, j: , k: TRUE, l: false}"
     assert parse_yaml(text) == yaml.safe_load(text)
     assert parse_yaml("[a b, 1.2.3, s3://b/c]") == ["a b", "1.2.3", "s3://b/c"]
+    assert parse_yaml("a: 0362e8620c7f\nb: 00ff\n") == {"a": "0362e8620c7f", "b": "00ff"}
     assert parse_yaml("a: |\n  010\n  yes\nb: >-\n  2001-01-01\n") == {"a": "010\nyes\n", "b": "2001-01-01"}
     assert parse_yaml("") is None
 

@@ -144,11 +144,10 @@ def test_each_pattern_must_name_something_and_a_query_is_no_pattern(tmp_path: Pa
         resolve_shards(manifest(shards=["ok.tar", "o*.tar"]), str(tmp_path))
 
 
-def test_all_patterns_of_a_manifest_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifests, "MAX_FILES", 5)
+def test_all_patterns_of_a_manifest_share_one_limit() -> None:
     splits = [{"name": name, "member": True, "shards": [f"/x/{name}{{0..2}}.tar"]} for name in "ab"]
     with pytest.raises(ConfigError, match=r"splits\.b\.shards: .*stand for 3 names, more than the 2 "):
-        resolve_shards(Manifest.model_validate({"name": "x", "splits": splits}), "/")
+        resolve_shards(Manifest.model_validate({"name": "x", "splits": splits}), "/", 5)
 
 
 def named(*urls: str) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from raymia.data.members import SHARD_LIMITS
 from raymia.data.strays import completes, unfinished
 from raymia.data.tar import RawSample, ReadLimits, ShardEnd, read_tar
 from tests.conftest import image_bytes, tar_bytes
@@ -23,7 +24,7 @@ def content_of(names: Iterable[str]) -> bytes:
     return tar_bytes(members)
 
 
-def outline(names: Iterable[str], limits: ReadLimits | None = None) -> tuple[Outline, ShardEnd]:
+def outline(names: Iterable[str], limits: ReadLimits = SHARD_LIMITS) -> tuple[Outline, ShardEnd]:
     *found, end = read_tar(io.BytesIO(content_of(names)), limits=limits)
     assert isinstance(end, ShardEnd)
     return [(s.index, s.key, s.caption, s.fault.reason if s.fault else None) for s in found if isinstance(s, RawSample)], end

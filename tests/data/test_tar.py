@@ -169,7 +169,7 @@ def test_images_of_every_format_are_found_in_a_tar(write_tar: Write) -> None:
 @pytest.mark.parametrize("reason", ["missing", "forbidden", "rate_limited", "timeout", "unreadable"])
 def test_why_a_shard_cannot_be_opened_is_its_fault_and_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     @contextmanager
-    def refuse(_: str) -> Iterator[None]:
+    def refuse(*_: object) -> Iterator[None]:
         raise UnreadableError(reason, "the server says so")
         yield
 
