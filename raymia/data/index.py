@@ -110,7 +110,8 @@ def verify(manifest: Manifest, summaries: list[ShardSummary]) -> list[Finding]:
                 f"{len(repeated)} keys stand in several shards, such as {repeated[0]!r}; each counts as a sample of its own"
             )
             findings.append(Finding(split=split.name, shard="(all)", problem=problem, fatal=False))
-    return findings + _same_bytes(summaries, manifest.selection is not None)
+    # A selection may draw the samples of two splits from one shard.
+    return findings + (_same_bytes(summaries) if manifest.selection is None else [])
 
 
 def _wrong_digests(split: Split, summaries: list[ShardSummary]) -> list[Finding]:
@@ -133,14 +134,13 @@ def _named(path: str, summaries: list[ShardSummary]) -> ShardSummary | None:
     return min(found, key=lambda summary: len(summary.shard.url), default=None)
 
 
-def _same_bytes(summaries: list[ShardSummary], selected: bool) -> list[Finding]:
+def _same_bytes(summaries: list[ShardSummary]) -> list[Finding]:
     """Shards that are copies of others, of which one label must be wrong where they have two."""
     findings = []
     first: dict[str, ShardSummary] = {}
     for summary in summaries:
         other = first.setdefault(summary.sha256, summary) if summary.sha256 is not None else summary
-        # Samples of one shard may stand in several splits, where a selection says which.
-        if other is not summary and not (selected and other.shard.url == summary.shard.url):
+        if other is not summary:
             shard = summary.shard
             problem = f"holds the same bytes as {other.shard.split}/{other.shard.name}"
             fatal = other.shard.member is not shard.member
