@@ -103,8 +103,8 @@ def _check_diffusers(config: Mapping[str, Any], path: str, file: Path) -> None:
 def _check_transformers(config: Mapping[str, Any], path: str, file: Path) -> None:
     kind = class_of(path).config_class
     architectures = config.get("architectures")
-    if architectures not in (None, []) and name_of(path) not in architectures:
-        raise ConfigError(f"{file}: architectures are {architectures}; expected {name_of(path)}")
+    if architectures not in (None, []) and not (isinstance(architectures, list) and name_of(path) in architectures):
+        raise ConfigError(f"{file}: architectures are {architectures!r}; expected {name_of(path)}")
     if config.get("model_type", kind.model_type) != kind.model_type:
         raise ConfigError(f"{file}: model_type is {config['model_type']!r}; expected {kind.model_type} for a {name_of(path)}")
     known = _parameters(kind)

@@ -25,7 +25,7 @@ from raymia.replica.parts import Parts, is_tokenizer
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Naming, Schedule
 from raymia.replica.self_test import self_test
-from raymia.replica.tensors import check_tensors
+from raymia.replica.tensors import check_built, check_tensors
 from raymia.replica.weight_files import VARIANTS, WeightFiles, file_names, unreadable
 
 INDEX = "model_index.json"
@@ -60,6 +60,10 @@ class PipelineFolder:
         check_index(read_json(index), self.family.parts, self.family.fields, index)
         for part, path in self.family.parts.items():
             (check_tokenizer_config if is_tokenizer(path) else check_part)(self.path, part, path)
+        quiet_libraries()
+        parts = Parts(self.path, self.family.parts)
+        for part in self.family.weights:
+            check_built(parts, part)
         self.family.check(self.path)
 
     def check_weights(self) -> None:

@@ -51,7 +51,8 @@ class SDXL(UNetFamily):
         text_width = sum(encoder["hidden_size"] for encoder in encoders.values())
         unet = check_unet(folder, text_width, addition="text_time")
         expected = unet["projection_class_embeddings_input_dim"]
-        found = encoders["text_encoder_2"]["projection_dim"] + SIZES * (unet["addition_time_embed_dim"] or 0)
+        width = unet["addition_time_embed_dim"]
+        found = encoders["text_encoder_2"]["projection_dim"] + SIZES * (width if isinstance(width, int) else 0)
         if found != expected:
             raise ConfigError(
                 f"{folder}/unet: projection_class_embeddings_input_dim {expected}, but text_encoder_2 and {SIZES} sizes give "

@@ -54,13 +54,32 @@ def _building(kind: Any, place: Path) -> Iterator[None]:
         ) from error
 
 
+def check_built(parts: Parts, part: str) -> None:
+    """Refuse a config from which its class, of diffusers or transformers, cannot be built; nothing is allocated.
+
+    Raises:
+        ConfigError: names the config, and what the library says.
+    """
+    kind = class_of(parts.declared[part])
+    if library_of(parts.declared[part]) in ("diffusers", "transformers"):
+        with _building(kind, parts.folder / part), torch.device("meta"):
+            _built(kind, parts.folder / part)
+
+
+def _built(kind: Any, place: Path) -> torch.nn.Module:
+    """An instance of a class of diffusers or transformers, by its config."""
+    if hasattr(kind, "from_config"):
+        return kind.from_config(kind.load_config(place, local_files_only=True))  # type: ignore[no-any-return]
+    return kind(kind.config_class.from_pretrained(place, local_files_only=True))  # type: ignore[no-any-return]
+
+
 Compared = tuple[set[str], set[str], list[tuple[str, tuple[int, ...], tuple[int, ...]]]]
 """Names that are missing, names that are left over, and names with the files' shape and the config's."""
 
 
 def _as_diffusers(kind: Any, place: Path, headers: dict[str, Header], sharded: bool) -> Compared:
     with _building(kind, place), torch.device("meta"):
-        model = kind.from_config(kind.load_config(place, local_files_only=True))
+        model: Any = _built(kind, place)
     expected = dict(model.state_dict())
     # Attention blocks of before 2023 have other names, which the library turns into today's in weights of one file.
     named = headers if sharded else model._fix_state_dict_keys_on_load(dict(headers))

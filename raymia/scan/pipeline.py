@@ -160,7 +160,7 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
         max_pixels=job.max_pixels,
         prompts=Prompts(job.caption_source, job.seed),
         row_type=scored(plan.signal_names),
-        load=partial(load, job, dtype, pool.device, pool.threads),
+        load=partial(load, plan.pinned, dtype, pool.device, pool.threads),
         cache=plan.latent_cache,
     )
     monitor, streamed_s = score_all(rows, ledger, pool, console)

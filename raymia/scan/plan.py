@@ -55,6 +55,14 @@ class ScanPlan:
         """Score columns in order."""
         return [signal.name for signal in self.signals]
 
+    @property
+    def pinned(self) -> Job:
+        """The job with the revision of the model that was checked, which a hub's newest need not be when replicas load."""
+        if self.folder is None or self.folder.revision is None:
+            return self.job
+        replica = self.job.model.model_copy(update={"revision": self.folder.revision})
+        return self.job.model_copy(update={"replica": replica})
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the run it resumes; reads all weights, hence once."""

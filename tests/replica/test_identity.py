@@ -10,14 +10,17 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
-from raymia.config import Job, parse_job
+from raymia.cli import app
+from raymia.config import parse_job
 from raymia.errors import ConfigError
 from raymia.replica.folder import find_pipeline
 from raymia.run.ledger import Ledger
 from raymia.scan.plan import make_plan, require_same
 from tests.conftest import good_members, tar_bytes
-from tests.replica.damaged import UNET, change, copied
+from tests.replica.conftest import COMMIT, Hub
+from tests.replica.damaged import UNET, change, copied, rewrite, without
 from tests.replica.test_sdxl import euler, save_sdxl
 from tests.replica.test_tensors import shard
 from tests.run.records import scan_record
@@ -107,18 +110,22 @@ def test_shards_and_their_index_identify_the_model(tiny: Path, tmp_path: Path) -
     assert not (folder / UNET).exists()
 
 
-def test_a_run_is_not_resumed_with_another_tokenizer(tiny: Path, tmp_path: Path) -> None:
-    folder = copied(tiny, tmp_path / "p")
+def job_of(model: str, tmp_path: Path) -> dict[str, Any]:
+    """A job that scans two samples."""
     (tmp_path / "m.tar").write_bytes(tar_bytes(good_members(2)))
     splits = [{"name": "members", "member": True, "shards": ["m.tar"]}]
     (tmp_path / "manifest.yaml").write_text(yaml.safe_dump({"name": "set", "splits": splits}))
-    content: dict[str, Any] = {
+    return {
         "manifest": str(tmp_path / "manifest.yaml"),
-        "replica": {"model": str(folder), "dtype": "float32", "resolution_px": 64},
+        "replica": {"model": model, "dtype": "float32", "resolution_px": 64},
         "attacks": {"loss": {}},
         "run": str(tmp_path / "run"),
     }
-    job: Job = parse_job(content, "job")
+
+
+def test_a_run_is_not_resumed_with_another_tokenizer(tiny: Path, tmp_path: Path) -> None:
+    folder = copied(tiny, tmp_path / "p")
+    job = parse_job(job_of(str(folder), tmp_path), "job")
     plan = make_plan(job)
     ledger = Ledger(job.run)
     ledger.require_writable()
@@ -127,3 +134,23 @@ def test_a_run_is_not_resumed_with_another_tokenizer(tiny: Path, tmp_path: Path)
     swapped(folder / "tokenizer" / "tokenizer.json")
     with pytest.raises(ConfigError, match=r"made by another job; restore these fields .*model\.fingerprint"):
         require_same(ledger, make_plan(job))
+
+
+def test_the_dry_run_of_a_job_names_the_tensor(tiny: Path, tmp_path: Path) -> None:
+    folder = copied(tiny, tmp_path / "p")
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job_of(str(folder), tmp_path)))
+    run = ["scan", str(tmp_path / "job.yaml"), "--dry-run"]
+    assert CliRunner().invoke(app, run).exit_code == 0
+    rewrite(folder / UNET, without("conv_out.bias"))
+    refused = CliRunner().invoke(app, run)
+    assert isinstance(refused.exception, ConfigError)
+    assert "the weights lack the tensor conv_out.bias" in str(refused.exception)
+
+
+def test_replicas_load_the_revision_that_was_checked(hub: type[Hub], tiny: Path, tmp_path: Path) -> None:
+    hub.folder = tiny
+    plan = make_plan(parse_job(job_of("me/model", tmp_path), "job"))
+    assert plan.pinned.model.revision == plan.identity["model"]["fingerprint"] == COMMIT
+    assert plan.identity["job"]["replica"]["revision"] is None, "another commit is told by the fingerprint alone"
+    local = make_plan(parse_job(job_of(str(tiny), tmp_path), "job"))
+    assert local.pinned is local.job

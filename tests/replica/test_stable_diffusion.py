@@ -112,7 +112,11 @@ def test_a_bfloat16_replica_evaluates_in_float32_where_that_is_asked_for(tiny: P
         ("unet/config.json", {"num_class_embeds": 10}, "num_class_embeds 10; a class of each image"),
         ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type 'timestep'"),
         ("unet/config.json", {"addition_embed_type": "text"}, "addition_embed_type 'text'"),
-        ("unet/config.json", {"encoder_hid_dim_type": "ip_image_proj"}, "encoder_hid_dim_type 'ip_image_proj'"),
+        (
+            "unet/config.json",
+            {"encoder_hid_dim_type": "text_image_proj", "encoder_hid_dim": 64},
+            "encoder_hid_dim_type 'text_image_proj'",
+        ),
         ("unet/config.json", {"attention_type": "gated"}, "attention_type 'gated'; boxes"),
         ("unet/config.json", {"dual_cross_attention": True}, "dual_cross_attention True"),
         ("unet/config.json", {"out_channels": 8}, "out_channels 8, but 4 come in"),
