@@ -11,9 +11,11 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest
 
-# Every fault, ten times over: about two hours on two cores.
+# Every fault, ten times over, and commands stopped at random moments: about three hours on two cores.
 soak: $(READY)
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/python -m pytest tests/faults || exit 1; done
+	for signal in SIGKILL SIGTERM SIGINT; do $(BIN)/python -m tests.faults.kills --signal $$signal || exit 1; done
+	$(BIN)/python -m tests.faults.stopped
 
 # Inputs that are made up and damaged by a seed, at every edge to files of others, for an hour; FUZZ=--seed=7 for others.
 fuzz: $(READY)
