@@ -17,7 +17,7 @@ from raymia.evaluation.results import Evaluation, RunMetrics
 from raymia.evaluation.signals import describe_signals
 from raymia.run.columns import QUARANTINE_SCHEMA
 from raymia.run.ledger import Ledger
-from raymia.run.record import JobRecord, ReplicaRecord, SignalRecord
+from raymia.run.record import JobRecord, ReplicaRecord, SignalRecord, now_text
 from tests.run.records import scan_record
 
 WORDS = ["cow", "tree", "house", "red car", "green boat", "old clock", "blue door", "paper bird"]
@@ -181,7 +181,7 @@ def test_a_run_directory_is_evaluated_with_its_clusters_and_control_run(tmp_path
     table = table_of(100).assign(flags="", index=range(200), unit=0)
     signals = [SignalRecord(name=n, attack=n, access=a, primary=True) for n, a in (("loss", "grey"), ("random", "control"))]
     job = JobRecord(replica=ReplicaRecord(model="m"), caption_source="empty")
-    run = scan_record(signals=signals, job=job, finished="now")
+    run = scan_record(signals=signals, job=job, finished=now_text())
     for folder, scores in (("run", table), ("run/control", table.assign(loss=0.0))):
         ledger = Ledger(str(tmp_path / folder))
         ledger.write_run(run)
