@@ -131,7 +131,7 @@ def data_pack(
         out.show_json(attrition)
         return
     _print_made(out_folder, made)
-    print_attrition(out, attrition)
+    print_attrition(out, attrition, remarks=False)  # they were told while it was packed
 
 
 @data_app.command("embed")

@@ -27,8 +27,12 @@ def print_findings(out: Terminal, findings: list[Any]) -> None:
     out.print(table)
 
 
-def print_attrition(out: Terminal, losses: Attrition) -> None:
-    """Print how far the images of each split got, why they were lost, and whether that was alike."""
+def print_attrition(out: Terminal, losses: Attrition, remarks: bool = True) -> None:
+    """Print how far the images of each split got, why they were lost, and whether that was alike.
+
+    Args:
+        remarks: whether to print what was not attempted, and what was packed with remarks, too.
+    """
     scored = any(split.scored is not None for split in losses.splits)
     table = plain_table("Images by stage", ("split",), ("attempted", "fetched", "decoded", *(("scored",) if scored else ())))
     for split in losses.splits:
@@ -45,6 +49,11 @@ def print_attrition(out: Terminal, losses: Attrition) -> None:
             p_value = f"{tested[reason].p_holm:.2g}" if reason in tested else "-"
             by_reason.add_row(reason, *(f"{count:,}" for count in lost), p_value)
         out.print(by_reason)
+    for split in losses.splits if remarks else ():
+        for what, counts in (("not attempted", split.passed_over), ("packed with remarks", split.flags)):
+            if counts:
+                told = ", ".join(f"{word} {count:,}" for word, count in counts.items())
+                out.say(f"{split.split}, {what}: {told}")
     out.say(losses.statement)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import threading
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -119,19 +120,22 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _require_service(address: str, target: str, method: str) -> None:
-    """Ask for the greeting of every gRPC server, and then for the service that is wanted: a node has several."""
+    """Ask for the service that is wanted: a node has several gRPC servers.
+
+    The wait is an event's, which no clock that jumps makes longer, as it would gRPC's own.
+    """
+    answered = threading.Event()
     with grpc.insecure_channel(target) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=PATIENCE_S)
-            channel.unary_unary(method)(b"", timeout=PATIENCE_S)
-        except grpc.FutureTimeoutError as error:
+        call = channel.unary_unary(method).future(b"", wait_for_ready=True)
+        call.add_done_callback(lambda _: answered.set())
+        if not answered.wait(PATIENCE_S):
+            call.cancel()
             raise ConfigError(
                 f"RAY_ADDRESS {address}: what answers is no Ray cluster, or one that is stuck (no greeting within "
                 f"{PATIENCE_S:g} s); expected {OF_A_CLUSTER}"
-            ) from error
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNIMPLEMENTED:
-                raise ConfigError(
-                    f"RAY_ADDRESS {address}: the port of another service, where no cluster is joined; expected {OF_A_CLUSTER}"
-                ) from error
-            # Any other answer, such as that a token is lacking, is that of the right service, and Ray says more of it.
+            )
+        # Any other answer, such as that a token is lacking, is that of the right service, and Ray says more of it.
+        if call.code() == grpc.StatusCode.UNIMPLEMENTED:
+            raise ConfigError(
+                f"RAY_ADDRESS {address}: the port of another service, where no cluster is joined; expected {OF_A_CLUSTER}"
+            )
