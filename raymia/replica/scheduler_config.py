@@ -106,8 +106,8 @@ def variance_preserving(config: Mapping[str, Any], source: str) -> tuple[Tensor,
     """
     kind, defaults = _class_of(config, source)
     _check_fields(config, defaults, source)
-    settled = {field: config.get(field, defaults.get(field)) for field in (*NOISE_FIELDS, "prediction_type")}
-    prediction_type = settled.pop("prediction_type") or "epsilon"
+    settled = {field: config.get(field, defaults.get(field)) for field in NOISE_FIELDS}
+    prediction_type = config.get("prediction_type", defaults.get("prediction_type", "epsilon"))
     if prediction_type not in PREDICTION_TYPES:
         raise ConfigError(f"{source}: prediction_type {prediction_type!r}; supported are {', '.join(PREDICTION_TYPES)}")
     _check_numbers(settled, source)
@@ -168,6 +168,8 @@ def _check_fields(config: Mapping[str, Any], defaults: Mapping[str, Any], source
 
 def _check_numbers(settled: Mapping[str, Any], source: str) -> None:
     steps, betas = settled["num_train_timesteps"], settled["trained_betas"]
+    if settled["rescale_betas_zero_snr"] not in (None, True, False):
+        raise ConfigError(f"{source}: rescale_betas_zero_snr is {settled['rescale_betas_zero_snr']!r}; expected true or false")
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
         raise ConfigError(f"{source}: num_train_timesteps is {steps!r}; expected a whole number from 1 to {MAX_STEPS}")
     if betas is not None:

@@ -50,6 +50,13 @@ def self_test(replica: Replica, family: Family, parts: Parts, options: LoadOptio
     channels, height, width = replica.latent_shape(options.resolution_px, options.resolution_px)
     latents = noise_like((1, channels, min(height, SIDE), min(width, SIDE)), SEED).to(replica.device)
     t = min(TIMESTEP, replica.schedule.timesteps // 2)
+    denoiser = _denoiser(replica, parts)
+    pipeline = getattr(diffusers, family.pipelines[0], None) if family.pipelines else None
+    reference: tuple[Tensor, Tensor] | None = None
+    if pipeline is not None and denoiser is not None and replica.schedule.kind == "variance_preserving":
+        # First, so that parts which cannot be run at all are said to be that.
+        step = int(replica.schedule.time(t))
+        reference = _of_pipeline(pipeline, denoiser, parts, latents, step, options.resolution_px)
     z = latents.expand(2, *latents.shape[1:])
     # Not compiled, which it is for calls without gradients alone: not for a size that no scan has.
     with torch.enable_grad():
@@ -57,15 +64,11 @@ def self_test(replica: Replica, family: Family, parts: Parts, options: LoadOptio
     _require_alive(replica, z, predicted, t, parts)
     if "vae" in parts.loaded:
         _check_autoencoder(replica, parts)
-    denoiser = _denoiser(replica, parts)
-    pipeline = getattr(diffusers, family.pipelines[0], None) if family.pipelines else None
-    if pipeline is not None and denoiser is not None and replica.schedule.kind == "variance_preserving":
-        step = int(replica.schedule.time(t))
-        seen, output = _of_pipeline(pipeline, denoiser, parts, latents, step, options.resolution_px)
+    if reference is not None and denoiser is not None:
+        seen, output = reference
         expected = replica.schedule.noise_from_output(output.float(), seen.float(), t)
-        _require_same(
-            predicted[-len(expected) :], expected, _dtype(denoiser), f"{parts.folder}: diffusers' own {pipeline.__name__}"
-        )
+        what = f"{parts.folder}: diffusers' own {family.pipelines[0]}"
+        _require_same(predicted[-len(expected) :], expected, _dtype(denoiser), what)
     if options.compiled:
         _check_compiled(replica, parts, (channels, height, width), predicted.dtype if denoiser is None else _dtype(denoiser))
 

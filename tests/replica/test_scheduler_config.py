@@ -108,6 +108,12 @@ def made_of_ddim(name: str) -> dict[str, Any]:
         ({"_class_name": "DDPMScheduler", **STABLE_DIFFUSION_1, "variance_type": "learned_range"}, "puts out a variance"),
         ({"_class_name": "DDIMScheduler", **STABLE_DIFFUSION_1, "snr_shift_scale": 3.0}, "snr_shift_scale is 3.0"),
         ({"_class_name": "DDIMScheduler", **STABLE_DIFFUSION_1, "prediction_type": "sample"}, "prediction_type 'sample'"),
+        ({"_class_name": "DDIMScheduler", **STABLE_DIFFUSION_1, "prediction_type": None}, "prediction_type None"),
+        ({"_class_name": "DDIMScheduler", **STABLE_DIFFUSION_1, "prediction_type": []}, r"prediction_type \[\]"),
+        (
+            {"_class_name": "DDIMScheduler", **STABLE_DIFFUSION_1, "rescale_betas_zero_snr": "no"},
+            "rescale_betas_zero_snr is 'no'",
+        ),
         (
             {"_class_name": "DPMSolverMultistepScheduler", **STABLE_DIFFUSION_1, "prediction_type": "flow_prediction"},
             "'flow_predic",

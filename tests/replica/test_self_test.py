@@ -208,6 +208,19 @@ def test_a_pipeline_that_cannot_run_says_so(found: PipelineFolder, monkeypatch: 
         found.load(OPTIONS)
 
 
+@pytest.mark.parametrize(
+    ("part", "fields"),
+    [("unet", {"norm_eps": "small"}), ("unet", {"attention_head_dim": -1}), ("text_encoder", {"layer_norm_eps": None})],
+)
+def test_parts_that_can_be_built_and_not_be_run_are_named(
+    tiny: Path, tmp_path: Path, part: str, fields: dict[str, Any]
+) -> None:
+    folder = copied(tiny, tmp_path / "p")
+    change(folder / part / "config.json", **fields)
+    with pytest.raises(ConfigError, match="diffusers' own StableDiffusionPipeline cannot run it"):
+        load_replica(str(folder), OPTIONS)
+
+
 def test_a_family_without_a_pipeline_of_diffusers_is_asked_for_signs_of_life_alone(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, differences: list[float]
 ) -> None:
