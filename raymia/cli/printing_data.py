@@ -49,11 +49,11 @@ def print_attrition(out: Terminal, losses: Attrition, remarks: bool = True) -> N
             p_value = f"{tested[reason].p_holm:.2g}" if reason in tested else "-"
             by_reason.add_row(reason, *(f"{count:,}" for count in lost), p_value)
         out.print(by_reason)
-    for split in losses.splits if remarks else []:
-        told = {"not attempted": split.passed_over, "packed with remarks": split.flags}
-        for what, counts in told.items():
-            if counts:
-                out.say(f"{split.split}, {what}: {', '.join(f'{word} {count:,}' for word, count in counts.items())}")
+    for part in losses.splits if remarks else []:
+        told = {"not attempted": part.passed_over, "packed with remarks": part.flags}
+        for what, words in told.items():
+            if words:
+                out.say(f"{part.split}, {what}: {', '.join(f'{word} {count:,}' for word, count in words.items())}")
     out.say(losses.statement)
 
 
