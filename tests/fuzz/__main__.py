@@ -55,7 +55,7 @@ def main() -> int:
     for fault in faults:
         print(fault)  # noqa: T201
     for target in targets:
-        print(f"{target.name}: {target.tried} inputs, {target.refused} refused in words")  # noqa: T201
+        print(f"{target.name}: {target.tried} inputs, {target.refusals} refusals in words")  # noqa: T201
     print(f"{len(faults)} faults, seed {arguments.seed}")  # noqa: T201
     return 1 if faults else 0
 

@@ -77,7 +77,8 @@ class Target(ABC):
     """One edge.
 
     Attributes:
-        tried, refused: how many inputs there were, and how many of them were refused in words.
+        tried: how many inputs there were.
+        refusals: how often something was refused in words.
     """
 
     name: ClassVar[str]
@@ -86,7 +87,7 @@ class Target(ABC):
         """Make what inputs are made from, below an empty folder."""
         self.folder = folder
         self.tried = 0
-        self.refused = 0
+        self.refusals = 0
 
     @abstractmethod
     def once(self, rng: random.Random) -> None:
@@ -99,7 +100,7 @@ class Target(ABC):
             return True
         assert "\n" not in refusal, f"more than a line: {refusal}"
         assert refusal.isprintable(), f"control characters: {refusal!r}"
-        self.refused += 1
+        self.refusals += 1
         return False
 
 
@@ -143,7 +144,7 @@ class Tars(Target):
             assert (sample.image is None) == (sample.fault is not None)
             sample.key.encode()
             sample.caption.encode()
-        self.refused += end.fault is not None
+        self.refusals += end.fault is not None
         self._close(end)
 
     def _close(self, end: ShardEnd) -> None:
@@ -176,7 +177,7 @@ class Images(Target):
         try:
             image = decode_image(changed, SIDE_PX, MAX_PIXELS)
         except ImageError:
-            self.refused += 1
+            self.refusals += 1
             return
         assert image.pixels.shape == (SIDE_PX, SIDE_PX, 3)
         assert image.pixels.dtype == np.uint8

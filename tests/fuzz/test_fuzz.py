@@ -17,4 +17,5 @@ def test_no_input_ends_anything_and_none_is_lost(kind: type[Target], tmp_path: P
     target = kind(tmp_path)
     faults = fuzz([target], "tests", SECONDS)
     assert not faults, f"{len(faults)} of {target.tried}; the first: {faults[0]}"
-    assert target.tried > target.refused > 0 or kind.name == "captions"
+    # All that is text is a caption; of everything else some inputs must have been refused, or little was damaged.
+    assert target.refusals > 0 or kind.name == "captions"
