@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 from ray.cluster_utils import Cluster
+from safetensors.torch import load_file, save_file
 
 from raymia.run.ledger import Ledger
 from raymia.testbed.architecture import save_tiny
@@ -243,12 +244,13 @@ def test_a_replica_that_never_starts_ends_the_job_with_its_own_error(make_scan: 
     model = scan.folder / "broken"
     save_tiny(model)
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
+    tensors = load_file(weights)
+    save_file({**tensors, "conv_out.bias": tensors["conv_out.bias"] * float("nan")}, weights, metadata={"format": "pt"})
     start = time.monotonic()
     scan.start(replica={"model": str(model), "dtype": "float32", "resolution_px": 64})
     code, output = scan.end()
     assert code == 1
-    assert "cannot load" in " ".join(output.split())
+    assert "the tensor conv_out.bias is not finite" in " ".join(output.split())
     assert time.monotonic() - start < 180
     assert (scan.run / "run.json").is_file()
 
