@@ -191,7 +191,7 @@ def test_weights_that_are_pickled_are_refused(tmp_path: Path, tiny: Path) -> Non
             target.write_bytes(path.read_bytes())
     weights = tmp_path / "testbed-pickled" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(ConfigError, match="no safetensors weights in unet"):
+    with pytest.raises(ConfigError, match="unet: no safetensors weights, only diffusion_pytorch_model"):
         make_plan(load_job(write(tmp_path, replica={"model": str(tmp_path / "testbed-pickled")})))
 
 

@@ -123,7 +123,7 @@ def test_a_bfloat16_replica_evaluates_in_float32_where_that_is_asked_for(tiny: P
         ("unet/config.json", {"cross_attention_dim": 48}, "cross_attention_dim 48, but the text states are 64 wide"),
         ("unet/config.json", {"cross_attention_dim": [64, 64, 32]}, "but the text states are 64 wide"),
         ("vae/config.json", {"scaling_factor": None}, "scaling_factor is None"),
-        ("vae/config.json", {"scaling_factor": float("nan")}, "scaling_factor is nan"),
+        ("vae/config.json", {"scaling_factor": float("nan")}, "nan is no number"),
         ("vae/config.json", {"scaling_factor": 0}, "scaling_factor is 0"),
         ("vae/config.json", {"shift_factor": 0.1}, "shift_factor is 0.1, which diffusers' pipelines of a UNet ignore"),
         ("vae/config.json", {"in_channels": 4}, "in_channels is 4; expected the 3 colours"),
