@@ -204,7 +204,9 @@ def _square(pixels: NDArray[np.uint8], resolution_px: int) -> NDArray[np.uint8]:
     scale = resolution_px / min(height, width)
     # A step up, lest rounding leave the shorter side a pixel short.
     factor = math.nextafter(scale, math.inf)
-    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    # torch takes no view that runs backwards, be it over a single column.
+    forwards = pixels if min(pixels.strides) > 0 else pixels.copy()
+    batch = torch.from_numpy(forwards).permute(2, 0, 1)[None]
     # Pillow's Lanczos filter to within a rounding of 8-bit values, several times as fast.
     resized = interpolate(batch, scale_factor=(factor, factor), mode="lanczos", antialias=True)[0].permute(1, 2, 0)
     top, left = ((max(resolution_px, round(side * scale)) - resolution_px) // 2 for side in (height, width))

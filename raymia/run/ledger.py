@@ -442,6 +442,7 @@ class Ledger:
     def _parse(self, name: str, content: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         try:
             table = pq.read_table(io.BytesIO(content), columns=None if columns is None else list(columns))
+            table.validate(full=True)  # text that is no UTF-8 would raise wherever it is read
         except Exception as error:
             raise self._unreadable(name, f"not readable as Parquet ({first_line(error)})") from error
         lacking = [column for column in columns or () if column not in table.column_names]

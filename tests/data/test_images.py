@@ -58,6 +58,14 @@ def test_each_orientation_is_pillows_and_of_a_long_image_the_same_middle_is_kept
     assert np.array_equal(turned.pixels, plain.pixels)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_an_image_of_a_single_row_or_column_is_turned_too(orientation: int, size: tuple[int, int]) -> None:
+    turned = decode_image(encode(noise(4, size), "PNG", exif=exif(orientation)), 8, 10**6)
+    assert turned.pixels.shape == (8, 8, 3)
+    assert (turned.width, turned.height) == (size if orientation < 5 else size[::-1])
+
+
 @pytest.mark.parametrize("kind", ["WEBP", "GIF", "PNG", "AVIF", "TIFF"])
 def test_the_first_frame_of_an_animation_is_taken(kind: str) -> None:
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]

@@ -149,6 +149,18 @@ def test_an_exchanged_file_of_the_same_size_is_named_by_whoever_reads_it(run: Pa
         assert "scores/in/s.shard.parquet: other contents than were written" in said(act)
 
 
+def test_text_of_a_unit_that_is_no_utf8_is_named(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path / "run"))
+    ledger.commit_unit("in", "s", 0, rows("in", 0), bad("in"))
+    ledger.write_run(scan_record())
+    path = tmp_path / "run" / "quarantine/in/s-000000.parquet"
+    table = bad("in")
+    broken = pa.array([b"corrupt\xf2image"]).view(pa.string())
+    pq.write_table(table.set_column(table.column_names.index("reason"), "reason", broken), path)
+    for act in (lambda: read_status(str(tmp_path / "run")), ledger.quarantine):
+        assert "quarantine/in/s-000000.parquet: not readable as Parquet" in said(act)
+
+
 def test_the_files_of_two_shards_exchanged_are_named(run: Path) -> None:
     one, other = run / "scores/in/s.shard.parquet", run / "scores/out/s.shard.parquet"
     first, second = one.read_bytes(), other.read_bytes()
