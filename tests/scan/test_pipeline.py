@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,33 +140,6 @@ def test_hostile_shards_are_scanned_to_the_end_and_every_sample_is_accounted_for
     assert set(table[table.shard == "m0"].key) == {"ok", "nocaption", "latin"}
     assert (table.split == "non_members").sum() == 9
     assert not (tmp_path / "owned").exists()
-
-
-@pytest.mark.usefixtures("good_shards")
-def test_a_scan_killed_with_sigkill_resumes_to_the_table_of_an_undisturbed_one(
-    tmp_path: Path, tiny: Path, write_tar: Write
-) -> None:
-    write_tar("n1.tar", good_members(200, start=300))
-    job = make_job(tmp_path, tiny, "killed", attacks={**ATTACKS, "secmi": {}})
-    job_file = tmp_path / "job.yaml"
-    job_file.write_text(yaml.safe_dump(job.model_dump(mode="json")))
-    command = [sys.executable, "-m", "raymia", "scan", str(job_file)]
-    first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    scores = tmp_path / "killed" / "scores"
-    deadline = time.monotonic() + 120
-    while len(list(scores.rglob("*.parquet"))) < 3 and time.monotonic() < deadline and first.poll() is None:
-        time.sleep(0.05)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    assert len(list(scores.rglob("*.parquet"))) >= 3
-    assert not (tmp_path / "killed" / "shards" / "non_members" / "n1.json").exists(), "killed too late to prove anything"
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    undisturbed = subprocess.run([*command, "--run", str(tmp_path / "whole")], capture_output=True, text=True, check=False)
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    whole = {p.relative_to(tmp_path / "whole"): p.read_bytes() for p in (tmp_path / "whole" / "scores").rglob("*.parquet")}
-    resumed = {p.relative_to(tmp_path / "killed"): p.read_bytes() for p in scores.rglob("*.parquet")}
-    assert resumed == whole
 
 
 @pytest.mark.usefixtures("good_shards")
