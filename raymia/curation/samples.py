@@ -14,14 +14,14 @@ from raymia.curation.parts import FilePart, ImageFile, ShardPart
 from raymia.data.captions import CAPTION_UNREADABLE, MAX_TEXT_BYTES, Caption, caption_beside, caption_of
 from raymia.data.delimited import TableError
 from raymia.data.images import ImageError, decode_image
-from raymia.data.members import ReadLimits
+from raymia.data.members import SHARD_LIMITS
 from raymia.data.remote import UnreadableError, read_file
 from raymia.data.tables import parquet_rows, read_schema, read_table
 from raymia.data.tar import Fault, RawSample, ShardEnd
 from raymia.errors import ConfigError
 from raymia.urls import public
 
-MAX_IMAGE_BYTES = ReadLimits().max_image_bytes
+MAX_IMAGE_BYTES = SHARD_LIMITS.max_image_bytes
 """A larger image is not read, in a tar or out of it."""
 FETCHED_COLUMNS = ("key", "url", "status", "error_message")
 CHECKED_PX = 64
@@ -216,7 +216,7 @@ def _caption(file: ImageFile) -> Caption:
 def _contents(part: FilePart) -> Iterator[tuple[ImageFile, bytes | Fault]]:
     """The bytes of each image, or why they cannot be read."""
     if part.table is None:
-        yield from ((file, _read(file.location, ReadLimits.max_image_bytes)) for file in part.files)
+        yield from ((file, _read(file.location, MAX_IMAGE_BYTES)) for file in part.files)
         return
     values = parquet_rows(part.table, IMAGE_COLUMN, [file.row or 0 for file in part.files])
     fault: Fault | None = None
@@ -233,11 +233,9 @@ def _in_row(value: Any, file: ImageFile) -> bytes | Fault:
     """The image in a cell of a table, or else in the file that it names."""
     content = value.get("bytes") if isinstance(value, dict) else value
     if content is None:
-        return (
-            _read(file.location, ReadLimits.max_image_bytes) if file.location else Fault("no_image", "the row holds no image")
-        )
-    if len(content) > ReadLimits.max_image_bytes:
-        return Fault("too_large", f"{len(content)} bytes; at most {ReadLimits.max_image_bytes} are read")
+        return _read(file.location, MAX_IMAGE_BYTES) if file.location else Fault("no_image", "the row holds no image")
+    if len(content) > MAX_IMAGE_BYTES:
+        return Fault("too_large", f"{len(content)} bytes; at most {MAX_IMAGE_BYTES} are read")
     return bytes(content)
 
 

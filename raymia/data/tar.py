@@ -12,8 +12,7 @@ from raymia.data.captions import NO_CAPTION as NO_CAPTION
 from raymia.data.droppings import is_dropping
 from raymia.data.formats import EXTENSIONS
 from raymia.data.groups import Placed, place, remember, split_name
-from raymia.data.members import SHARD_LIMITS, BrokenTarError, Member, TarStream
-from raymia.data.members import ReadLimits as ReadLimits
+from raymia.data.members import SHARD_LIMITS, BrokenTarError, Member, ReadLimits, TarStream
 from raymia.data.remote import LIMITS, REASONS, RemoteLimits, UnreadableError, open_file
 from raymia.data.strays import Strays
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import socket
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import grpc
 
+from raymia.documents import DocumentError, parse_json
 from raymia.errors import ConfigError, first_line
 from raymia.urls import public
 
@@ -76,8 +76,8 @@ async def _fetch(url: str) -> tuple[int, bytes]:
 
 def _names_version(content: bytes) -> bool:
     try:
-        answer = json.loads(content)
-    except ValueError:
+        answer = parse_json(content)
+    except DocumentError:
         return False
     return isinstance(answer, dict) and isinstance(answer.get("ray_version"), str)
 

@@ -137,17 +137,14 @@ class Storage:
         path = self.path(name)
         folder, base = path.rsplit("/", 1)
         if self.local:
-            os.makedirs(folder, exist_ok=True)
-            self._sweep(folder)
+            self._prepare(folder)
             draft = f"{folder}/{_draft(base)}"
         else:
             handle, draft = tempfile.mkstemp(prefix=f"{base}.")
             os.close(handle)
         try:
-            with open(draft, "wb") as stream:
+            with _lasting(draft) as stream:
                 yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
             self.check()
             if self.local:
                 os.replace(draft, path)
@@ -229,8 +226,9 @@ class Storage:
         start = len(self._root.rstrip("/")) + 1
         return {path[start:]: facts.get("size") for path, facts in self._patiently(f"list {folder}", find).items()}
 
-    def _sweep(self, folder: str) -> None:
-        """Remove, once for each folder, the drafts of this machine's processes that are no more."""
+    def _prepare(self, folder: str) -> None:
+        """Make a folder on a local disk, and remove, once, the drafts of this machine's processes that are no more."""
+        os.makedirs(folder, exist_ok=True)
         if folder in self._swept:
             return
         self._swept.add(folder)
@@ -264,13 +262,10 @@ class Storage:
         folder, base = path.rsplit("/", 1)
         draft = f"{folder}/{_draft(base)}"
         if self.local:
-            os.makedirs(folder, exist_ok=True)
-            self._sweep(folder)
+            self._prepare(folder)
             try:
-                with open(draft, "wb") as stream:
+                with _lasting(draft) as stream:
                     stream.write(content)
-                    stream.flush()
-                    os.fsync(stream.fileno())
                 os.replace(draft, path)
             except OSError:
                 _discard(draft)
@@ -313,6 +308,15 @@ def table_bytes(table: pa.Table) -> bytes:
     # One block of memory whatever the table was put together from, so that equal rows give equal bytes.
     pq.write_table(table.combine_chunks(), buffer, compression="zstd")
     return buffer.getvalue()
+
+
+@contextmanager
+def _lasting(path: str) -> Iterator[BinaryIO]:
+    """A stream into a file whose content is on the disk, and not merely on its way there, once the block has ended."""
+    with open(path, "wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _draft(base: str) -> str:

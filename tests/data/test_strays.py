@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from raymia.data.members import SHARD_LIMITS
+from raymia.data.members import SHARD_LIMITS, ReadLimits
 from raymia.data.strays import completes, unfinished
-from raymia.data.tar import RawSample, ReadLimits, ShardEnd, read_tar
+from raymia.data.tar import RawSample, ShardEnd, read_tar
 from tests.conftest import image_bytes, tar_bytes
 
 IMAGE = image_bytes(1)

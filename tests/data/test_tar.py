@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from raymia.data.members import ReadLimits
 from raymia.data.remote import UnreadableError
-from raymia.data.tar import RETRIED, Fault, RawSample, ReadLimits, ShardEnd, read_shard
+from raymia.data.tar import RETRIED, Fault, RawSample, ShardEnd, read_shard
 from tests.conftest import good_members, image_bytes, tar_bytes
 
 Write = Callable[[str, list[tuple[str, bytes]]], Path]

@@ -172,7 +172,10 @@ class Cases:
 
     @staticmethod
     def _copy(source: Path) -> Callable[[Path], None]:
-        return lambda out: shutil.copytree(source, out, dirs_exist_ok=True) and None
+        def copy(out: Path) -> None:
+            shutil.copytree(source, out, dirs_exist_ok=True)
+
+        return copy
 
 
 def _make_pictures(folder: Path) -> None:
