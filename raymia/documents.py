@@ -45,16 +45,21 @@ class DocumentError(ValueError):
     """A text is not what it should be; says what is wrong and where."""
 
 
-def read_document(path: Path) -> bytes:
+def read_document(path: Path, most: int | None = None) -> bytes:
     """The bytes of a document on a local disk, of which no more are read than a document may have.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have; by default `MAX_BYTES`.
 
     Raises:
         OSError: the file cannot be read.
-        DocumentError: it is larger than `MAX_BYTES`.
+        DocumentError: it is larger.
     """
+    most = MAX_BYTES if most is None else most
     with path.open("rb") as stream:
-        content = stream.read(MAX_BYTES + 1)
-    _require_small(content)
+        content = stream.read(most + 1)
+    _require_small(content, most)
     return content
 
 
@@ -109,13 +114,13 @@ def write_yaml(content: Any) -> str:
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def _require_small(content: str | bytes) -> None:
-    if len(content) > MAX_BYTES:
-        raise DocumentError(f"larger than {MAX_BYTES // 2**20} MiB, which no document of raymia is")
+def _require_small(content: str | bytes, most: int) -> None:
+    if len(content) > most:
+        raise DocumentError(f"larger than {most // 2**20} MiB, which no document of its kind is")
 
 
 def _decoded(text: str | bytes) -> str:
-    _require_small(text)
+    _require_small(text, MAX_BYTES)
     return (_text_of(text) if isinstance(text, bytes) else text).removeprefix("\ufeff")
 
 

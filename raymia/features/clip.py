@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from raymia.documents import DocumentError, parse_json
+from raymia.documents import DocumentError, parse_json, read_document
 from raymia.errors import ConfigError, first_line
 
 CONFIG_FILE = "open_clip_config.json"
@@ -119,8 +119,7 @@ def _local(folder: Path) -> tuple[dict[str, dict[str, Any]], Path]:
 def _config(file: Path) -> dict[str, dict[str, Any]]:
     """The config of a CLIP whose towers are open_clip's own and whose images are prepared as `Clip` does."""
     try:
-        with file.open("rb") as stream:
-            content = parse_json(stream.read(MAX_CONFIG_BYTES))
+        content = parse_json(read_document(file, MAX_CONFIG_BYTES))
     except (OSError, DocumentError) as error:
         raise ConfigError(f"{file}: not a readable open_clip config ({error})") from error
     model, preprocess = (content.get(n) if isinstance(content, dict) else None for n in ("model_cfg", "preprocess_cfg"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raymia.documents import DocumentError, parse_json
+from raymia.documents import DocumentError, parse_json, read_document
 from raymia.errors import ConfigError
 
 MAX_BYTES = 16 * 2**20
@@ -20,14 +20,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: it is missing, too large, or no JSON object.
     """
     try:
-        with path.open("rb") as stream:
-            text = stream.read(MAX_BYTES + 1)
+        content = parse_json(read_document(path, MAX_BYTES))
     except OSError as error:
         raise ConfigError(f"{path}: missing or unreadable; expected a pipeline folder in diffusers' layout") from error
-    if len(text) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES // 2**20} MiB; expected the description of a model")
-    try:
-        content = parse_json(text)
     except DocumentError as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(content, dict):
