@@ -24,6 +24,7 @@ from raymia.data.members import ReadLimits
 from raymia.data.remote import RemoteLimits
 from raymia.documents import DocumentError, parse_yaml, read_document
 from raymia.errors import ConfigError, describe_validation
+from raymia.replica.families import LoadOptions
 from raymia.replica.schedule import Naming
 from raymia.run.record import CONTROL
 from raymia.services.protocol import SERVICES, Service
@@ -89,11 +90,31 @@ class ReplicaConfig(_Section):
         description="What a timestep of an attack means: `levels`, the noise level that Stable Diffusion 1.x has at that step, "
         "so that it is the same noise in every family; or `own`, the model's own step.",
     )
+    guidance: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Guidance scale that a model distilled under guidance, such as FLUX.1-dev, is told; 1 by default. Other "
+        "models are told none.",
+    )
     compile: bool = Field(
         False,
         description="Compile the denoiser with torch.compile: faster calls after a start of half a minute to minutes per "
         "replica; on a CPU it needs a C++ compiler.",
     )
+
+    def options(self, dtype: str = "float32", device: str = "cpu", also_float32: bool = False) -> LoadOptions:
+        """How the model is loaded onto a device, in a dtype."""
+        return LoadOptions(
+            dtype=dtype,
+            device=device,
+            resolution_px=self.resolution_px,
+            denoiser_batch=self.denoiser_batch,
+            compiled=self.compile,
+            also_float32=also_float32,
+            naming=self.timesteps,
+            guidance=self.guidance,
+        )
 
 
 class PoolConfig(_Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from raymia.registry import Registry
+from raymia.replica.families import Ability
 from raymia.replica.schedule import Schedule
 from raymia.run.record import Access, Evaluations
 from raymia.services.protocol import Capability
@@ -49,6 +51,14 @@ class Attack(BaseModel, ABC):
     def signals(self) -> list[Signal]:
         """The score columns, the primary one first."""
 
+    def signals_by_group(self, groups: Sequence[str]) -> list[Signal]:
+        """Further score columns, one for each part of the denoiser; which there are depends on the model's family.
+
+        Args:
+            groups: of the denoiser's parameters.
+        """
+        return []
+
     @abstractmethod
     def cost(self) -> Evaluations:
         """Evaluations per image when run alone."""
@@ -63,6 +73,10 @@ class Attack(BaseModel, ABC):
 
     def asks(self) -> frozenset[Capability]:
         """What the attack, as configured, asks of a service; nothing where it evaluates the model itself."""
+        return frozenset()
+
+    def tells(self) -> frozenset[Ability]:
+        """What the attack, as configured, must be able to tell a model; nothing where any condition, or none, will do."""
         return frozenset()
 
     def check(self, schedule: Schedule) -> None:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
+from raymia.replica.families import Ability
 from raymia.replica.schedule import Schedule
 from raymia.trial.parameters import Timesteps, distinct
 from raymia.trial.trial import CAPTION, EMPTY, Condition, Trial
@@ -20,8 +21,8 @@ Share = Annotated[float, Gt(0.0), Lt(1.0)]
 class CLiD(Attack):
     """How much the loss falls when the caption is given: L(empty) - L(c), averaged over timesteps and draws.
 
-    ``clid.words=s`` holds the loss against the caption cut to its first share s of words, ``clid.loss`` is -L(c) on the
-    same timesteps and draws.
+    Losses are errors in the space that the model was trained in, as in ``loss``. ``clid.words=s`` holds the loss against the
+    caption cut to its first share s of words, ``clid.loss`` is -L(c) on the same timesteps and draws.
 
     Source: Zhai et al., Membership Inference on Text-to-Image Diffusion Models via Conditional Likelihood Discrepancy,
     arXiv 2405.14800, eq. 8.
@@ -40,6 +41,9 @@ class CLiD(Attack):
     def check(self, schedule: Schedule) -> None:
         schedule.check(*self.timesteps)
 
+    def tells(self) -> frozenset[Ability]:
+        return frozenset(("condition", "words")) if self.words else frozenset(("condition",))
+
     def signals(self) -> list[Signal]:
         cut = [Signal(_name(share)) for share in self.words]
         return [Signal("clid", primary=True), *cut, Signal("clid.loss")]
@@ -57,7 +61,7 @@ class CLiD(Attack):
         return scores | {"clid.loss": -conditional}
 
     def _loss(self, trial: Trial, condition: Condition) -> Tensor:
-        losses = [trial.loss(t, draw, condition) for t in self.timesteps for draw in range(self.draws)]
+        losses = [trial.error_weight(t) * trial.loss(t, draw, condition) for t in self.timesteps for draw in range(self.draws)]
         return torch.stack(losses).mean(0)
 
 

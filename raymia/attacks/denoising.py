@@ -13,8 +13,9 @@ from torch import Tensor
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.errors import suggest
+from raymia.replica.families import Ability
 from raymia.replica.schedule import Schedule, clean_from_noise, ddim_move
-from raymia.trial.parameters import Guidance, Timestep, Timesteps, distinct, evaluations_per_step
+from raymia.trial.parameters import Guidance, Timestep, Timesteps, distinct, evaluations_per_step, told_under
 from raymia.trial.trial import Condition, Trial, mean_squared
 
 Error = Literal["latent", "model", "pixel"]
@@ -112,6 +113,10 @@ class Denoising(Attack):
                 )
         return self
 
+    def tells(self) -> frozenset[Ability]:
+        asked = frozenset[Ability]().union(*(told_under(preset.guidance) for preset in self.presets.values()))
+        return asked | ({"states"} if any(preset.text_shift for preset in self.presets.values()) else set())
+
     def check(self, schedule: Schedule) -> None:
         for preset in self.presets.values():
             schedule.check(preset.start, *preset.timesteps)
@@ -139,7 +144,8 @@ class Denoising(Attack):
                     found[error][t] = -torch.stack(errors[error]).mean(0)
             for error, per_t in found.items():
                 prefix = f"denoising.{name}.{error}"
-                scores[prefix] = torch.stack(list(per_t.values())).mean(0)
+                weights = {t: trial.error_weight(t) if error == "model" else 1.0 for t in per_t}
+                scores[prefix] = torch.stack([weights[t] * value for t, value in per_t.items()]).mean(0)
                 scores |= {f"{prefix}.t={t}": value for t, value in per_t.items()}
         primary = f"denoising.{next(iter(self.presets))}.{self.errors[0]}"
         return {"denoising": scores[primary], **scores}

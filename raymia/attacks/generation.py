@@ -10,9 +10,10 @@ from torch import Tensor
 
 from raymia.attacks.base import Access, Attack, Evaluations, Need, Signal
 from raymia.errors import ConfigError
+from raymia.replica.families import Ability
 from raymia.replica.schedule import Schedule
 from raymia.services.protocol import Capability
-from raymia.trial.parameters import Guidance, asked_of_service, evaluations_per_step
+from raymia.trial.parameters import Guidance, asked_of_service, evaluations_per_step, told_under
 from raymia.trial.similarity import Metric, needs_of, similarity
 from raymia.trial.trial import Trial
 
@@ -38,6 +39,9 @@ class Generation(Attack):
 
     def needs(self) -> frozenset[Need]:
         return needs_of((self.metric,))
+
+    def tells(self) -> frozenset[Ability]:
+        return told_under(self.guidance) | {"condition"}
 
     def asks(self) -> frozenset[Capability]:
         return asked_of_service("text_to_image", guidance=self.guidance)

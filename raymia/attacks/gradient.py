@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import ClassVar
 
@@ -12,7 +13,6 @@ from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
-from raymia.replica.parameter_groups import GROUPS
 from raymia.replica.schedule import Schedule
 from raymia.trial.parameters import MicroBatch, Timestep, Timesteps
 from raymia.trial.sketch import add_to_sketch
@@ -22,10 +22,11 @@ from raymia.trial.trial import Trial
 class Gradient(Attack):
     """Minus the length of each sample's gradient of the loss, averaged over timesteps and draws.
 
-    ``gradient`` is -||grad_theta of mean over t, k of L(t, k, c)||_2; ``gradient.<block>.<kind>`` the same over the
+    ``gradient`` is -||grad_theta of mean over t, k of L(t, k, c)||_2; ``gradient.<part>.<kind>`` the same over the
     parameters of one kind of layer in one part of the denoiser; ``gradient.input`` is -||grad_{z_0} of that mean||_2.
     ``gradient.direction`` is minus the mean cosine between the parameter gradients of different draws at one timestep,
-    taken of fixed random projections of them. Norms are accumulated in float32.
+    taken of fixed random projections of them. Norms are accumulated in float32. The mean over timesteps is of errors in the
+    space that the model was trained in, as that of ``loss``. Which parts a denoiser has depends on the family.
 
     Source: Pang et al., White-box Membership Inference Attacks against Diffusion Models, arXiv 2308.06405 (GSA).
     """
@@ -47,8 +48,10 @@ class Gradient(Attack):
         schedule.check(*self.timesteps, self.direction_timestep)
 
     def signals(self) -> list[Signal]:
-        further = ["direction", "input", *GROUPS]
-        return [Signal("gradient", primary=True), *(Signal(f"gradient.{name}") for name in further)]
+        return [Signal("gradient", primary=True), Signal("gradient.direction"), Signal("gradient.input")]
+
+    def signals_by_group(self, groups: Sequence[str]) -> list[Signal]:
+        return [Signal(f"gradient.{group}") for group in groups]
 
     def cost(self) -> Evaluations:
         passes = len(self._passes())
@@ -71,10 +74,11 @@ class Gradient(Attack):
             z, conditioning, noise = trial.noisy(t, draw)[part], trial.text()[part], trial.noise(draw)[part]
             by_parameter, by_latent = trial.model.parameter_gradients(z, t, conditioning, noise)
             if t in self.timesteps and draw < self.draws:
+                weight = trial.error_weight(t)
                 for name, gradient in by_parameter.items():
                     total = mean.setdefault(name, torch.zeros_like(gradient, dtype=torch.float32))
-                    total.add_(gradient, alpha=1.0 / elements)
-                by_input += by_latent * (trial.schedule.alpha(t) / elements)
+                    total.add_(gradient, alpha=weight / elements)
+                by_input += by_latent * (trial.schedule.alpha(t) * weight / elements)
             if t == self.direction_timestep and draw < self.direction_draws:
                 sketches.append(self._sketch(by_parameter))
         squares = {name: gradient.flatten(1).square().sum(1) for name, gradient in mean.items()}
@@ -83,7 +87,7 @@ class Gradient(Attack):
             "gradient": sum(squares.values(), zero).sqrt(),
             "gradient.input": vector_norm(by_input.flatten(1), dim=1),
         }
-        for group in GROUPS:
+        for group in trial.model.groups:
             of_group = (square for name, square in squares.items() if trial.model.parameter_group(name) == group)
             scores[f"gradient.{group}"] = sum(of_group, zero).sqrt()
         cosines = [cosine_similarity(one, other, dim=1) for one, other in combinations(sketches, 2)]

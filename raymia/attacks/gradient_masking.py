@@ -19,7 +19,8 @@ class GradientMasking(Attack):
     """Minus the error at the latent elements with the largest gradients, after these were replaced by noise.
 
     The mask holds the largest elements of |grad L| with respect to z_t. Those elements of z_0 are replaced by the noise e,
-    the result is noised to t with the same e, and score = -||((e - z_0) - E)[mask]||_2, averaged over timesteps.
+    the result is noised to t with the same e, and score = -||((e - z_0) - E)[mask]||_2, averaged over timesteps
+    as errors in the space that the model was trained in, as in ``loss``.
 
     Source: Dubinski et al., CDI: Copyrighted Data Identification in Diffusion Models, arXiv 2411.12858, section 4.
     """
@@ -51,7 +52,7 @@ class GradientMasking(Attack):
             masked = mix(trial.schedule, torch.where(mask, noise, latents), noise, t)
             difference = (noise - latents) - trial.predicted_noise_at(masked, t)
             errors[t] = vector_norm(torch.where(mask, difference, 0.0).flatten(1), dim=1)
-        mean = torch.stack(list(errors.values())).mean(0)
+        mean = torch.stack([trial.error_weight(t) ** 0.5 * error for t, error in errors.items()]).mean(0)
         return {"gradient_masking": -mean, **{f"gradient_masking.t={t}": -error for t, error in errors.items()}}
 
 

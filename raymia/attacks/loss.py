@@ -15,11 +15,12 @@ from raymia.trial.trial import CAPTION, Trial
 
 
 class Loss(Attack):
-    """Minus the mean squared error of the predicted noise, averaged over timesteps and draws.
+    """Minus the mean squared error of the prediction, averaged over timesteps and draws.
 
-    score = -mean over t, k of L(t, k, c), with L(t, k, c) = mean over elements of (e_k - E(z_t, t, c))^2. With ``noise: own``
-    the i-th of n timesteps takes draws i, i + n, i + 2n, .. and shares none with another: the mean then varies less from draw
-    to draw, for as many evaluations.
+    score = -mean over t, k of w(t) L(t, k, c), with L(t, k, c) = mean over elements of (e_k - E(z_t, t, c))^2, which
+    ``loss.t=<t>`` is of one t. w is 1 for models that predict noise; for v-prediction and flows w L is the error of the
+    velocity, which they were trained on. With ``noise: own`` the i-th of n timesteps takes draws i, i + n, i + 2n, .. and shares
+    none with another: the mean then varies less from draw to draw, for as many evaluations.
 
     Source: Carlini et al., Extracting Training Data from Diffusion Models, arXiv 2301.13188, section 5.
     """
@@ -49,7 +50,7 @@ class Loss(Attack):
         places = {t: self._draws(i) for i, t in enumerate(self.timesteps)}
         trial.evaluate((t, k, CAPTION) for t, draws in places.items() for k in draws)
         per_t = {t: -torch.stack([trial.loss(t, k) for k in draws]).mean(0) for t, draws in places.items()}
-        scores = {"loss": torch.stack(list(per_t.values())).mean(0)}
+        scores = {"loss": torch.stack([trial.error_weight(t) * score for t, score in per_t.items()]).mean(0)}
         return scores | {f"loss.t={t}": score for t, score in per_t.items()}
 
     def _draws(self, place: int) -> range:

@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from raymia.attacks.base import Access, Attack, Evaluations, Need, Signal
+from raymia.replica.families import Ability
 from raymia.replica.schedule import Schedule
 from raymia.services.protocol import Capability
-from raymia.trial.parameters import Guidance, Timesteps, asked_of_service, evaluations_per_step
+from raymia.trial.parameters import Guidance, Timesteps, asked_of_service, evaluations_per_step, told_under
 from raymia.trial.similarity import Metric, Metrics, needs_of, similarity
 from raymia.trial.trial import Trial
 
@@ -48,6 +49,9 @@ class Pokemon(Attack):
 
     def needs(self) -> frozenset[Need]:
         return needs_of(self.metrics)
+
+    def tells(self) -> frozenset[Ability]:
+        return told_under(self.guidance)
 
     def asks(self) -> frozenset[Capability]:
         return asked_of_service("image_to_image", "strength", guidance=self.guidance)

@@ -413,6 +413,7 @@ def families(as_json: Json = False) -> None:
     """List the model families that can be attacked: models, native resolution, parts."""
     from raymia.cli.printing_seams import print_families
     from raymia.replica.families import FAMILIES
+    from raymia.replica.parts import beside_weights, weight_stems
 
     known = [kind() for kind in FAMILIES.all().values()]
     if not as_json:
@@ -423,8 +424,10 @@ def families(as_json: Json = False) -> None:
             "family": family.name,
             "models": family.title,
             "resolution_px": family.resolution_px,
-            "parts": list(family.weights),
-            "files": list(family.files),
+            "levels": family.levels,
+            "parts": list(weight_stems(family.parts)),
+            "files": list(beside_weights(family.parts)),
+            "refused": family.refused,
         }
         for family in known
     ]

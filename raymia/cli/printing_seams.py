@@ -15,9 +15,11 @@ if TYPE_CHECKING:  # these need torch, which printing does not
 def print_families(out: Terminal, families: Iterable[Family]) -> None:
     """Name, models, resolution and parts of each family."""
     table = plain_table("Model families, in diffusers' pipeline layout", ("family", "models"), ("px",))
-    table.add_column("parts with weights", overflow="fold")
+    for heading in ("levels", "parts with weights", "refused"):
+        table.add_column(heading, overflow="fold")
     for family in families:
-        table.add_row(family.name, family.title, str(family.resolution_px), ", ".join(family.weights))
+        weights = ", ".join(part for part, path in family.parts.items() if not path.endswith("Tokenizer"))
+        table.add_row(family.name, family.title, str(family.resolution_px), family.levels, weights, family.refused)
     out.print(table)
 
 

@@ -1,8 +1,9 @@
-"""The autoencoder of a pipeline, in float32 and in parts that a device takes at once."""
+"""Autoencoders of pipelines, in float32 and in parts that a device takes at once."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,35 +15,29 @@ from raymia.errors import ConfigError
 from raymia.replica.parts import Parts
 
 
-class Autoencoder:
-    """diffusers' AutoencoderKL: z_0 = (mean of the posterior - shift) x scale, by its own config.
+class Autoencoder(ABC):
+    """Images to latents and back, as a pipeline scales them.
 
     Attributes:
         batch: images in a call.
-        factor: pixels by side of a latent.
+        factor: pixels by side of a latent; sides of images are multiples of it.
         channels: of the latents.
     """
 
-    def __init__(self, parts: Parts, device: torch.device, batch: int) -> None:
-        """Load it, in float32: its activations overflow in half precision.
-
-        Args:
-            parts: of the pipeline; `vae` is the autoencoder's.
-            device: where it computes.
-            batch: images in a call.
-
-        Raises:
-            ConfigError: weights that do not fit their config.
-        """
-        vae = parts.model("vae", torch.float32)
-        # Channels-last is the layout that convolutions compute in fastest, on CPU and on GPU.
-        self._vae = vae.to(device, memory_format=torch.channels_last)
+    def __init__(self, device: torch.device, batch: int, factor: int, channels: int) -> None:
+        """Say what the latents are like."""
         self._device = device
-        self._scale = float(vae.config.scaling_factor)
-        self._shift = vae.config.get("shift_factor")
         self.batch = batch
-        self.factor = factor_of(vae.config)
-        self.channels: int = vae.config.latent_channels
+        self.factor = factor
+        self.channels = channels
+
+    @abstractmethod
+    def _latents(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch c h w"]:
+        """Scaled mean of the posterior for images in [-1, 1], in one call."""
+
+    @abstractmethod
+    def _images(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
+        """Images for clean latents, in one call."""
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Channels, height and width of the latents of an image of that size in px."""
@@ -52,18 +47,46 @@ class Autoencoder:
     def encode(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch c h w"]:
         """Scaled mean (not a draw) of the posterior for images in [-1, 1]."""
         images = images.to(self._device, torch.float32)
-        parts = [part.contiguous(memory_format=torch.channels_last) for part in torch.split(images, self.batch)]
-        mean = torch.cat([self._vae.encode(part).latent_dist.mean for part in parts]).contiguous()
-        return (mean if self._shift is None else mean - self._shift) * self._scale
+        return torch.cat([self._latents(part) for part in torch.split(images, self.batch)]).contiguous()
 
     @torch.no_grad()
     def decode(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
         """Images for clean latents, clamped to [-1, 1]."""
-        scaled = z0.float() / self._scale
-        scaled = scaled if self._shift is None else scaled + self._shift
-        parts = [part.contiguous(memory_format=torch.channels_last) for part in torch.split(scaled, self.batch)]
-        decoded = torch.cat([self._vae.decode(part).sample for part in parts])
+        decoded = torch.cat([self._images(part) for part in torch.split(z0.float(), self.batch)])
         return decoded.clamp(-1.0, 1.0).contiguous()
+
+
+class KLAutoencoder(Autoencoder):
+    """diffusers' AutoencoderKL: z_0 = (mean of the posterior - shift) x scale, by its own config."""
+
+    def __init__(self, parts: Parts, device: torch.device, batch: int, part: str = "vae") -> None:
+        """Load it, in float32: its activations overflow in half precision.
+
+        Args:
+            parts: of the pipeline.
+            device: where it computes.
+            batch: images in a call.
+            part: the autoencoder's folder.
+
+        Raises:
+            ConfigError: weights that do not fit their config.
+        """
+        vae = parts.model(part, torch.float32)
+        super().__init__(device, batch, factor_of(vae.config), vae.config.latent_channels)
+        # Channels-last is the layout that convolutions compute in fastest, on CPU and on GPU.
+        self._vae = vae.to(device, memory_format=torch.channels_last)
+        self._scale = float(vae.config.scaling_factor)
+        self._shift = vae.config.get("shift_factor")
+
+    def _latents(self, images: Tensor) -> Tensor:
+        mean = self._vae.encode(images.contiguous(memory_format=torch.channels_last)).latent_dist.mean
+        return (mean if self._shift is None else mean - self._shift) * self._scale  # type: ignore[no-any-return]
+
+    def _images(self, z0: Tensor) -> Tensor:
+        scaled = z0 / self._scale
+        scaled = scaled if self._shift is None else scaled + self._shift
+        decoded: Tensor = self._vae.decode(scaled.contiguous(memory_format=torch.channels_last)).sample
+        return decoded
 
 
 def check_config(config: Mapping[str, Any], source: object) -> None:

@@ -74,10 +74,9 @@ class Conditioning:
         return Conditioning(**{name: torch.cat([tensors[name] for tensors in named]) for name in named[0]})
 
 
-def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-    """(batch, tokens) of the prompts, padded and cut to the tokenizer's length."""
-    padded = tokenizer(
-        list(prompts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
-    )
+def token_ids(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> Tensor:
+    """(batch, tokens) of the prompts, padded and cut to a length; by default the tokenizer's."""
+    longest = tokenizer.model_max_length if length is None else length
+    padded = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=longest, return_tensors="pt")
     ids: Tensor = padded.input_ids
     return ids

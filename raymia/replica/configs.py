@@ -30,6 +30,18 @@ OF_TRAINING = (
     "dtype",
 )
 """Fields of transformers' configs that say how weights were made or stored."""
+OF_GENERATION = {
+    "T5EncoderModel": (
+        "decoder_start_token_id",
+        "output_past",
+        "tie_word_embeddings",
+        "task_specific_params",
+        "n_positions",
+        "num_decoder_layers",
+        "use_cache",
+    ),
+}
+"""Fields by class that are of the decoder which it was cut off, and of writing texts."""
 BESIDE = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of pipelines that see images which were made, or are given as a prompt: scores do not depend on them."""
 FLAGS = ("requires_safety_checker",)
@@ -110,9 +122,22 @@ def _check_transformers(config: Mapping[str, Any], path: str, file: Path) -> Non
     known = _parameters(kind)
     general = _parameters(kind.__mro__[1])
     for field in general.keys() & config.keys() - {*OF_TRAINING, "architectures"}:
-        if config[field] != general[field]:
+        if config[field] not in (general[field], known[field]):
             raise ConfigError(f"{file}: {field} is {config[field]!r}; only {general[field]!r} is supported, remove it")
-    _check_known(config, {*known, "architectures", "model_type"}, OF_TRAINING, path, file)
+    harmless = (*OF_TRAINING, *OF_GENERATION.get(name_of(path), ()))
+    further = {field: value for field, value in config.items() if not _follows(field, value, kind, config, known)}
+    _check_known(further, {*known, "architectures", "model_type"}, harmless, path, file)
+
+
+def _follows(field: str, value: Any, kind: Any, config: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Whether a field is one that its class works out from the others, and says what it works out."""
+    if field in known or field.startswith("_"):
+        return False
+    try:
+        own = kind(**{name: config[name] for name in config.keys() & known.keys()})
+    except Exception:  # noqa: BLE001 - whatever the library makes of the other fields is said where it is built from them
+        return False
+    return field in vars(own) and vars(own)[field] == value
 
 
 def _check_known(config: Mapping[str, Any], known: set[str], harmless: tuple[str, ...], path: str, file: Path) -> None:

@@ -6,13 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from raymia.errors import ConfigError
 from raymia.registry import Registry
-from raymia.replica.parts import Parts, is_tokenizer, stem_of
+from raymia.replica.documents import present
+from raymia.replica.own_pipeline import OneStep, guided_step
+from raymia.replica.parameter_groups import UNET_GROUPS
+from raymia.replica.parts import Parts
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Naming, Schedule
+
+Ability = Literal["condition", "words", "states", "unconditional"]
+"""What a model may be told: a ``condition`` for each image; one made of ``words``, of which some can be left out; one that
+reaches the denoiser as hidden ``states``; and none, as an ``unconditional`` model that it was trained to be, too."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class LoadOptions:
         compiled: compile the denoiser, for calls of two sizes: what is left is padded, not compiled anew.
         also_float32: evaluations `in_float32` will be asked for, so that memory must hold that denoiser, too.
         naming: what a timestep means.
+        guidance: scale that a model distilled under guidance is told; none for the family's own value.
     """
 
     dtype: str = "float32"
@@ -37,6 +45,7 @@ class LoadOptions:
     compiled: bool = False
     also_float32: bool = False
     naming: Naming = "levels"
+    guidance: float | None = None
 
 
 class Family(ABC):
@@ -55,21 +64,22 @@ class Family(ABC):
     parts: ClassVar[Mapping[str, str]]
     """Class of each part, as ``library.Class``, by the part's name and folder, tokenizers among them. With the scheduler they
     are all that the model is loaded from, and what identifies it."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Those of `parts` that a pipeline may be saved without."""
     fields: ClassVar[tuple[str, ...]] = ()
     """Further fields of `model_index.json` that the family reads."""
     resolution_px: ClassVar[int]
     """That the models were trained at."""
+    levels: ClassVar[str]
+    """What a noise level means to the models, and what they put out at one, in a few words."""
+    groups: ClassVar[tuple[str, ...]] = UNET_GROUPS
+    """What `parameter_group` puts the denoiser's parameters into."""
+    refused: ClassVar[str] = ""
+    """Models of the same name or shape that `check` refuses, in a few words."""
 
-    @property
-    def weights(self) -> dict[str, str]:
-        """The parts that have weights, each with the stem of its safetensors files."""
-        return {part: stem_of(path) for part, path in self.parts.items() if not is_tokenizer(path)}
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Patterns of the files beside weights and their configs that the model is loaded from."""
-        folders = ["scheduler", *(part for part, path in self.parts.items() if is_tokenizer(path))]
-        return ("model_index.json", *(f"{folder}/*" for folder in folders))
+    def parts_in(self, model_index: Mapping[str, Any]) -> dict[str, str]:
+        """The parts of a pipeline, by the contents of its ``model_index.json``: `parts`, less optional ones that it lacks."""
+        return {part: path for part, path in self.parts.items() if part not in self.optional or present(model_index, part)}
 
     def matches(self, model_index: Mapping[str, Any]) -> bool:
         """Whether a pipeline folder is of this family, by the contents of its ``model_index.json``."""
@@ -84,6 +94,35 @@ class Family(ABC):
         Raises:
             ConfigError: names the file or field, what was expected and what to do.
         """
+
+    def lacks(self, folder: Path) -> Mapping[Ability, str]:
+        """What a model cannot be told, each with the reason; attacks that need it are refused.
+
+        Args:
+            folder: of the pipeline, whose configs may say so.
+        """
+        return {}
+
+    def check_options(self, folder: Path, options: LoadOptions) -> None:
+        """Refuse options that mean nothing to the model, before it is loaded.
+
+        Raises:
+            ConfigError: names the field of `replica`.
+        """
+        if options.guidance is not None:
+            raise ConfigError(
+                f"replica.guidance: {folder} was not distilled under guidance, and is told no scale; leave it out"
+            )
+
+    def own_step(self, folder: Path, options: LoadOptions, height: int, width: int) -> OneStep:
+        """How diffusers' own pipeline is asked for one step, which the replica must predict, too.
+
+        Args:
+            folder: of the pipeline.
+            options: how the replica is run.
+            height, width: of an image in px, which the autoencoder can take.
+        """
+        return guided_step(height, width)
 
     @abstractmethod
     def schedule(self, folder: Path, naming: Naming = "levels") -> Schedule:
@@ -131,6 +170,7 @@ FAMILIES: Registry[Family] = Registry(
         "hub",
         "latent_diffusion",
         "noise",
+        "own_pipeline",
         "parameter_groups",
         "parts",
         "protocol",
@@ -138,7 +178,9 @@ FAMILIES: Registry[Family] = Registry(
         "scheduler_config",
         "self_test",
         "tensors",
+        "text_encoders",
         "tokenizers",
+        "transformer",
         "unet",
         "weight_files",
     ),

@@ -21,7 +21,7 @@ from raymia.replica.documents import read_json
 from raymia.replica.families import Family, LoadOptions
 from raymia.replica.fetching import fetch
 from raymia.replica.hub import download, remote_files, remote_headers
-from raymia.replica.parts import Parts, is_tokenizer
+from raymia.replica.parts import Parts, beside_weights, is_tokenizer, weight_stems
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Naming, Schedule
 from raymia.replica.self_test import self_test
@@ -46,6 +46,11 @@ class PipelineFolder:
     family: Family
     revision: str | None = None
 
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """Class of each part that the pipeline has, as ``library.Class``."""
+        return self.family.parts_in(read_json(self.path / INDEX))
+
     def schedule(self, naming: Naming = "levels") -> Schedule:
         """The model's own noise schedule."""
         return self.family.schedule(self.path, naming)
@@ -57,12 +62,12 @@ class PipelineFolder:
             ConfigError: names the file or field, what was expected and what to do.
         """
         index = self.path / INDEX
-        check_index(read_json(index), self.family.parts, self.family.fields, index)
-        for part, path in self.family.parts.items():
+        check_index(read_json(index), self.parts, self.family.fields, index)
+        for part, path in self.parts.items():
             (check_tokenizer_config if is_tokenizer(path) else check_part)(self.path, part, path)
         quiet_libraries()
-        parts = Parts(self.path, self.family.parts)
-        for part in self.family.weights:
+        parts = Parts(self.path, self.parts)
+        for part in weight_stems(self.parts):
             check_built(parts, part)
         self.family.check(self.path)
 
@@ -73,8 +78,8 @@ class PipelineFolder:
             ConfigError: names the tensor or file.
         """
         quiet_libraries()
-        parts = Parts(self.path, self.family.parts)
-        for part in self.family.weights:
+        parts = Parts(self.path, self.parts)
+        for part in weight_stems(self.parts):
             check_tensors(parts, part)
 
     @cached_property
@@ -84,8 +89,8 @@ class PipelineFolder:
         Raises:
             ConfigError: a part has no safetensors; says what is there.
         """
-        parts = Parts(self.path, self.family.parts)
-        return {part: parts.weights(part) for part in self.family.weights}
+        parts = Parts(self.path, self.parts)
+        return {part: parts.weights(part) for part in weight_stems(self.parts)}
 
     def latent_shape(self, resolution_px: int) -> tuple[int, int, int]:
         """Channels, height and width of the latents of a square image."""
@@ -97,7 +102,7 @@ class PipelineFolder:
         Raises:
             ConfigError: a weight file cannot be read.
         """
-        if "vae" not in self.family.weights:
+        if "vae" not in self.parts:
             raise ConfigError(f"latent_cache: models of the family {self.family.name} have no autoencoder; leave it out")
         config = read_json(self.path / "vae" / "config.json")
         own = {key: value for key, value in config.items() if not key.startswith("_")}
@@ -134,7 +139,7 @@ class PipelineFolder:
         Raises:
             ConfigError: see `Family.load` and `raymia.replica.self_test.self_test`.
         """
-        parts = Parts(self.path, self.family.parts)
+        parts = Parts(self.path, self.parts)
         replica = self.family.load(parts, options)
         self_test(replica, self.family, parts, options)
         return replica
@@ -145,7 +150,7 @@ class PipelineFolder:
             yield self.path / part / "config.json"
             yield from weights.files
             yield from [] if weights.index is None else [weights.index]
-        for pattern in self.family.files:
+        for pattern in beside_weights(self.parts):
             yield from (file for file in self.path.glob(pattern) if file.is_file() and not file.name.startswith("."))
 
 
@@ -214,17 +219,17 @@ def _of_path(path: Path, revision: str | None = None) -> PipelineFolder:
 def _check_remote(model: str, folder: PipelineFolder) -> None:
     """As `PipelineFolder.check_weights`, of weights that are on the hub; where it cannot be asked, they are checked later."""
     quiet_libraries()
-    parts, files = Parts(folder.path, folder.family.parts), remote_files(model, folder.revision)
-    for part, stem in folder.family.weights.items() if files else ():
+    parts, files = Parts(folder.path, folder.parts), remote_files(model, folder.revision)
+    for part, stem in weight_stems(folder.parts).items() if files else ():
         check_tensors(parts, part, *remote_headers(model, folder.revision, part, stem, files))
 
 
 def _of_hub(model: str, with_weights: bool, revision: str | None) -> PipelineFolder:
     path = download(model, [INDEX], revision)
     folder = _of_path(path, path.name)
-    documents = [f"{part}/config.json" for part in folder.family.weights]
-    download(model, [*documents, *folder.family.files], folder.revision)
-    for part, stem in folder.family.weights.items() if with_weights else ():
+    documents = [f"{part}/config.json" for part in weight_stems(folder.parts)]
+    download(model, [*documents, *beside_weights(folder.parts)], folder.revision)
+    for part, stem in weight_stems(folder.parts).items() if with_weights else ():
         for variant in VARIANTS:
             single, index = file_names(stem, variant)
             shards = f"{stem}{f'.{variant}' if variant else ''}-*-of-*.safetensors"

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from raymia.errors import ConfigError
-from raymia.replica.autoencoder import Autoencoder
+from raymia.replica.autoencoder import Autoencoder, KLAutoencoder
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.device import DTYPES, MEMORY_BOUND, available, device_batches, fits, quiet_libraries
 from raymia.replica.families import Family, LoadOptions
@@ -35,11 +35,15 @@ class LatentDiffusion(ABC):
         family: of the model.
         dtype: that the denoiser computes in.
         autoencoder: in float32 always.
+        groups, batches_gradients: see `raymia.replica.protocol.Replica`.
     """
+
+    batches_gradients = True
 
     def __init__(self, family: Family, parts: Parts, options: LoadOptions) -> None:
         """Load the model; see `raymia.replica.families.Family.load`."""
         self.family = family
+        self.groups = family.groups
         self.device = torch.device(available(options.device))
         self.dtype = DTYPES[options.dtype]
         self.schedule = family.schedule(parts.folder, options.naming)
@@ -47,14 +51,13 @@ class LatentDiffusion(ABC):
         side = options.resolution_px
         _, height, width = family.latent_shape(parts.folder, side)
         usual, autoencoder_batch = device_batches(self.device.type, height * width, side**2)
-        self.autoencoder = Autoencoder(parts, self.device, autoencoder_batch)
+        self.autoencoder = self._load_autoencoder(parts, autoencoder_batch)
         if side % self.autoencoder.factor:
             raise ConfigError(
                 f"replica.resolution_px {side} is not a multiple of {self.autoencoder.factor}, as the autoencoder needs"
             )
-        denoiser = self._load_denoiser(parts)
-        self._denoiser: nn.Module = denoiser.to(self.device).to(memory_format=torch.channels_last)
-        self._load_text(parts, side)
+        self._denoiser = self._load_denoiser(parts).to(self.device)
+        self._load_text(parts)
         self._empty: Conditioning | None = None
         self._compiled: Callable[..., Any] | None = None
         self._in_float32: LatentDiffusion | None = None
@@ -69,8 +72,12 @@ class LatentDiffusion(ABC):
     def _load_denoiser(self, parts: Parts) -> nn.Module:
         """The denoiser in the replica's dtype."""
 
+    def _load_autoencoder(self, parts: Parts, batch: int) -> Autoencoder:
+        """The autoencoder, which takes `batch` images in a call."""
+        return KLAutoencoder(parts, self.device, batch)
+
     @abstractmethod
-    def _load_text(self, parts: Parts, resolution_px: int) -> None:
+    def _load_text(self, parts: Parts) -> None:
         """Text encoders and tokenizers, onto the device."""
 
     @abstractmethod
@@ -78,8 +85,15 @@ class LatentDiffusion(ABC):
         """What the model is told under each prompt."""
 
     @abstractmethod
-    def _arguments(self, conditioning: Conditioning) -> dict[str, Any]:
-        """What the denoiser takes beside latents and time, by the names of its parameters."""
+    def _output(self, denoiser: Callable[..., Any], latents: Tensor, times: Tensor, told: Conditioning) -> Tensor:
+        """What the denoiser puts out, in the shape of the latents.
+
+        Args:
+            denoiser: the one that was loaded, or what is called in its place.
+            latents: (batch, c, h, w) in the replica's dtype.
+            times: what the schedule says of the timestep: a number, or (batch,).
+            told: with floating-point tensors in the replica's dtype.
+        """
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Channels, height and width of the latents of an image of that size in px."""
@@ -106,18 +120,16 @@ class LatentDiffusion(ABC):
         self, z_t: Float[Tensor, "batch c h w"], t: int | Int[Tensor, " batch"], conditioning: Conditioning
     ) -> Float[Tensor, "batch c h w"]:
         """Predicted noise in float32, whatever the output means and the dtype of the denoiser; differentiable in `z_t`."""
-        latents, arguments = z_t.to(self.dtype), self._arguments(conditioning.to(self.dtype))
+        latents, told = z_t.to(self.dtype), conditioning.to(self.dtype)
         # cuDNN's convolutions would round float32 to ten bits of mantissa.
         with cudnn.flags(enabled=True, allow_tf32=False):
             if self._compiled is not None and not torch.is_grad_enabled():
-                output = self._compiled_calls(self._compiled, latents, t, arguments)
+                output = self._compiled_calls(self._compiled, latents, t, told)
             else:
-                output = self._denoiser(latents, self.schedule.time(t), **arguments, return_dict=False)[0]
+                output = self._output(self._denoiser, latents, self.schedule.time(t), told)
         return self.schedule.noise_from_output(output.float(), z_t, t)
 
-    def _compiled_calls(
-        self, denoiser: Callable[..., Any], latents: Tensor, t: int | Tensor, arguments: dict[str, Any]
-    ) -> Tensor:
+    def _compiled_calls(self, denoiser: Callable[..., Any], latents: Tensor, t: int | Tensor, told: Conditioning) -> Tensor:
         """The compiled denoiser in calls of two sizes, in one layout: `denoiser_batch`, and a quarter of it for the rest."""
         times = self.schedule.time(t if isinstance(t, Tensor) else torch.full((len(latents),), t, device=self.device))
         outputs, start = [], 0
@@ -126,9 +138,7 @@ class LatentDiffusion(ABC):
             size = self.denoiser_batch if left >= self.denoiser_batch else max(1, self.denoiser_batch // PARTS)
             # Where fewer are left, the last image fills the call up: another size would be compiled anew.
             rows = torch.arange(start, start + size, device=self.device).clamp(max=len(latents) - 1)
-            chosen = _rows_of(arguments, rows)
-            output: Tensor = denoiser(latents[rows].contiguous(), times[rows], **chosen, return_dict=False)[0]
-            outputs.append(output[:left])
+            outputs.append(self._output(denoiser, latents[rows].contiguous(), times[rows], told[rows])[:left])
             start += size
         return torch.cat(outputs)
 
@@ -155,11 +165,14 @@ class LatentDiffusion(ABC):
         self, parameters: Mapping[str, Tensor], z_t: Float[Tensor, "batch c h w"], t: int, conditioning: Conditioning
     ) -> Float[Tensor, "batch c h w"]:
         """Predicted noise of the denoiser with other parameters, differentiable in all."""
-        arguments = {**self._arguments(conditioning.to(self.dtype)), "return_dict": False}
         # The fused attention kernels have no batching rule in torch.func; the plain one has.
         with sdpa_kernel(SDPBackend.MATH):
-            called = functional_call(self._denoiser, dict(parameters), (z_t.to(self.dtype), self.schedule.time(t)), arguments)
-        output: Tensor = called[0]
+            output = self._output(
+                lambda *given, **named: functional_call(self._denoiser, dict(parameters), given, named),
+                z_t.to(self.dtype),
+                self.schedule.time(t),
+                conditioning.to(self.dtype),
+            )
         return self.schedule.noise_from_output(output.float(), z_t, t)
 
     def _fit(self, resolution_px: int, fixed: bool, also_float32: bool) -> None:
@@ -188,8 +201,3 @@ class LatentDiffusion(ABC):
             if self.autoencoder.batch == 1:
                 raise ConfigError("the GPU lacks memory for one image in the autoencoder")
             self.autoencoder.batch //= 2
-
-
-def _rows_of(arguments: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
-    """Some images' rows of every tensor, also of those in maps."""
-    return {name: _rows_of(value, rows) if isinstance(value, Mapping) else value[rows] for name, value in arguments.items()}

@@ -47,6 +47,21 @@ def is_tokenizer(path: str) -> bool:
     return name_of(path).endswith("Tokenizer")
 
 
+def weight_stems(declared: Mapping[str, str]) -> dict[str, str]:
+    """The parts that have weights, each with the stem of its safetensors files.
+
+    Args:
+        declared: class of each part, as ``library.Class``.
+    """
+    return {part: stem_of(path) for part, path in declared.items() if not is_tokenizer(path)}
+
+
+def beside_weights(declared: Mapping[str, str]) -> tuple[str, ...]:
+    """Patterns of the files beside weights and their configs that a model is loaded from; see `weight_stems`."""
+    folders = ["scheduler", *(part for part, path in declared.items() if is_tokenizer(path))]
+    return ("model_index.json", *(f"{folder}/*" for folder in folders))
+
+
 def class_of(path: str) -> Any:
     """The class that is given as ``library.Class``; imports it.
 

@@ -20,11 +20,16 @@ class Replica(Protocol):
     Attributes:
         denoiser_batch: images that a call of the denoiser takes best: several evaluations are made in one call up to that,
             larger ones in parts.
+        groups: of the denoiser's parameters, see `parameter_group`.
+        batches_gradients: whether `predicted_noise_with` is made of operations that torch.func can batch; if not, gradients of
+            each sample are taken one after the other.
     """
 
     schedule: Schedule
     device: torch.device
     denoiser_batch: int
+    groups: tuple[str, ...]
+    batches_gradients: bool
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Channels, height and width of the latents of an image of that size in px."""
@@ -59,7 +64,7 @@ class Replica(Protocol):
     def predicted_noise_with(
         self, parameters: Mapping[str, Tensor], z_t: Float[Tensor, "batch c h w"], t: int, conditioning: Conditioning
     ) -> Float[Tensor, "batch c h w"]:
-        """Predicted noise with other parameters; differentiable in all, and made of operations that torch.func can batch."""
+        """Predicted noise with other parameters; differentiable in all."""
         ...
 
     def decode(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:

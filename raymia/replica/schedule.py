@@ -6,7 +6,6 @@ to that level, so that the same t means the same share of noise in every family.
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -14,12 +13,11 @@ import torch
 from torch import Tensor
 
 from raymia.errors import ConfigError
-from raymia.replica.scheduler_config import MAX_STEPS, variance_preserving
+from raymia.replica.scheduler_config import rectified_flow, variance_preserving
 
 Naming = Literal["levels", "own"]
 """What a timestep in a job means: a noise level by the step that Stable Diffusion 1.x has there, or the model's own step."""
 Kind = Literal["variance_preserving", "flow"]
-FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 STABLE_DIFFUSION_1: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -69,6 +67,13 @@ class Schedule(Protocol):
 
     def output_from_noise(self, noise: Tensor, z_t: Tensor, t: int) -> Tensor:
         """What the denoiser puts out when it sees `noise` in `z_t`: the inverse of `noise_from_output`."""
+        ...
+
+    def noise_by_output(self, t: int) -> float:
+        """How far predicted noise moves where the output moves by one: errors of the noise divided by it are errors of the output.
+
+        Errors are averaged over levels as the model was trained to make them small, which is as errors of its output.
+        """
         ...
 
     def check(self, *timesteps: int) -> None:
@@ -167,6 +172,10 @@ class VariancePreserving(TabulatedSchedule):
             return noise
         return (noise - self.sigma(t) * z_t) / self.alpha(t)
 
+    def noise_by_output(self, t: int) -> float:
+        """1, or for v-prediction alpha."""
+        return 1.0 if self.prediction_type == "epsilon" else self.alpha(t)
+
 
 class Flow(TabulatedSchedule):
     """alpha + sigma = 1 (rectified flow): the output is the velocity, noise - z_0.
@@ -181,26 +190,14 @@ class Flow(TabulatedSchedule):
         """Read the model's own scheduler config.
 
         Args:
-            config: contents of the ``scheduler_config.json`` of a flow-matching scheduler of diffusers.
+            config: contents of the ``scheduler_config.json`` of a scheduler of diffusers that samples flows.
             source: named in errors.
             naming: of timesteps in jobs.
 
         Raises:
             ConfigError: the config does not describe a flow.
         """
-        kind = config.get("_class_name")
-        if kind not in FLOW_SCHEDULERS:
-            raise ConfigError(f"{source}: a {kind}; expected one of {', '.join(FLOW_SCHEDULERS)}")
-        count, shift = config.get("num_train_timesteps", 1000), config.get("shift", 1.0)
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_STEPS:
-            raise ConfigError(f"{source}: num_train_timesteps is {count!r}; expected a whole number from 1 to {MAX_STEPS}")
-        if isinstance(shift, bool) or not isinstance(shift, int | float) or not (math.isfinite(shift) and shift > 0):
-            raise ConfigError(f"{source}: shift is {shift!r}; expected a number above 0")
-        if config.get("invert_sigmas"):
-            raise ConfigError(f"{source}: invert_sigmas: a flow from image to noise is not supported")
-        sigmas = torch.arange(1, count + 1, dtype=torch.double) / count
-        if not config.get("use_dynamic_shifting", False):
-            sigmas = shift * sigmas / (1.0 + (shift - 1.0) * sigmas)
+        sigmas = rectified_flow(config, source)
         super().__init__(1.0 - sigmas, sigmas, sigmas.float(), naming)
 
     def noise_from_output(self, output: Tensor, z_t: Tensor, t: int | Tensor) -> Tensor:
@@ -212,6 +209,10 @@ class Flow(TabulatedSchedule):
     def output_from_noise(self, noise: Tensor, z_t: Tensor, t: int) -> Tensor:
         """(noise - z_t) / (1 - sigma)."""
         return (noise - z_t) / self.alpha(t)
+
+    def noise_by_output(self, t: int) -> float:
+        """1 - sigma."""
+        return self.alpha(t)
 
 
 def mix(schedule: Schedule, z0: Tensor, noise: Tensor, t: int) -> Tensor:

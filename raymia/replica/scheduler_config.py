@@ -46,6 +46,14 @@ VARIANCE_PRESERVING = (
     "UniPCMultistepScheduler",
 )
 """Classes whose models see alpha z_0 + sigma noise with alpha^2 + sigma^2 = 1, at discrete steps."""
+FLOW_SHIFTS = {
+    "FlowMatchEulerDiscreteScheduler": "shift",
+    "FlowMatchHeunDiscreteScheduler": "shift",
+    "DPMSolverMultistepScheduler": "flow_shift",
+    "UniPCMultistepScheduler": "flow_shift",
+}
+"""Classes that sample rectified flows, each with the field that says where levels lie; the last two where they are told so."""
+FLOW_PREDICTION = "flow_prediction"
 NOISE_FIELDS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 """Fields that the schedule follows from."""
 REQUIRED = NOISE_FIELDS[:4]
@@ -88,10 +96,63 @@ def read_scheduler(path: Path) -> dict[str, Any]:
 
 
 def _meaning(config: dict[str, Any], path: Path) -> object:
+    if is_flow(config):
+        return rectified_flow(config, str(path)).tolist()
     if config["_class_name"] not in VARIANCE_PRESERVING:
         return config["_class_name"]
     alphas_cumprod, prediction_type = variance_preserving(config, str(path))
     return prediction_type, alphas_cumprod.tolist()
+
+
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Whether a ``scheduler_config.json`` is of a rectified flow."""
+    kind = config.get("_class_name")
+    return kind in FLOW_SHIFTS and (FLOW_SHIFTS[kind] == "shift" or config.get("prediction_type") == FLOW_PREDICTION)
+
+
+def rectified_flow(config: Mapping[str, Any], source: str) -> Tensor:
+    """Sigma of each of the model's own steps, from little noise to much; no step is without noise.
+
+    A `shift` says where training puts its steps. Where it depends on the size of the image (dynamic shifting), steps are evenly
+    spaced.
+
+    Args:
+        config: contents of a ``scheduler_config.json``.
+        source: named in errors.
+
+    Raises:
+        ConfigError: the class samples no rectified flow, or a field has no meaning that is supported; names it.
+    """
+    name = config.get("_class_name")
+    if not is_flow(config):
+        raise ConfigError(f"{source}: a {name}; expected one of {', '.join(FLOW_SHIFTS)} that samples a rectified flow")
+    kind = getattr(diffusers, str(name))
+    defaults = _defaults(kind)
+    for field, value in config.items():
+        if value is not None and field not in _flow_fields() and field not in NOTES:
+            raise ConfigError(f"{source}: {field} is {value!r}, which a {name} does not know; remove it if it changes nothing")
+    if FLOW_SHIFTS[str(name)] == "flow_shift" and not config.get("use_flow_sigmas"):
+        raise ConfigError(f"{source}: prediction_type is {FLOW_PREDICTION}, but use_flow_sigmas is not set; set it")
+    if config.get("invert_sigmas"):
+        raise ConfigError(f"{source}: invert_sigmas: a flow from image to noise is not supported")
+    steps = config.get("num_train_timesteps", defaults["num_train_timesteps"])
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
+        raise ConfigError(f"{source}: num_train_timesteps is {steps!r}; expected a whole number from 1 to {MAX_STEPS}")
+    field = FLOW_SHIFTS[str(name)]
+    shift = config.get(field, defaults[field])
+    if isinstance(shift, bool) or not isinstance(shift, int | float) or not (math.isfinite(shift) and shift > 0):
+        raise ConfigError(f"{source}: {field} is {shift!r}; expected a number above 0")
+    dynamic = config.get("use_dynamic_shifting", defaults.get("use_dynamic_shifting", False))
+    if dynamic not in (None, True, False):
+        raise ConfigError(f"{source}: use_dynamic_shifting is {dynamic!r}; expected true or false")
+    sigmas = torch.arange(1, steps + 1, dtype=torch.double) / steps
+    return sigmas if dynamic else shift * sigmas / (1.0 + (shift - 1.0) * sigmas)
+
+
+@lru_cache
+def _flow_fields() -> frozenset[str]:
+    """Fields that any of the classes of flows knows."""
+    return frozenset().union(*(_defaults(getattr(diffusers, name)) for name in FLOW_SHIFTS))
 
 
 def variance_preserving(config: Mapping[str, Any], source: str) -> tuple[Tensor, str]:

@@ -28,7 +28,8 @@ SIZES = 6
 class SDXL(UNetFamily):
     """Pipelines of a UNet (epsilon or v-prediction) under the last but one hidden states of two CLIP text encoders.
 
-    The sizes are constants for all images, (R, R, 0, 0, R, R) at resolution R: an image's own would tell the model of the file.
+    The sizes are those of the scanned image, (height, width, 0, 0, height, width), so that at one resolution they are the same
+    for all: those of its file would tell the model of the file.
     """
 
     name: ClassVar = "sdxl"
@@ -67,15 +68,14 @@ class SDXL(UNetFamily):
 
 
 class _Replica(UNetDiffusion):
-    def _load_text(self, parts: Parts, resolution_px: int) -> None:
+    def _load_text(self, parts: Parts) -> None:
         self._encoders = [
             (parts.tokenizer(tokenizer), parts.model(part, self.dtype).to(self.device)) for part, tokenizer in ENCODERS.items()
         ]
         self._zeros = bool(read_json(parts.folder / "model_index.json").get("force_zeros_for_empty_prompt", True))
-        self._sizes = torch.tensor([resolution_px, resolution_px, 0, 0, resolution_px, resolution_px], device=self.device)
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
-        """States of both encoders side by side, the second one's pooled vector, and the sizes.
+        """States of both encoders side by side, and the second one's pooled vector.
 
         Where the pipeline forces zeros for the empty prompt, as SDXL does, that one's states and pooled vector are zeros.
         """
@@ -87,9 +87,9 @@ class _Replica(UNetDiffusion):
         if self._zeros:
             kept = torch.tensor([prompt != "" for prompt in prompts], device=self.device)
             together, pooled = together * kept[:, None, None], pooled * kept[:, None]
-        sizes = self._sizes.to(together.dtype).expand(len(prompts), SIZES)
-        return Conditioning(states=together, pooled=pooled, ids=sizes)
+        return Conditioning(states=together, pooled=pooled)
 
-    def _arguments(self, conditioning: Conditioning) -> dict[str, Any]:
-        added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.ids}
-        return {"encoder_hidden_states": conditioning.states, "added_cond_kwargs": added}
+    def _arguments(self, told: Conditioning, height: int, width: int) -> dict[str, Any]:
+        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=self.device)
+        added = {"text_embeds": told.pooled, "time_ids": sizes.expand(len(told), SIZES)}
+        return {"encoder_hidden_states": told.states, "added_cond_kwargs": added}

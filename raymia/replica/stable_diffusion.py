@@ -39,7 +39,7 @@ class StableDiffusion(UNetFamily):
 
 
 class _Replica(UNetDiffusion):
-    def _load_text(self, parts: Parts, resolution_px: int) -> None:
+    def _load_text(self, parts: Parts) -> None:
         self._text_encoder = parts.model("text_encoder", self.dtype).to(self.device)
         self._tokenizer = parts.tokenizer()
 
@@ -48,5 +48,5 @@ class _Replica(UNetDiffusion):
         ids = token_ids(self._tokenizer, prompts).to(self.device)
         return Conditioning(states=self._text_encoder(ids).last_hidden_state)
 
-    def _arguments(self, conditioning: Conditioning) -> dict[str, Any]:
-        return {"encoder_hidden_states": conditioning.states}
+    def _arguments(self, told: Conditioning, height: int, width: int) -> dict[str, Any]:
+        return {"encoder_hidden_states": told.states}

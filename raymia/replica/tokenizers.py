@@ -19,13 +19,14 @@ FILLED = 0.9
 """Share of a text encoder's vocabulary that its tokenizer has at least; the rest rounds it up for the hardware."""
 
 
-def check_tokenizer(parts: Parts, part: str, encoder: Mapping[str, Any]) -> None:
+def check_tokenizer(parts: Parts, part: str, encoder: Mapping[str, Any], length: int | None = None) -> None:
     """Refuse a tokenizer that is not whole, or whose texts its encoder cannot take.
 
     Args:
         parts: of the pipeline.
         part: folder of the tokenizer.
         encoder: config of the text encoder, with the values of its class where it is silent.
+        length: that the family pads texts to; none for the tokenizer's own.
 
     Raises:
         ConfigError: names the folder and what does not fit.
@@ -34,7 +35,7 @@ def check_tokenizer(parts: Parts, part: str, encoder: Mapping[str, Any]) -> None
     _check_vocabulary(place, tokenizer, int(encoder["vocab_size"]))
     _check_merges(place, tokenizer)
     longest = int(encoder.get("max_position_embeddings") or MAX_TOKENS)
-    length = tokenizer.model_max_length
+    length = tokenizer.model_max_length if length is None else length
     if not isinstance(length, int) or not 2 <= length <= longest:
         # A very large number is the library's way to say that the file is silent.
         shown = "missing" if isinstance(length, int) and length > 10**9 else repr(length)
@@ -43,7 +44,7 @@ def check_tokenizer(parts: Parts, part: str, encoder: Mapping[str, Any]) -> None
             f"2 to {longest} as the text encoder takes"
         )
     try:
-        shape = tuple(token_ids(tokenizer, PROMPTS).shape)
+        shape = tuple(token_ids(tokenizer, PROMPTS, length).shape)
     except Exception as error:
         # Whatever the library makes of somebody else's tokenizer.
         raise ConfigError(f"{place}: cannot pad a text to {length} tokens ({first_line(error)})") from error

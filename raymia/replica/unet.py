@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from raymia.errors import ConfigError
 from raymia.replica.autoencoder import check_config, latent_shape_of
+from raymia.replica.conditioning import Conditioning
 from raymia.replica.configs import read_config
 from raymia.replica.families import Family
 from raymia.replica.latent_diffusion import LatentDiffusion
@@ -35,6 +38,8 @@ NOT_TOLD = {
 class UNetFamily(Family):
     """Pipelines with parts `unet`, `vae` and `scheduler` of diffusers' layout, over a variance-preserving schedule."""
 
+    levels: ClassVar = "variance preserving: noise or velocity"
+
     def schedule(self, folder: Path, naming: Naming = "levels") -> Schedule:
         file = folder / "scheduler" / "scheduler_config.json"
         return VariancePreserving(read_scheduler(file), str(file), naming)
@@ -50,8 +55,22 @@ class UNetDiffusion(LatentDiffusion):
     """A replica whose denoiser is the pipeline's `unet`."""
 
     def _load_denoiser(self, parts: Parts) -> nn.Module:
-        unet: nn.Module = parts.model("unet", self.dtype)
+        unet: nn.Module = parts.model("unet", self.dtype).to(memory_format=torch.channels_last)
         return unet
+
+    @abstractmethod
+    def _arguments(self, told: Conditioning, height: int, width: int) -> dict[str, Any]:
+        """What the UNet takes beside latents and time, by the names of its parameters.
+
+        Args:
+            told: with floating-point tensors in the replica's dtype.
+            height, width: of the images in px.
+        """
+
+    def _output(self, denoiser: Callable[..., Any], latents: Tensor, times: Tensor, told: Conditioning) -> Tensor:
+        height, width = (side * self.autoencoder.factor for side in latents.shape[-2:])
+        output: Tensor = denoiser(latents, times, **self._arguments(told, height, width), return_dict=False)[0]
+        return output
 
 
 def check_unet(folder: Path, text_width: int, addition: str | None = None) -> dict[str, Any]:

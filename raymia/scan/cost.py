@@ -48,6 +48,8 @@ class _Hollow:
 
     device = torch.device("cpu")
     denoiser_batch = 1
+    groups: tuple[str, ...] = ("conv_in",)
+    batches_gradients = True
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule

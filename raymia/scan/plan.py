@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ from raymia.run.ledger import Ledger
 from raymia.run.record import FORMAT, RUN_FILE, ScanRecord, SignalRecord
 from raymia.scan.cost import works_on_images
 from raymia.scan.latents import TRANSFORM, LatentCache
+from raymia.scan.told import require_told
 from raymia.shipped import clip_folder, model_folder
 from raymia.urls import without_secrets
 
@@ -102,13 +104,16 @@ def make_plan(job: Job) -> ScanPlan:
             f"{job.subject}, so that members need not be members; scan a model that they hold for, or add "
             "--labels-do-not-hold to scan nevertheless"
         )
+    if pipeline is not None:
+        require_told(job, pipeline)
     signals: list[SignalRecord] = []
+    groups = () if pipeline is None else pipeline.family.groups
     for name, attack in job.attacks.items():
         try:
             attack.check(schedule)
         except ConfigError as error:
             raise ConfigError(f"attacks.{name}: {error}") from error
-        signals += described(name, attack)
+        signals += described(name, attack, groups)
     # open_clip and lpips take seconds to import, which most jobs need not spend.
     if job.clip is not None:
         from raymia.features.clip import check_clip
@@ -180,8 +185,8 @@ def _latent_cache(job: Job, pipeline: PipelineFolder | None, schedule: Schedule)
     return LatentCache(job.latent_cache, key, pipeline.latent_shape(side), bool(on_images))
 
 
-def described(key: str, attack: Attack) -> list[SignalRecord]:
-    """The signals of an attack that the job calls `key`."""
+def described(key: str, attack: Attack, groups: Sequence[str]) -> list[SignalRecord]:
+    """The signals of an attack that the job calls `key`, in front of a denoiser whose parameters have these groups."""
     return [
         SignalRecord(
             name=signal_key(signal.name, attack, key),
@@ -190,5 +195,5 @@ def described(key: str, attack: Attack) -> list[SignalRecord]:
             primary=signal.primary,
             cost=attack.cost(),
         )
-        for signal in attack.signals()
+        for signal in [*attack.signals(), *attack.signals_by_group(groups)]
     ]

@@ -86,7 +86,7 @@ def score(
     for start in track(starts, "score", disable=not progress):
         part = slice(start, start + batch_size)
         rows += _score_batch(scorer, job, _Batch(names[part], texts[part], list(images[part])))
-    signals = [signal for key, attack in job.attacks.items() for signal in described(key, attack)]
+    signals = [signal for key, attack in job.attacks.items() for signal in described(key, attack, scorer.replica.groups)]
     table = pd.DataFrame(rows)
     for column in (*(signal.name for signal in signals), "reason", "detail"):
         table[column] = table.get(column, None)

@@ -17,11 +17,11 @@ from raymia.config import Job
 from raymia.data.tar import Fault
 from raymia.errors import first_line
 from raymia.replica.device import available
-from raymia.replica.families import LoadOptions
-from raymia.replica.folder import load_replica
+from raymia.replica.folder import find_pipeline
 from raymia.replica.protocol import Replica
 from raymia.run.columns import EMBEDDING
 from raymia.run.record import Evaluations
+from raymia.scan.told import require_told
 from raymia.services.protocol import BlackBox, ServiceError
 from raymia.shipped import clip_folder, model_folder
 from raymia.trial.trial import ImageEmbedder, PerceptualDistance, Trial
@@ -195,16 +195,10 @@ def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None) -
 def _load_model(job: Job, dtype: str, device: str) -> Replica:
     """Load the model that a job attacks."""
     config = job.model
-    options = LoadOptions(
-        dtype=dtype,
-        device=device,
-        resolution_px=config.resolution_px,
-        denoiser_batch=config.denoiser_batch,
-        compiled=config.compile,
-        also_float32=any(attack.precise for attack in job.attacks.values()),
-        naming=config.timesteps,
-    )
-    return load_replica(model_folder(config.model), options, config.revision)
+    options = config.options(dtype, device, also_float32=any(attack.precise for attack in job.attacks.values()))
+    pipeline = find_pipeline(model_folder(config.model), with_weights=True, revision=config.revision)
+    require_told(job, pipeline)
+    return pipeline.load(options)
 
 
 def images_on(device: torch.device, pixels: NDArray[np.uint8]) -> Float[Tensor, "batch 3 H W"]:

@@ -1,4 +1,4 @@
-"""Gradients of each sample's loss, in one batched pass."""
+"""Gradients of each sample's loss, in one batched pass where the model can be batched."""
 
 from __future__ import annotations
 
@@ -32,9 +32,16 @@ def parameter_gradients(
         predicted = replica.predicted_noise_with(parameters, z[None], t, alone)
         return (e - predicted[0]).square().sum()
 
-    by_sample = vmap(grad(error, argnums=(0, 1)), in_dims=(None, 0, 0, 0))
-    by_parameter, by_latent = by_sample(replica.parameters(), z_t, conditioning.tensors(), noise)
-    return by_parameter, by_latent
+    gradient = grad(error, argnums=(0, 1))
+    if replica.batches_gradients:
+        by_sample = vmap(gradient, in_dims=(None, 0, 0, 0))
+        return by_sample(replica.parameters(), z_t, conditioning.tensors(), noise)  # type: ignore[no-any-return]
+    each = [
+        gradient(replica.parameters(), z_t[i], {name: tensor[i] for name, tensor in conditioning.tensors().items()}, noise[i])
+        for i in range(len(z_t))
+    ]
+    by_parameter = {name: torch.stack([parameters[name] for parameters, _ in each]) for name in each[0][0]}
+    return by_parameter, torch.stack([by_latent for _, by_latent in each])
 
 
 def latent_gradients(

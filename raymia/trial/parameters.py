@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 from annotated_types import Ge, Len
 from pydantic import AfterValidator
 
+from raymia.replica.families import Ability
 from raymia.services.protocol import Capability
 
 T = TypeVar("T")
@@ -39,6 +40,11 @@ MicroBatch = Annotated[int, Ge(1)]
 def evaluations_per_step(guidance: float) -> int:
     """Forwards of a denoising step: with guidance the empty prompt is evaluated too."""
     return 1 if guidance == 1.0 else 2
+
+
+def told_under(guidance: float) -> frozenset[Ability]:
+    """What a model must be able to be told so that it can be asked under a guidance scale."""
+    return frozenset(()) if guidance == 1.0 else frozenset(("condition", "unconditional"))
 
 
 def asked_of_service(*kinds: Capability, guidance: float) -> frozenset[Capability]:

@@ -47,6 +47,11 @@ class SharedReplica:
         """Where the model computes."""
         return self._replica.device
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What `parameter_group` puts parameters into."""
+        return self._replica.groups
+
     def parameter_group(self, name: str) -> str | None:
         """The part of the denoiser and the kind of layer that a parameter belongs to."""
         return self._replica.parameter_group(name)

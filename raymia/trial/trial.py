@@ -205,6 +205,13 @@ class Trial:
             lambda: mean_squared(self.noise(draw) - self.predicted_noise(t, draw, condition)),
         )
 
+    def error_weight(self, t: int) -> float:
+        """Squared errors of the noise at `t` times this are errors of the denoiser's output, which the model was trained on.
+
+        Means over timesteps are of these: in a flow the noise's own would count high levels next to nothing.
+        """
+        return 1.0 / self.schedule.noise_by_output(t) ** 2
+
     def evaluate(self, places: Iterable[tuple[int, int, Condition]]) -> None:
         """Evaluate E(z_t, t, condition) at several (t, draw, condition) together, for `predicted_noise` and `loss` to find."""
         self.model.predicted_noises([(self.noisy(t, draw), t, self.text(condition)) for t, draw, condition in places])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from raymia.replica.conditioning import Conditioning
-from raymia.replica.parameter_groups import unet_group
-from raymia.replica.schedule import Schedule, VariancePreserving
+from raymia.replica.parameter_groups import UNET_GROUPS, unet_group
+from raymia.replica.schedule import Flow, Schedule, VariancePreserving
 from raymia.trial.trial import Trial
 
 SD1 = {
@@ -20,6 +20,7 @@ SD1 = {
     "beta_schedule": "scaled_linear",
     "prediction_type": "epsilon",
 }
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 BATCH = 3
 MEAN, VARIANCE = 0.3, 0.5
 SIDE = 16
@@ -34,9 +35,11 @@ class GaussianReplica:
     device = torch.device("cpu")
     denoiser_batch = 2 * BATCH + 1
     """Two evaluations of a trial's batch in one call."""
+    groups = UNET_GROUPS
+    batches_gradients = True
 
     def __init__(self, mean: float = MEAN, variance: float = VARIANCE, per_word: float = 0.0, kind: str = "epsilon") -> None:
-        self.schedule = VariancePreserving({**SD1, "prediction_type": kind})
+        self.schedule: Schedule = Flow(FLOW) if kind == "flow" else VariancePreserving({**SD1, "prediction_type": kind})
         self.mean, self.variance, self.per_word = mean, variance, per_word
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -70,7 +73,7 @@ class GaussianReplica:
         noise = noise * parameters["mid_block.resnets.0.gain"]
         if self.schedule.prediction_type == "epsilon":
             return noise
-        # What a v-prediction UNet of the same function puts out, on its way back to noise.
+        # What a denoiser of velocities of the same function puts out, on its way back to noise.
         return self.schedule.noise_from_output(self.schedule.output_from_noise(noise, z_t, t), z_t, t)
 
     def decode(self, z0: Tensor) -> Tensor:

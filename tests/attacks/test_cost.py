@@ -31,7 +31,7 @@ def test_an_attack_alone_costs_what_it_declares_and_gives_the_signals_it_declare
     subject = trial(clip=PixelEmbedder(), lpips=SquaredDistance())
     scores = attack.score(subject)
     assert dict(subject.evaluations) == {kind: number * BATCH for kind, number in dict(attack.cost()).items()}
-    names = [signal.name for signal in attack.signals()]
+    names = [signal.name for signal in [*attack.signals(), *attack.signals_by_group(subject.model.groups)]]
     assert set(scores) == set(names)
     assert len(names) == len(set(names))
     assert [signal.name for signal in attack.signals() if signal.primary] == [attack.name]

@@ -15,7 +15,7 @@ from raymia.attacks.gradient_masking import GradientMasking, largest
 from raymia.attacks.noise_optimisation import NoiseOptimisation
 from raymia.replica.families import LoadOptions
 from raymia.replica.folder import load_replica
-from raymia.replica.parameter_groups import GROUPS, unet_group
+from raymia.replica.parameter_groups import UNET_GROUPS, unet_group
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import mix
 from raymia.trial.lbfgs import minimise
@@ -54,7 +54,7 @@ def test_gradients_of_a_real_unet_agree_with_a_plain_loop(tiny: Path, micro_batc
         whole = math.sqrt(sum(float(g.double().square().sum()) for g in by_name.values()))
         assert -float(scores["gradient"][i]) == pytest.approx(whole, rel=1e-4)
         assert -float(scores["gradient.input"][i]) == pytest.approx(float(by_input.norm()), rel=1e-4)
-        for group in GROUPS:
+        for group in UNET_GROUPS:
             squares = [float(g.double().square().sum()) for name, g in by_name.items() if unet_group(name) == group]
             assert -float(scores[f"gradient.{group}"][i]) == pytest.approx(math.sqrt(sum(squares)), rel=1e-4), group
     first, second = (loop_gradients(replica, subject, [(300, draw)]) for draw in (0, 1))
@@ -88,7 +88,7 @@ def test_the_gradient_of_a_linear_unet_is_an_outer_product() -> None:
 def test_every_parameter_of_the_unet_is_in_a_group(tiny: Path) -> None:
     replica = load_replica(str(tiny), LoadOptions(resolution_px=64))
     found = {unet_group(name) for name in replica.parameters()}
-    assert found == set(GROUPS)
+    assert found == set(UNET_GROUPS)
     assert unet_group("add_embedding.linear_1.weight") is None
 
 

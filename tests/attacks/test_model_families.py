@@ -82,13 +82,27 @@ def ranks_agree(scores: dict[str, Tensor], reference: dict[str, Tensor], at_leas
             assert correlation >= at_least, f"{name}: {correlation:.3f}"
 
 
+# Their means over timesteps are of errors in the space that a model was trained in.
+OVER_LEVELS = ("clid", "clid.words=0.33", "clid.words=0.67", "clid.loss", "gradient_masking", "loss")
+
+
+def of_the_same_levels(name: str) -> bool:
+    """Whether a signal means the same in every space: it is of one level, or a mean of what is measured elsewhere."""
+    errors = name in OVER_LEVELS or (name.startswith("denoising") and name.endswith(".model"))
+    return not errors and (not name.startswith("gradient.") or name in ("gradient.direction",)) and name != "gradient"
+
+
+@pytest.mark.parametrize("kind", ["v_prediction"])
 @pytest.mark.parametrize("attack", CASES, ids=lambda attack: attack.name)
-def test_scores_of_the_same_function_agree_between_epsilon_and_v_prediction(attack: Attack) -> None:
+def test_scores_of_the_same_function_agree_between_epsilon_and_v_prediction(attack: Attack, kind: str) -> None:
     options = {"clip": PixelEmbedder(), "lpips": SquaredDistance()}
     of_epsilon = attack.score(trial(GaussianReplica(per_word=0.05), **options))
-    of_velocity = attack.score(trial(GaussianReplica(per_word=0.05, kind="v_prediction"), **options))
+    of_velocity = attack.score(trial(GaussianReplica(per_word=0.05, kind=kind), **options))
     for name, score in of_epsilon.items():
-        assert torch.allclose(score.double(), of_velocity[name].double(), rtol=1e-4, atol=1e-6), name
+        if of_the_same_levels(name):
+            assert torch.allclose(score.double(), of_velocity[name].double(), rtol=1e-4, atol=1e-6), name
+        elif "gradient" not in name:
+            assert (of_velocity[name] - score).abs().max() > 1e-3, f"{name} is weighted by level"
 
 
 def test_a_real_unet_as_v_prediction_ranks_as_it_does_as_epsilon(
@@ -102,8 +116,10 @@ def test_a_real_unet_as_v_prediction_ranks_as_it_does_as_epsilon(
     replica._denoiser = AsVelocity(replica)
     subject = real_trial(replica)
     for attack in CASES:
+        # Over levels, errors of the velocity weigh high levels more.
+        at_least = 0.99 if of_the_same_levels(attack.name) else 0.9
         expected = {name: score for name, score in reference[attack.name].items() if "." not in name}
-        ranks_agree(attack.score(subject), expected, 0.99)
+        ranks_agree(attack.score(subject), expected, at_least)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

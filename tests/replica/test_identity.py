@@ -21,7 +21,7 @@ from raymia.scan.plan import make_plan, require_same
 from tests.conftest import good_members, tar_bytes
 from tests.replica.conftest import COMMIT, Hub
 from tests.replica.damaged import UNET, change, copied, rewrite, without
-from tests.replica.test_sdxl import euler, save_sdxl
+from tests.replica.families.sdxl import euler, save_sdxl
 from tests.replica.test_tensors import shard
 from tests.run.records import scan_record
 

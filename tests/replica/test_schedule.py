@@ -28,7 +28,8 @@ Z0, NOISE = torch.randn(2, 2, 4, 4, 4, dtype=torch.double, generator=torch.Gener
 
 def flow(naming: Any = "levels", **options: Any) -> tuple[Flow, FlowMatchEulerDiscreteScheduler]:
     scheduler = FlowMatchEulerDiscreteScheduler(**options)
-    return Flow({**scheduler.config, "_class_name": "FlowMatchEulerDiscreteScheduler"}, naming=naming), scheduler
+    config = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+    return Flow({**config, "_class_name": "FlowMatchEulerDiscreteScheduler"}, naming=naming), scheduler
 
 
 @pytest.mark.parametrize("options", [{}, {"shift": 3.0}, {"num_train_timesteps": 500, "shift": 1.5}])

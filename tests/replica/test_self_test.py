@@ -22,7 +22,7 @@ from raymia.replica.schedule import VariancePreserving
 from raymia.replica.sdxl import _Replica as SDXLReplica
 from raymia.replica.stable_diffusion import _Replica
 from tests.replica.damaged import UNET, change, copied, rewrite
-from tests.replica.test_sdxl import euler, save_sdxl
+from tests.replica.families.sdxl import euler, save_sdxl
 
 OPTIONS = LoadOptions(device="cpu", resolution_px=64)
 
@@ -102,8 +102,8 @@ def test_sizes_and_pooled_vectors_are_compared_too(sdxl: PipelineFolder, monkeyp
     arguments = SDXLReplica._arguments
 
     def other(field: str, edit: Callable[[Tensor], Tensor]) -> Callable[..., dict[str, Any]]:
-        def told(self: Any, conditioning: Conditioning) -> dict[str, Any]:
-            given = arguments(self, conditioning)
+        def told(self: Any, conditioning: Conditioning, height: int, width: int) -> dict[str, Any]:
+            given = arguments(self, conditioning, height, width)
             return {
                 **given,
                 "added_cond_kwargs": {**given["added_cond_kwargs"], field: edit(given["added_cond_kwargs"][field])},
