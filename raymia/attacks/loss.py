@@ -19,8 +19,8 @@ class Loss(Attack):
 
     score = -mean over t, k of w(t) L(t, k, c), with L(t, k, c) = mean over elements of (e_k - E(z_t, t, c))^2, which
     ``loss.t=<t>`` is of one t. w is 1 for models that predict noise; for v-prediction and flows w L is the error of the
-    velocity, which they were trained on. With ``noise: own`` the i-th of n timesteps takes draws i, i + n, i + 2n, .. and shares
-    none with another: the mean then varies less from draw to draw, for as many evaluations.
+    velocity, which they were trained on. With ``noise: own`` the i-th of n timesteps takes draws i, i + n, i + 2n, .. and
+    shares none with another: the mean then varies less from draw to draw, for as many evaluations.
 
     Source: Carlini et al., Extracting Training Data from Diffusion Models, arXiv 2301.13188, section 5.
     """

@@ -70,7 +70,7 @@ class Schedule(Protocol):
         ...
 
     def noise_by_output(self, t: int) -> float:
-        """How far predicted noise moves where the output moves by one: errors of the noise divided by it are errors of the output.
+        """How far predicted noise moves where the output moves by one: errors of the noise over it are errors of the output.
 
         Errors are averaged over levels as the model was trained to make them small, which is as errors of its output.
         """

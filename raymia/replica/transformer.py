@@ -34,7 +34,7 @@ class FlowFamily(Family):
         schedule = Flow(config, str(file), naming)
         if config.get("num_train_timesteps", STEPS) != STEPS:
             raise ConfigError(
-                f"{file}: num_train_timesteps is {config['num_train_timesteps']}; expected {STEPS}, which the pipelines count in"
+                f"{file}: num_train_timesteps is {config['num_train_timesteps']}; expected {STEPS}, which pipelines count in"
             )
         return schedule
 
