@@ -23,6 +23,7 @@ from raymia.config import Job, parse_job
 from raymia.data.manifest import load_manifest
 from raymia.data.prompts import Prompts
 from raymia.data.selection import shard_readers
+from raymia.data.shapes import square
 from raymia.engine.shards import ShardDatasource
 from raymia.engine.start import configure
 from raymia.engine.stream import DECODING_CPUS
@@ -51,7 +52,7 @@ class Scoring:
         self._signals = [signal.name for attack in job.attacks.values() for signal in attack.signals()]
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return score_rows(table, self._scorer, scored(self._signals), SIDE_PX)
+        return score_rows(table, self._scorer, scored(self._signals), square(SIDE_PX))
 
 
 class Embedding:
@@ -93,7 +94,7 @@ def run(processes: int, own_stage: bool) -> float:
     work = [ShardWork(reader, frozenset()) for reader in shard_readers(manifest, folder)]
     source = ShardDatasource([ReadBatches(part, 64, BATCH, Prompts("own", 0)) for part in work], BATCH_SCHEMA)
     rows = ray.data.read_datasource(source, override_num_blocks=len(work)).map_batches(
-        decode_rows, fn_args=(SIDE_PX, 10**8), batch_format="pyarrow", batch_size=1, num_cpus=DECODING_CPUS
+        decode_rows, fn_args=(square(SIDE_PX), 10**8), batch_format="pyarrow", batch_size=1, num_cpus=DECODING_CPUS
     )
     rows = rows.repartition(target_num_rows_per_block=1)
     common = {"batch_format": "pyarrow", "batch_size": 1, "num_cpus": 1, "udf_modifying_row_count": False}

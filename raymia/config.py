@@ -97,6 +97,16 @@ class ReplicaConfig(_Section):
         description="Guidance scale that a model distilled under guidance, such as FLUX.1-dev, is told; 1 by default. Other "
         "models are told none.",
     )
+    shape: Literal["square", "buckets"] = Field(
+        "square",
+        description="`square` crops every image to the middle; `buckets` resizes each to the nearest of the shapes that the "
+        "model's family was trained on, of the area of a square of resolution_px.",
+    )
+    micro_conditions: Literal["constant", "own"] = Field(
+        "constant",
+        description="What SDXL is told of sizes: those of the scanned image; or `own`, the size of the image's file and its "
+        "crop, which may tell members by their files.",
+    )
     compile: bool = Field(
         False,
         description="Compile the denoiser with torch.compile: faster calls after a start of half a minute to minutes per "
@@ -114,6 +124,7 @@ class ReplicaConfig(_Section):
             also_float32=also_float32,
             naming=self.timesteps,
             guidance=self.guidance,
+            own_sizes=self.micro_conditions == "own",
         )
 
 

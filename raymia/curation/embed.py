@@ -21,6 +21,7 @@ from raymia.data.images import MAX_PIXELS
 from raymia.data.manifest import Manifest, load_manifest, within
 from raymia.data.prompts import Prompts
 from raymia.data.selection import ShardReader, fold, selection_digest, shard_readers
+from raymia.data.shapes import Placed, square
 from raymia.data.tar import Fault
 from raymia.engine.pool import Pool
 from raymia.engine.start import on_ray
@@ -63,14 +64,14 @@ class Embedder:
         self.transfer_s = 0.0
 
     def score(
-        self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str]
+        self, pixels: NDArray[np.uint8], captions: Sequence[str], keys: Sequence[str], sizes: Sequence[Placed]
     ) -> list[dict[str, float | list[float]] | Fault]:
         """Embed each image and its caption.
 
         Args:
             pixels: (batch, side, side, 3) of 8 bits.
             captions: caption of each image.
-            keys: key of each sample, which embeddings do not depend on.
+            keys, sizes: of each sample, which embeddings do not depend on.
 
         Returns:
             Both embeddings of each sample by column, or a fault where CLIP gives none.
@@ -174,7 +175,7 @@ def embed(manifest_file: str, clip: str, out: str | None, pool: PoolConfig, cons
             expected=manifest.samples,
             unit_size=UNIT_SIZE,
             batch_size=pool.batch_size,
-            resolution_px=STATISTICS_RESOLUTION_PX,
+            shapes=square(STATISTICS_RESOLUTION_PX),
             max_pixels=MAX_PIXELS,
             prompts=Prompts("own", 0),
             row_type=embedded(),

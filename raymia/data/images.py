@@ -17,6 +17,7 @@ from raymia.data.formats import EXTENSIONS as EXTENSIONS
 from raymia.data.formats import FORMATS, ImageFormat, format_of
 from raymia.data.pillow import ImageError as ImageError
 from raymia.data.pillow import guarded
+from raymia.data.shapes import Shapes, Size, crop_corner, square
 from raymia.data.tiff import ORIENTATION, orientation_in
 
 MAX_PIXELS = 64_000_000
@@ -46,7 +47,7 @@ class DecodedImage:
     """An image ready for a replica, with the facts about its file that evaluation needs."""
 
     pixels: NDArray[np.uint8]
-    """(resolution, resolution, 3), upright RGB."""
+    """(height, width, 3), upright RGB, of the size that the image was resized to."""
     width: int
     """Upright width of the original in pixels."""
     height: int
@@ -57,15 +58,15 @@ class DecodedImage:
     """Ending that fits the file's format, whatever its name says, such as ``jpg``; empty without a file."""
 
 
-def decode_image(content: bytes, resolution_px: int, max_pixels: int) -> DecodedImage:
-    """Decode the first frame to upright RGB, resize the shorter side (Lanczos) and crop the centre square.
+def decode_image(content: bytes, shapes: int | Shapes, max_pixels: int) -> DecodedImage:
+    """Decode the first frame to upright RGB, resize it (Lanczos) until it covers a size, and crop the centre.
 
     Transparency is composited on white; 16-bit samples are scaled to 8 bits; EXIF orientation is applied. Whatever else stands
     in the file beside its first picture is not looked at.
 
     Args:
         content: a file of one of `raymia.data.formats.FORMATS`.
-        resolution_px: side of the square result.
+        shapes: sizes of which the nearest to the image's is taken; or the side of a square.
         max_pixels: a header that announces more pixels is refused before anything is decoded.
 
     Raises:
@@ -73,17 +74,17 @@ def decode_image(content: bytes, resolution_px: int, max_pixels: int) -> Decoded
     """
     image, kind, orientation = _open(content, max_pixels)
     with image:
-        pixels = _square(_upright(image, orientation, middle=True), resolution_px)
-    width, height = reversed(image.size) if UPRIGHT[orientation][0] else image.size
+        width, height = reversed(image.size) if UPRIGHT[orientation][0] else image.size
+        pixels = _fitted(_upright(image, orientation, middle=True), _nearest(shapes, height, width))
     return DecodedImage(pixels, width, height, hashlib.sha256(content).hexdigest(), kind.endings[0])
 
 
-def prepare_image(image: Image.Image, resolution_px: int) -> DecodedImage:
-    """Make a picture that is open already upright RGB, resize its shorter side and crop the centre square; see `decode_image`.
+def prepare_image(image: Image.Image, shapes: int | Shapes) -> DecodedImage:
+    """Make a picture that is open already upright RGB, resize it and crop the centre; see `decode_image`.
 
     Args:
         image: a picture of any of Pillow's modes.
-        resolution_px: side of the square result.
+        shapes: see `decode_image`.
 
     Returns:
         The image; its sha256 is that of its upright pixels, and its extension is empty.
@@ -101,7 +102,7 @@ def prepare_image(image: Image.Image, resolution_px: int) -> DecodedImage:
         found = 1
     upright = _upright(image, found if found in UPRIGHT else 1, middle=False)
     height, width = upright.shape[:2]
-    pixels = _square(_middle(upright), resolution_px)
+    pixels = _fitted(_middle(upright), _nearest(shapes, height, width))
     return DecodedImage(pixels, width, height, hashlib.sha256(upright.tobytes()).hexdigest(), "")
 
 
@@ -195,20 +196,24 @@ def _middle(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[top : top + limit, left : left + limit])
 
 
-def _square(pixels: NDArray[np.uint8], resolution_px: int) -> NDArray[np.uint8]:
+def _nearest(shapes: int | Shapes, height: int, width: int) -> Size:
+    return (square(shapes) if isinstance(shapes, int) else shapes).nearest(height, width)
+
+
+def _fitted(pixels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     # Reading and reporting need the rest of this module, and not torch.
     import torch
     from torch.nn.functional import interpolate
 
     height, width = pixels.shape[:2]
-    scale = resolution_px / min(height, width)
-    # A step up, lest rounding leave the shorter side a pixel short.
+    scale = max(size[0] / height, size[1] / width)
+    # A step up, lest rounding leave a side a pixel short.
     factor = math.nextafter(scale, math.inf)
     # torch takes no view that runs backwards, be it over a single column.
     forwards = pixels if min(pixels.strides) > 0 else pixels.copy()
     batch = torch.from_numpy(forwards).permute(2, 0, 1)[None]
     # Pillow's Lanczos filter to within a rounding of 8-bit values, several times as fast.
     resized = interpolate(batch, scale_factor=(factor, factor), mode="lanczos", antialias=True)[0].permute(1, 2, 0)
-    top, left = ((max(resolution_px, round(side * scale)) - resolution_px) // 2 for side in (height, width))
-    cropped: NDArray[np.uint8] = resized[top : top + resolution_px, left : left + resolution_px].contiguous().numpy()
+    top, left = crop_corner((height, width), size)
+    cropped: NDArray[np.uint8] = resized[top : top + size[0], left : left + size[1]].contiguous().numpy()
     return cropped

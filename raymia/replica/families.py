@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from raymia.data.shapes import Shapes
 from raymia.errors import ConfigError
 from raymia.registry import Registry
 from raymia.replica.documents import present
@@ -36,6 +37,7 @@ class LoadOptions:
         also_float32: evaluations `in_float32` will be asked for, so that memory must hold that denoiser, too.
         naming: what a timestep means.
         guidance: scale that a model distilled under guidance is told; none for the family's own value.
+        own_sizes: tell the model of the size of each image's file, where it can be told.
     """
 
     dtype: str = "float32"
@@ -46,6 +48,7 @@ class LoadOptions:
     also_float32: bool = False
     naming: Naming = "levels"
     guidance: float | None = None
+    own_sizes: bool = False
 
 
 class Family(ABC):
@@ -113,6 +116,20 @@ class Family(ABC):
             raise ConfigError(
                 f"replica.guidance: {folder} was not distilled under guidance, and is told no scale; leave it out"
             )
+        self.check_sizes(folder, options)
+
+    def check_sizes(self, folder: Path, options: LoadOptions) -> None:
+        """Refuse to tell a model of sizes that it is told nothing of.
+
+        Raises:
+            ConfigError: names the field of `replica`.
+        """
+        if options.own_sizes:
+            raise ConfigError(f"replica.micro_conditions: {folder} is told no sizes; leave it out")
+
+    def buckets(self, resolution_px: int) -> Shapes | None:
+        """The shapes that the models were trained on, at a resolution; none where they are squares, or not known."""
+        return None
 
     def own_step(self, folder: Path, options: LoadOptions, height: int, width: int) -> OneStep:
         """How diffusers' own pipeline is asked for one step, which the replica must predict, too.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from raymia.data.shapes import Shapes
 from raymia.errors import ConfigError
 from raymia.replica.conditioning import Conditioning, token_ids
 from raymia.replica.configs import read_config
@@ -21,15 +22,31 @@ from raymia.replica.unet import PARTS, UNetDiffusion, UNetFamily, check_unet
 
 ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 """The text encoders in the order of their states, each with its tokenizer."""
+GRAIN_PX = 8
+"""Sides of shapes are multiples of it, as the autoencoder needs."""
 SIZES = 6
 """Numbers that the UNet is told of an image: height and width, top and left of the crop, height and width of the result."""
+
+
+BUCKETS = (
+    *((512, width) for width in (2048, 1984, 1920, 1856)),
+    *((576, width) for width in (1792, 1728, 1664)),
+    *((640, width) for width in (1600, 1536)),
+    *((704, width) for width in (1472, 1408, 1344)),
+    *((768, width) for width in (1344, 1280)),
+    *((832, width) for width in (1216, 1152)),
+    *((896, width) for width in (1152, 1088)),
+    *((960, width) for width in (1088, 1024)),
+)
+"""Height and width of the shapes that SDXL was trained on at 1024 px, of those that are wider than high; the others are these
+turned, and the square (Podell et al., arXiv 2307.01952, appendix I)."""
 
 
 class SDXL(UNetFamily):
     """Pipelines of a UNet (epsilon or v-prediction) under the last but one hidden states of two CLIP text encoders.
 
-    The sizes are those of the scanned image, (height, width, 0, 0, height, width), so that at one resolution they are the same
-    for all: those of its file would tell the model of the file.
+    The sizes are those of the scanned image, (height, width, 0, 0, height, width), so that at one shape they are the same for
+    all: those of its file would tell the model of the file. A job may ask for the file's size and the crop's corner instead.
     """
 
     name: ClassVar = "sdxl"
@@ -44,6 +61,18 @@ class SDXL(UNetFamily):
     }
     fields: ClassVar = ("force_zeros_for_empty_prompt", "requires_aesthetics_score", "add_watermarker")
     resolution_px: ClassVar = 1024
+    refused: ClassVar = "refiners, inpainting, latent consistency"
+
+    def buckets(self, resolution_px: int) -> Shapes:
+        wide = [(self._scaled(height, resolution_px), self._scaled(width, resolution_px)) for height, width in BUCKETS]
+        turned = [(width, height) for height, width in wide]
+        return Shapes(tuple(dict.fromkeys([(resolution_px, resolution_px), *wide, *turned])))
+
+    def _scaled(self, side: int, resolution_px: int) -> int:
+        return max(1, round(side * resolution_px / self.resolution_px / GRAIN_PX)) * GRAIN_PX
+
+    def check_sizes(self, folder: Path, options: LoadOptions) -> None:
+        """SDXL is told of sizes."""
 
     def check(self, folder: Path) -> None:
         if read_json(folder / "model_index.json").get("requires_aesthetics_score"):
@@ -90,6 +119,9 @@ class _Replica(UNetDiffusion):
         return Conditioning(states=together, pooled=pooled)
 
     def _arguments(self, told: Conditioning, height: int, width: int) -> dict[str, Any]:
-        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=self.device)
-        added = {"text_embeds": told.pooled, "time_ids": sizes.expand(len(told), SIZES)}
+        of_image = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=self.device)
+        sizes = of_image.expand(len(told), SIZES)
+        if told.ids is not None:
+            sizes = torch.cat([told.ids.to(self.dtype), sizes[:, -2:]], dim=1)
+        added = {"text_embeds": told.pooled, "time_ids": sizes}
         return {"encoder_hidden_states": told.states, "added_cond_kwargs": added}

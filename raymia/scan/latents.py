@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from raymia.data.shapes import Shapes
 from raymia.errors import ConfigError, RaymiaError
 from raymia.run.columns import FAULT, fields
 from raymia.run.storage import Storage, StorageError
@@ -30,7 +31,7 @@ class Kept:
 
     facts: list[dict[str, Any]]
     """Of each image what decoding found out about it, or why it failed."""
-    latents: Float[np.ndarray, "batch c h w"]
+    latents: list[Float[np.ndarray, "c h w"]]
     """Of the images that can be decoded, in order; float32."""
 
     def images(self) -> list[str]:
@@ -45,14 +46,22 @@ class LatentCache:
     Attributes:
         url: of the folder.
         key: of all that latents follow from besides the image: autoencoder, transform, size.
-        shape: (c, h, w) of an image's latents.
+        channels, factor: of the latents, and pixels by side of one.
+        shapes: of the images.
         images_too: some attack works on images, so that they are decoded even where latents are known.
     """
 
     url: str
     key: str
-    shape: tuple[int, int, int]
+    channels: int
+    factor: int
+    shapes: Shapes
     images_too: bool
+
+    def shape_of(self, sample: dict[str, Any]) -> tuple[int, int, int]:
+        """Shape of the latents of an image of which the upright size is known."""
+        height, width = self.shapes.nearest(sample["height"], sample["width"])
+        return self.channels, height // self.factor, width // self.factor
 
     def require_writable(self) -> None:
         """Make the folder and try a write.
@@ -82,16 +91,20 @@ class LatentCache:
         try:
             facts = pq.read_table(io.BytesIO(content), schema=IMAGE_SCHEMA).to_pylist()
             latents = [row.pop("latents") for row in facts]
-            arrays = [np.frombuffer(one, np.float32).reshape(self.shape) for one in latents if one is not None]
+            arrays = [
+                np.frombuffer(one, np.float32).reshape(self.shape_of(row))
+                for row, one in zip(facts, latents, strict=True)
+                if one is not None and row["reason"] is None
+            ]
             if [row["image_sha256"] for row in facts] != list(hashes):
                 raise ValueError("it is of other images")
             if [one is None for one in latents] != [row["reason"] is not None for row in facts]:
                 raise ValueError("it lacks latents")
         except (pa.ArrowException, ValueError) as error:
             raise RaymiaError(f"{storage.url}/{name}: damaged ({error}); delete it and run the same command again") from error
-        return Kept(facts, np.stack(arrays) if arrays else np.empty((0, *self.shape), np.float32))
+        return Kept(facts, arrays)
 
-    def store(self, samples: Sequence[dict[str, Any]], latents: Float[np.ndarray, "batch c h w"]) -> None:
+    def store(self, samples: Sequence[dict[str, Any]], latents: Sequence[Float[np.ndarray, "c h w"]]) -> None:
         """Keep a batch.
 
         Args:

@@ -18,6 +18,7 @@ from raymia.config import Job
 from raymia.data.manifest import labels_hold
 from raymia.data.prompts import Prompts
 from raymia.data.selection import ShardReader
+from raymia.data.shapes import Shapes
 from raymia.data.tar import RETRIED
 from raymia.engine.counters import Counter
 from raymia.engine.pool import Pool
@@ -119,7 +120,7 @@ class Stream:
     expected: int | None
     unit_size: int
     batch_size: int
-    resolution_px: int
+    shapes: Shapes
     max_pixels: int
     prompts: Prompts
     row_type: pa.StructType
@@ -128,16 +129,16 @@ class Stream:
 
     def decoder(self) -> Work:
         """What decodes batch rows; a process that does it loads `raymia.scan.decoding` and no model library."""
-        return partial(decode_rows, resolution_px=self.resolution_px, max_pixels=self.max_pixels, cache=self.cache)
+        return partial(decode_rows, shapes=self.shapes, max_pixels=self.max_pixels, cache=self.cache)
 
     def loader(self) -> Callable[[], Work]:
         """What makes the scoring ready, in the process that is to do it."""
-        return partial(ready, self.load, self.row_type, self.resolution_px, self.cache)
+        return partial(ready, self.load, self.row_type, self.shapes, self.cache)
 
 
-def ready(load: Callable[[], RowScorer], row_type: pa.StructType, resolution_px: int, cache: LatentCache | None) -> Work:
+def ready(load: Callable[[], RowScorer], row_type: pa.StructType, shapes: Shapes, cache: LatentCache | None) -> Work:
     """Load the scorer; see `score_rows`."""
-    return partial(score_rows, scorer=load(), row_type=row_type, resolution_px=resolution_px, cache=cache)
+    return partial(score_rows, scorer=load(), row_type=row_type, shapes=shapes, cache=cache)
 
 
 def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
@@ -156,7 +157,7 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
         expected=plan.expected,
         unit_size=job.unit_size,
         batch_size=job.pool.batch_size,
-        resolution_px=job.replica.resolution_px,
+        shapes=plan.shapes,
         max_pixels=job.max_pixels,
         prompts=Prompts(job.caption_source, job.seed),
         row_type=scored(plan.signal_names),

@@ -17,6 +17,7 @@ from raymia.config import Job, as_it_was_meant, differences, without_free
 from raymia.data.clusters import load_clusters
 from raymia.data.manifest import Manifest, labels_hold, load_manifest
 from raymia.data.selection import ShardReader, selection_digest, shard_readers
+from raymia.data.shapes import Shapes
 from raymia.errors import ConfigError
 from raymia.replica.folder import PipelineFolder, find_pipeline
 from raymia.replica.schedule import Schedule, level_names
@@ -24,7 +25,7 @@ from raymia.run.ledger import Ledger
 from raymia.run.record import FORMAT, RUN_FILE, ScanRecord, SignalRecord
 from raymia.scan.cost import works_on_images
 from raymia.scan.latents import TRANSFORM, LatentCache
-from raymia.scan.told import require_told
+from raymia.scan.told import require_told, shapes_of
 from raymia.shipped import clip_folder, model_folder
 from raymia.urls import without_secrets
 
@@ -44,6 +45,8 @@ class ScanPlan:
     clusters: pa.Table | None
     """Near-duplicates, where the manifest names them; see `raymia.data.clusters`."""
     signals: list[SignalRecord]
+    shapes: Shapes
+    """That images are resized to."""
     latent_cache: LatentCache | None
     """Where latents are kept, where the job says so."""
 
@@ -98,6 +101,7 @@ def make_plan(job: Job) -> ScanPlan:
     limits = job.limits
     readers = shard_readers(manifest, folder, limits.of_shards(), limits.elsewhere(), limits.max_shards)
     pipeline, schedule = _attacked(job)
+    shapes = shapes_of(job, pipeline)
     if not (job.labels_do_not_hold or labels_hold(manifest, job.subject)):
         raise ConfigError(
             f"manifest {job.manifest}: its labels hold for {', '.join(manifest.valid_for_models)}, not for replica.model "
@@ -131,7 +135,8 @@ def make_plan(job: Job) -> ScanPlan:
         schedule=schedule,
         clusters=load_clusters(manifest, folder),
         signals=signals,
-        latent_cache=_latent_cache(job, pipeline, schedule),
+        latent_cache=_latent_cache(job, pipeline, schedule, shapes),
+        shapes=shapes,
     )
 
 
@@ -171,18 +176,20 @@ def require_same(ledger: Ledger, plan: ScanPlan) -> ScanRecord | None:
     return before
 
 
-def _latent_cache(job: Job, pipeline: PipelineFolder | None, schedule: Schedule) -> LatentCache | None:
+def _latent_cache(job: Job, pipeline: PipelineFolder | None, schedule: Schedule, shapes: Shapes) -> LatentCache | None:
     """The cache that a job names, for its model."""
     if job.latent_cache is None or pipeline is None:
         return None
     side = job.replica.resolution_px
-    parts = [TRANSFORM, side, job.max_pixels, pipeline.autoencoder_digest()]
+    sizes = side if len(shapes.sizes) == 1 else shapes.sizes
+    parts = [TRANSFORM, sizes, job.max_pixels, pipeline.autoencoder_digest()]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     on_images = [name for name, attack in job.attacks.items() if works_on_images(attack, schedule)]
     on_images += ["clip"] if job.clip is not None else []
     if on_images:
         log.info("latent_cache: images are decoded all the same, for %s", ", ".join(on_images))
-    return LatentCache(job.latent_cache, key, pipeline.latent_shape(side), bool(on_images))
+    channels, height, _ = pipeline.latent_shape(side)
+    return LatentCache(job.latent_cache, key, channels, side // height, shapes, bool(on_images))
 
 
 def described(key: str, attack: Attack, groups: Sequence[str]) -> list[SignalRecord]:

@@ -17,13 +17,18 @@ from rich.progress import track
 from raymia.config import Job, parse_job
 from raymia.data.groups import split_name
 from raymia.data.images import MAX_PIXELS, DecodedImage, ImageError, decode_image, prepare_image
+from raymia.data.shapes import Shapes
 from raymia.data.tar import Fault
 from raymia.errors import ConfigError
 from raymia.replica.device import available, dtype_on
+from raymia.replica.folder import find_pipeline
 from raymia.run.columns import SIGNALS
 from raymia.scan.decoding import image_facts
 from raymia.scan.plan import described
+from raymia.scan.rows import score_by_shape
 from raymia.scan.scorer import Scorer, load_scorer
+from raymia.scan.told import shapes_of
+from raymia.shipped import model_folder
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 """A file, a picture, or an array of shape (height, width, 3)."""
@@ -81,11 +86,15 @@ def score(
     job = _job(model, attacks, seed, clip, replica)
     place = available(device)
     scorer = load_scorer(job, dtype_on(job.model.dtype, place), place, None if place == "cuda" else os.cpu_count())
+    section = job.model
+    bucketed = section.shape != "square"
+    found = find_pipeline(model_folder(section.model), with_weights=True, revision=section.revision) if bucketed else None
+    shapes = shapes_of(job, found)
     starts = range(0, len(images), batch_size)
     rows: list[dict[str, Any]] = []
     for start in track(starts, "score", disable=not progress):
         part = slice(start, start + batch_size)
-        rows += _score_batch(scorer, job, _Batch(names[part], texts[part], list(images[part])))
+        rows += _score_batch(scorer, shapes, _Batch(names[part], texts[part], list(images[part])))
     signals = [signal for key, attack in job.attacks.items() for signal in described(key, attack, scorer.replica.groups)]
     table = pd.DataFrame(rows)
     for column in (*(signal.name for signal in signals), "reason", "detail"):
@@ -122,15 +131,14 @@ def _key(image: ImageLike, number: int) -> str:
     return split_name(Path(image).name)[0] if isinstance(image, str | Path) else f"{number}"
 
 
-def _score_batch(scorer: Scorer, job: Job, batch: _Batch) -> list[dict[str, Any]]:
-    side = job.model.resolution_px
+def _score_batch(scorer: Scorer, shapes: Shapes, batch: _Batch) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     good: list[int] = []
     pixels: list[NDArray[np.uint8]] = []
     for place, (key, caption, image) in enumerate(zip(batch.keys, batch.captions, batch.images, strict=True)):
         rows.append({"key": key, "caption": caption})
         try:
-            decoded, facts = _decoded(image, side)
+            decoded, facts = _decoded(image, shapes)
         except ImageError as error:
             rows[-1] |= {"reason": error.reason, "detail": error.detail}
             continue
@@ -139,13 +147,13 @@ def _score_batch(scorer: Scorer, job: Job, batch: _Batch) -> list[dict[str, Any]
         pixels.append(decoded.pixels)
     if not good:
         return rows
-    outcomes = scorer.score(np.stack(pixels), [batch.captions[i] for i in good], [batch.keys[i] for i in good])
+    outcomes = score_by_shape(scorer, pixels, [rows[place] for place in good], shapes)
     for place, outcome in zip(good, outcomes, strict=True):
         rows[place] |= {"reason": outcome.reason, "detail": outcome.detail} if isinstance(outcome, Fault) else outcome
     return rows
 
 
-def _decoded(image: ImageLike, side: int) -> tuple[DecodedImage, dict[str, Any]]:
+def _decoded(image: ImageLike, shapes: Shapes) -> tuple[DecodedImage, dict[str, Any]]:
     """An image's pixels, and what is known of it.
 
     Raises:
@@ -157,8 +165,8 @@ def _decoded(image: ImageLike, side: int) -> tuple[DecodedImage, dict[str, Any]]
             content = Path(image).read_bytes()
         except OSError as error:
             raise ImageError("unreadable_file", f"{image}: {error.strerror}") from error
-        decoded = decode_image(content, side, MAX_PIXELS)
+        decoded = decode_image(content, shapes, MAX_PIXELS)
         facts["jpeg_bytes"] = len(content)
     else:
-        decoded = prepare_image(image if isinstance(image, Image.Image) else Image.fromarray(image), side)
+        decoded = prepare_image(image if isinstance(image, Image.Image) else Image.fromarray(image), shapes)
     return decoded, facts | image_facts(decoded)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raymia.attacks.base import Attack, signal_key
 from raymia.config import Job
+from raymia.data.shapes import Placed
 from raymia.data.tar import Fault
 from raymia.errors import first_line
 from raymia.replica.device import available
@@ -52,6 +53,7 @@ class Scorer:
         lpips: PerceptualDistance | None = None,
         black_box: BlackBox | None = None,
         device: torch.device | None = None,
+        own_sizes: bool = False,
     ) -> None:
         """Take what is loaded.
 
@@ -62,6 +64,7 @@ class Scorer:
             clip, lpips: models beside it, for attacks that compare by them.
             black_box: the attacked service; by default the local pipeline over the replica.
             device: where images are put; by default the replica's.
+            own_sizes: tell the model of the size of each image's file.
         """
         self._replica = replica
         self._attacks = attacks
@@ -69,6 +72,7 @@ class Scorer:
         self._clip = clip
         self._lpips = lpips
         self._black_box = black_box
+        self._own_sizes = own_sizes
         self.device = device or (torch.device("cpu") if replica is None else replica.device)
         self.evaluations = Evaluations()
         self.transfer_s = 0.0
@@ -95,6 +99,7 @@ class Scorer:
         pixels: NDArray[np.uint8] | None,
         captions: Sequence[str],
         keys: Sequence[str],
+        sizes: Sequence[Placed] | None = None,
         latents: Float[np.ndarray, "batch c h w"] | None = None,
     ) -> list[Scores | Fault]:
         """Scores of each sample by signal name, or why it could not be scored.
@@ -105,6 +110,7 @@ class Scorer:
         Args:
             pixels: (batch, side, side, 3) upright RGB; none where there are latents and no attack works on images.
             captions, keys: one per sample.
+            sizes: of each image's file and its crop, which a model that is told of them needs.
             latents: what `encode` gave for the images.
 
         Raises:
@@ -113,10 +119,10 @@ class Scorer:
 
         def part(which: slice) -> list[Scores | Fault]:
             images, known = (None if array is None else array[which] for array in (pixels, latents))
-            return self.score(images, captions[which], keys[which], known)
+            return self.score(images, captions[which], keys[which], None if sizes is None else sizes[which], known)
 
         try:
-            return self._score_together(pixels, captions, keys, latents)
+            return self._score_together(pixels, captions, keys, sizes, latents)
         except torch.OutOfMemoryError as error:
             if len(keys) == 1:
                 return [Fault("out_of_memory", first_line(error))]
@@ -141,13 +147,25 @@ class Scorer:
         pixels: NDArray[np.uint8] | None,
         captions: Sequence[str],
         keys: Sequence[str],
+        sizes: Sequence[Placed] | None,
         latents: Float[np.ndarray, "batch c h w"] | None,
     ) -> list[Scores | Fault]:
         start = time.perf_counter()
         images = None if pixels is None else images_on(self.device, pixels)
         z = None if latents is None else torch.tensor(latents, device=self.device)
         self.transfer_s += time.perf_counter() - start
-        trial = Trial(self._replica, images, captions, keys, self._seed, self._clip, self._lpips, self._black_box, latents=z)
+        trial = Trial(
+            self._replica,
+            images,
+            captions,
+            keys,
+            self._seed,
+            self._clip,
+            self._lpips,
+            self._black_box,
+            latents=z,
+            sizes=torch.tensor(sizes, dtype=torch.float32) if self._own_sizes and sizes is not None else None,
+        )
         columns: dict[str, Tensor] = {}
         for key, attack in self._attacks.items():
             columns |= {signal_key(signal, attack, key): scores for signal, scores in attack.score(trial).items()}
@@ -189,7 +207,8 @@ def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None) -
         from raymia.features.lpips import Lpips
 
         lpips = Lpips(job.lpips.net, job.lpips.trunk, place)
-    return Scorer(replica, job.attacks, job.seed, clip, lpips, black_box, place)
+    own_sizes = job.hosted is None and job.model.micro_conditions == "own"
+    return Scorer(replica, job.attacks, job.seed, clip, lpips, black_box, place, own_sizes)
 
 
 def _load_model(job: Job, dtype: str, device: str) -> Replica:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raymia.config import Job
+from raymia.data.shapes import Shapes, square
 from raymia.errors import ConfigError
 from raymia.replica.folder import PipelineFolder
 
@@ -17,6 +18,8 @@ def require_told(job: Job, pipeline: PipelineFolder) -> None:
     Raises:
         ConfigError: names the field or the attack.
     """
+    if job.model.shape == "buckets" and job.model.compile:
+        raise ConfigError("replica.compile: goes with replica.shape: square; each further shape would be compiled anew")
     pipeline.family.check_options(pipeline.path, job.model.options())
     lacks = pipeline.family.lacks(pipeline.path)
     if "condition" in lacks and job.caption_source != "own":
@@ -24,3 +27,22 @@ def require_told(job: Job, pipeline: PipelineFolder) -> None:
     for name, attack in job.attacks.items():
         for ability in sorted(attack.tells() & lacks.keys()):
             raise ConfigError(f"attacks.{name}: {lacks[ability]}")
+
+
+def shapes_of(job: Job, pipeline: PipelineFolder | None) -> Shapes:
+    """The sizes that a job's images are resized to.
+
+    Args:
+        job: whose images they are.
+        pipeline: of the attacked model; none where a service is attacked.
+
+    Raises:
+        ConfigError: the model's family was trained on squares alone, or names no shapes.
+    """
+    side = job.replica.resolution_px
+    if pipeline is None or job.model.shape == "square":
+        return square(side)
+    shapes = pipeline.family.buckets(side)
+    if shapes is None:
+        raise ConfigError(f"replica.shape: buckets: {pipeline.family.title} has no shapes that are known; leave it out")
+    return shapes

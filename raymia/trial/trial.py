@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -90,6 +90,7 @@ class Trial:
         lpips: PerceptualDistance | None = None,
         black_box: BlackBox | None = None,
         latents: Float[Tensor, "batch c h w"] | None = None,
+        sizes: Float[Tensor, "batch 4"] | None = None,
     ) -> None:
         """Take a batch; nothing is computed yet.
 
@@ -103,6 +104,8 @@ class Trial:
             lpips: needed by attacks that compare by LPIPS.
             black_box: the service that black-box attacks ask; by default the local pipeline over the replica.
             latents: of the images, where they are known; by default the images are encoded.
+            sizes: height and width of each image's file, and top and left of its crop once it was resized, for a model that is
+                told of them; by default it is told of the scanned image's.
 
         Raises:
             ValueError: neither a replica nor a service is given.
@@ -113,6 +116,7 @@ class Trial:
         self.evaluations = Evaluations() if self._model is None else self._model.evaluations
         self._images = images if images is None or replica is None else images.to(replica.device)
         self._latents = latents
+        self._sizes = sizes
         self.captions = list(captions)
         self.keys = list(keys)
         self._seed = seed
@@ -173,7 +177,7 @@ class Trial:
 
     def text(self, condition: Condition = CAPTION) -> Conditioning:
         """What the model is told under a condition."""
-        told = self.model.text([condition.prompt(caption) for caption in self.captions])
+        told = self._once(("told", condition.words), lambda: self._told(condition))
         if condition.shift == 0.0:
             return told
 
@@ -183,6 +187,10 @@ class Trial:
             return told.shifted(noise, condition.shift)
 
         return self._once(("text", condition), compute)
+
+    def _told(self, condition: Condition) -> Conditioning:
+        told = self.model.text([condition.prompt(caption) for caption in self.captions])
+        return told if self._sizes is None else replace(told, ids=self._sizes.to(self.model.device))
 
     def predicted_noise(self, t: int, draw: int, condition: Condition = CAPTION) -> Float[Tensor, "batch c h w"]:
         """E(z_t, t, condition) at the draw-th noisy latents."""

@@ -22,6 +22,7 @@ from raymia.data.images import ImageError, decode_image
 from raymia.data.manifest import Shard, load_manifest, resolve_shards
 from raymia.data.prompts import Prompts
 from raymia.data.selection import ShardReader
+from raymia.data.shapes import square
 from raymia.data.tables import read_table
 from raymia.data.tar import RawSample, ShardEnd, read_shard, read_tar
 from raymia.errors import RaymiaError
@@ -152,7 +153,9 @@ class Tars(Target):
         reader = ShardReader(Shard(split="members", name="shard", url=str(self._path), member=True))
         rows = list(batches(ShardWork(reader, frozenset()), 4, 2, Prompts("shuffled", 0)))
         decoded = [
-            row for table in rows[:-1] for row in decode_rows(table, SIDE_PX, MAX_PIXELS).column("samples").to_pylist()[0]
+            row
+            for table in rows[:-1]
+            for row in decode_rows(table, square(SIDE_PX), MAX_PIXELS).column("samples").to_pylist()[0]
         ]
         assert len(decoded) == end.samples
         for row in decoded:

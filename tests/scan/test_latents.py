@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from raymia.attacks.base import ATTACKS
+from raymia.data.shapes import Shapes, square
 from raymia.errors import ConfigError, RaymiaError
 from raymia.replica.folder import find_pipeline
 from raymia.run.ledger import Ledger
@@ -70,21 +71,21 @@ def test_another_checkpoint_neither_encodes_nor_decodes_and_scores_the_same(
 
 
 def test_where_attacks_work_on_images_they_are_decoded_and_latents_taken_all_the_same(tmp_path: Path) -> None:
-    cache = LatentCache(str(tmp_path), "key", (4, 2, 2), images_too=True)
+    cache = LatentCache(str(tmp_path), "key", 4, 8, square(16), images_too=True)
     texts = {"index": 0, "caption": "", "prompt": None, "flags": None, "reason": None, "detail": None}
     batch = [{"key": str(seed), "image": image_bytes(seed), **texts} for seed in range(2)]
     batch.append({"key": "cut", **texts, "image": image_bytes(1)[:400]})
-    pixels, latents, samples = _decode_batch(batch, 16, 10**6, cache)
+    pixels, latents, samples = _decode_batch(batch, square(16), 10**6, cache)
     assert latents is None
     known = np.random.default_rng(0).normal(size=(2, 4, 2, 2)).astype(np.float32)
     cache.store([{**dict.fromkeys(IMAGE_SCHEMA.names), **sample} for sample in samples], known)
-    again = _decode_batch(batch, 16, 10**6, cache)
-    assert np.array_equal(again[0], pixels)  # type: ignore[arg-type]
-    assert np.array_equal(again[1], known)  # type: ignore[arg-type]
+    again = _decode_batch(batch, square(16), 10**6, cache)
+    assert np.array_equal(np.stack(again[0]), np.stack(pixels))  # type: ignore[arg-type]
+    assert np.array_equal(np.stack(again[1]), known)  # type: ignore[arg-type]
     assert again[2] == samples
-    without = _decode_batch(batch, 16, 10**6, replace(cache, images_too=False))
+    without = _decode_batch(batch, square(16), 10**6, replace(cache, images_too=False))
     assert without[0] is None
-    assert np.array_equal(without[1], known)  # type: ignore[arg-type]
+    assert np.array_equal(np.stack(without[1]), known)  # type: ignore[arg-type]
     assert [{**dict.fromkeys(IMAGE_SCHEMA.names[:-1]), **sample} for sample in samples] == [
         {**dict.fromkeys(IMAGE_SCHEMA.names[:-1]), **sample} for sample in without[2]
     ]
@@ -106,7 +107,7 @@ def test_the_cache_is_of_one_autoencoder_and_size_whatever_the_unet(tmp_path: Pa
         changes = {"attacks": ON_LATENTS, "latent_cache": str(tmp_path / "c"), "replica": replica}
         cache = make_plan(make_job(tmp_path, model, "run", **changes)).latent_cache
         assert cache is not None
-        assert cache.shape == (4, side // 8, side // 8)
+        assert cache.shape_of({"height": 40, "width": 90}) == (4, side // 8, side // 8)
         return cache.key
 
     assert key(tiny) == key(other_unet) == key(saved_anew)
@@ -121,8 +122,8 @@ def test_attacks_that_work_on_images_are_found_by_running_them(tiny: Path) -> No
 
 
 def test_what_was_stored_is_what_is_loaded(tmp_path: Path) -> None:
-    cache = LatentCache(str(tmp_path), "key", (2, 1, 3), images_too=False)
-    facts = {"width": 9, "height": 8, "jpeg_bytes": 7, "entropy": 0.1, "colourfulness": 0.2, "edge_density": 0.3}
+    cache = LatentCache(str(tmp_path), "key", 2, 8, Shapes(((8, 24), (24, 8))), images_too=False)
+    facts = {"width": 90, "height": 40, "jpeg_bytes": 7, "entropy": 0.1, "colourfulness": 0.2, "edge_density": 0.3}
     good = {"image_sha256": "a" * 64, **facts, "stage": None, "reason": None, "detail": None}
     bad = {"image_sha256": "b" * 64, **dict.fromkeys(facts), "stage": "decode", "reason": "corrupt_image", "detail": "cut"}
     latents = np.arange(6, dtype=np.float32).reshape(1, 2, 1, 3) / 7
