@@ -78,8 +78,9 @@ def test_a_scan_of_shards_and_run_on_s3_with_report_and_no_secret_anywhere(s3: s
     for key in client.list_objects_v2(Bucket="bucket", Prefix="run")["Contents"]:
         assert SECRET.encode() not in client.get_object(Bucket="bucket", Key=key["Key"])["Body"].read()
     assert SECRET not in done.stdout + done.stderr
-    again = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
-    assert "read 24 = scored 24" in again.stdout
+    again = run_scan(job, Console(quiet=True))
+    assert (again.read, again.scored) == (24, 24)
+    assert ledger.require_scan().attempts == 2
 
 
 def test_shards_on_s3_are_indexed(s3: str, tmp_path: Path) -> None:
