@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/raymia demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 # Every fault, ten times over, and commands stopped at random moments: about three hours on two cores.
 soak: $(READY)

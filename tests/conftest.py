@@ -12,6 +12,8 @@ from pathlib import Path
 # up to fifty times the work itself. Read once, when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray reports nothing about the tests to its makers, and starts no process to do so.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ install_import_hook(("raymia.trial", "raymia.replica"), "beartype.beartype")
 
 from raymia.testbed.architecture import save_tiny  # noqa: E402 - after the hook
 
-pytest_plugins = ["tests.skips"]
+pytest_plugins = ["tests.skips", "tests.workers"]
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 

@@ -8,7 +8,6 @@ from annotated_types import Len
 from jaxtyping import Float
 from pydantic import AfterValidator
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from raymia.trial.parameters import distinct
 from raymia.trial.trial import Trial
@@ -31,6 +30,9 @@ def similarity(trial: Trial, metric: Metric, images: Float[Tensor, "batch 3 H W"
         return (trial.embedding(trial.images) * trial.embedding(images)).sum(1)
     if metric == "lpips":
         return -trial.lpips(images)
+    # It takes seconds to import, which most replicas need not spend.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     ssim = structural_similarity_index_measure(images, trial.images, data_range=2.0, reduction="none")
     assert isinstance(ssim, Tensor)
     return ssim

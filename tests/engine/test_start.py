@@ -136,7 +136,10 @@ def signalled(command: list[str], *numbers: int) -> tuple[int, str]:
         for number in numbers:
             process.send_signal(number)
             time.sleep(0.3)
-        _, errors = process.communicate(timeout=20)
+        try:
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
     return process.returncode, errors
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import psutil
 import pytest
 import ray
 import yaml
+from ray._private.utils import write_ray_address
 from ray.cluster_utils import Cluster
 
 import raymia.attacks
@@ -36,6 +39,8 @@ UNIT = 8
 DEADLINE_S = 240.0
 POOL = {"replicas": 1, "gpus_per_replica": 1, "device": "cpu", "batch_size": 4}
 """A replica costs seconds to start: where one will do, there is one."""
+PAIR = {"pair": "yes"}
+"""Label of one of the nodes with a GPU, and of those that are added to make it two."""
 
 
 @pytest.fixture(scope="package")
@@ -46,24 +51,31 @@ def cluster() -> Iterator[Cluster]:
     before = {name: os.environ.get(name, "") for name in ("PYTHONPATH", "PATH")}
     # Jobs run `python`, as they do in the image of a cluster.
     os.environ |= {"PYTHONPATH": PLUGIN, "PATH": f"{Path(sys.executable).parent}:{before['PATH']}"}
+    # Jobs are told the address that stands in their Ray's temporary folder. Where several Rays share one folder, that is the
+    # address of the one that started last, which may have ended.
+    temporary = tempfile.mkdtemp(prefix="ray-")
     started = Cluster(
         initialize_head=True,
         # Jobs go through the head's agent, whose usual port another Ray of this machine may have.
         head_node_args={
-            "num_cpus": 3,
+            "num_cpus": 2,
             "num_gpus": 0,
             "include_dashboard": True,
             "dashboard_port": 0,
             "dashboard_agent_listen_port": 0,
+            "temp_dir": temporary,
+            "_system_config": {"metrics_report_interval_ms": 1000},
         },
     )
-    for _ in range(2):
-        started.add_node(num_cpus=2, num_gpus=1)
+    write_ray_address(started.address, temporary)
+    started.add_node(num_cpus=1, num_gpus=1, labels=PAIR)
+    started.add_node(num_cpus=1, num_gpus=1)
     ray.init(started.address, log_to_driver=False)
     with _plugin():
         yield started
     ray.shutdown()
     started.shutdown()
+    shutil.rmtree(temporary, ignore_errors=True)
     os.environ |= before
     if had_local:
         start_ray()
@@ -193,12 +205,13 @@ def _scan_here(job: Path) -> tuple[int, str]:
 
 
 def replica_processes() -> list[psutil.Process]:
-    """The scoring actors on this machine."""
+    """The scoring actors on the test cluster, and on no other Ray of this machine."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if line.startswith("ray::") and "ScoringActor" in line:
-            found.append(process)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            if line.startswith("ray::") and "ScoringActor" in line:
+                found.append(process)
     return found
 
 

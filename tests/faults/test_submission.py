@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from ray.cluster_utils import Cluster
+from typer.testing import CliRunner
 
+from raymia.cli import app
 from raymia.engine.submission import Cluster as JobServer
 from raymia.run.status import read_status
 from tests.faults.conftest import SHARDS, UNIT, Scan, attacks
@@ -28,13 +31,13 @@ def dashboard(cluster: Cluster) -> str:
 
 
 @pytest.fixture
-def submit(dashboard: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+def submit(dashboard: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """`raymia submit` in a working directory that holds the job; the job's name is the test's own."""
 
-    def call(scan: Scan, *options: str, name: str = "job", **changes: Any) -> subprocess.CompletedProcess[str]:
+    def call(scan: Scan, *options: str, name: str = "job", **changes: Any) -> Result:
         scan.write_job(**changes).rename(scan.folder / f"{name}.yaml")
-        command = [sys.executable, "-m", "raymia", "submit", f"{name}.yaml", "--address", dashboard, *options]
-        return subprocess.run(command, cwd=scan.folder, capture_output=True, text=True, check=False, timeout=200)
+        monkeypatch.chdir(scan.folder)
+        return CliRunner().invoke(app, ["submit", f"{name}.yaml", "--address", dashboard, *options])
 
     return call
 
@@ -42,7 +45,7 @@ def submit(dashboard: str) -> Callable[..., subprocess.CompletedProcess[str]]:
 def test_a_job_is_followed_to_its_end_and_rays_own_command_resumes_it(make_scan: MakeScan, submit: Any, dashboard: str) -> None:
     scan = make_scan("scan")
     done = submit(scan, "--follow", name="whole")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.exit_code == 0, done.output
     assert re.search(r"^whole-[0-9a-f]{8}-1 submitted, attempt 1$", done.stderr, re.MULTILINE)
     assert done.stdout.count("read 112 = scored 112 + quarantined 0") == 1
     command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", dashboard]
@@ -53,9 +56,11 @@ def test_a_job_is_followed_to_its_end_and_rays_own_command_resumes_it(make_scan:
     assert json.loads((scan.run / "run.json").read_text())["attempts"] == 2
 
 
-def test_the_exit_code_is_the_jobs_own(make_scan: MakeScan, submit: Any) -> None:
+def test_the_exit_code_is_the_jobs_own(make_scan: MakeScan, dashboard: str) -> None:
     scan = make_scan("scan")
-    done = submit(scan, "--follow", name="refused", manifest="/nowhere.yaml")
+    scan.write_job(manifest="/nowhere.yaml")
+    command = [sys.executable, "-m", "raymia", "submit", "job.yaml", "--address", dashboard, "--follow"]
+    done = subprocess.run(command, cwd=scan.folder, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 2
     assert "no such file" in done.stdout
 
@@ -66,7 +71,7 @@ def test_a_running_job_is_not_handed_in_twice_and_after_it_is_stopped_comes_the_
     scan = make_scan("scan")
     slow = attacks(sleep_s=3.0)
     done = submit(scan, name="slow", attacks=slow)
-    assert done.returncode == 0
+    assert done.exit_code == 0, done.output
     assert "Follow it: raymia submit slow.yaml" in done.stderr
     name = next(line.split()[0] for line in done.stderr.splitlines() if "submitted, attempt 1" in line)
     again = submit(scan, name="slow", attacks=slow)
@@ -102,10 +107,12 @@ def test_a_lost_connection_shows_no_character_twice(
     assert breaks == [0]
 
 
-def test_the_doctor_looks_at_every_node_of_a_remote_cluster(dashboard: str, cluster: Cluster, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "raymia", "doctor", "--address", dashboard, "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_the_doctor_looks_at_every_node_of_a_remote_cluster(
+    dashboard: str, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["doctor", "--address", dashboard, "--json"])
+    assert done.exit_code == 0, done.output
     checks = json.loads(done.stdout)
     assert len([check for check in checks if check["name"] == "Ray"]) == len(cluster.list_all_nodes())
     assert {check["state"] for check in checks if check["name"].startswith("equal")} == {"ok"}
@@ -116,7 +123,7 @@ def test_the_doctor_looks_at_every_node_of_a_remote_cluster(dashboard: str, clus
 
 def test_a_running_scan_can_be_scraped_and_its_status_read_from_elsewhere(make_scan: MakeScan, cluster: Cluster) -> None:
     scan = make_scan("scan")
-    scan.start_apart({"RAYMIA_LOG": "json"}, attacks=attacks(sleep_s=1.0))
+    scan.start_apart({"RAYMIA_LOG": "json"}, attacks=attacks(sleep_s=0.5))
     scan.wait_for_units(2)
     status = read_status(str(scan.run))
     assert (status.state, status.attempts) == ("running", 1)
@@ -124,7 +131,7 @@ def test_a_running_scan_can_be_scraped_and_its_status_read_from_elsewhere(make_s
     address = f"http://127.0.0.1:{cluster.head_node.metrics_export_port}/metrics"
     deadline, text = time.monotonic() + 60, ""
     while str(scan.run) not in text and time.monotonic() < deadline:
-        time.sleep(1.0)
+        time.sleep(0.2)
         with urllib.request.urlopen(address, timeout=10) as answer:
             text = answer.read().decode()
     lines = [line for line in text.splitlines() if line.startswith("ray_raymia_") and str(scan.run) in line]

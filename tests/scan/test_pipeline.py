@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,33 +49,56 @@ def make_job(folder: Path, model: Path, run: str, **changes: Any) -> Job:
 
 def scan(job: Job) -> tuple[Counts, pd.DataFrame]:
     counts = run_scan(job, Console(quiet=True))
-    table = Ledger(job.run).scores().to_pandas()
-    return counts, table.sort_values(["split", "shard", "key"], ignore_index=True)
+    return counts, table(job)
+
+
+def table(job: Job) -> pd.DataFrame:
+    """The scores of a finished run."""
+    return Ledger(job.run).scores().to_pandas().sort_values(["split", "shard", "key"], ignore_index=True)
+
+
+def write_shards(folder: Path) -> None:
+    for name, count, start in (("m0", 20, 0), ("m1", 5, 20), ("n0", 18, 100)):
+        (folder / f"{name}.tar").write_bytes(tar_bytes(good_members(count, start=start)))
 
 
 @pytest.fixture
-def good_shards(write_tar: Write) -> None:
-    write_tar("m0.tar", good_members(20))
-    write_tar("m1.tar", good_members(5, start=20))
-    write_tar("n0.tar", good_members(18, start=100))
+def good_shards(tmp_path: Path) -> None:
+    write_shards(tmp_path)
 
 
-@pytest.mark.usefixtures("local_ray", "good_shards")
-def test_batch_size_and_actors_change_no_score_beyond_rounding(tmp_path: Path, tiny: Path) -> None:
-    counts, one = scan(make_job(tmp_path, tiny, "one"))
+@pytest.fixture(scope="module")
+def scanned_once(local_ray: None, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counts]:
+    """Shards and their finished run, `one`, with its counts. A test that scans further does so to a copy."""
+    folder = tmp_path_factory.mktemp("scanned")
+    write_shards(folder)
+    counts, _ = scan(make_job(folder, tiny, "one"))
+    return folder, counts
+
+
+@pytest.fixture
+def folder(scanned_once: tuple[Path, Counts]) -> Iterator[Path]:
+    """The shards, their run `one`, and a copy of it, `run`."""
+    folder = scanned_once[0]
+    shutil.copytree(folder / "one", folder / "run")
+    yield folder
+    shutil.rmtree(folder / "run")
+
+
+def test_batch_size_and_actors_change_no_score_beyond_rounding(scanned_once: tuple[Path, Counts], tiny: Path) -> None:
+    folder, counts = scanned_once
+    one = table(make_job(folder, tiny, "one"))
     assert (counts.read, counts.scored, counts.quarantined) == (43, 43, 0)
-    _, two = scan(make_job(tmp_path, tiny, "two", pool={"replicas": 2, "gpus_per_replica": 0, "batch_size": 5}))
+    _, two = scan(make_job(folder, tiny, "two", pool={"replicas": 2, "gpus_per_replica": 0, "batch_size": 5}))
     identity = ["split", "shard", "key", "unit", "member", "caption", "image_sha256", "width", "height", "jpeg_bytes"]
     pd.testing.assert_frame_equal(one[identity], two[identity])
     for name in ("loss", "loss.t=100", "pia", "pia.normalised", "autoencoder", "random"):
         assert np.abs(one[name] - two[name]).max() < 1e-3 * one[name].std(), name
 
 
-@pytest.mark.usefixtures("local_ray", "good_shards")
-def test_a_resumed_scan_rescores_only_what_was_missing_and_ends_byte_identical(tmp_path: Path, tiny: Path) -> None:
-    job = make_job(tmp_path, tiny, "run")
-    scan(job)
-    run = tmp_path / "run"
+def test_a_resumed_scan_rescores_only_what_was_missing_and_ends_byte_identical(folder: Path, tiny: Path) -> None:
+    job = make_job(folder, tiny, "run")
+    run = folder / "run"
     files = {path: path.read_bytes() for path in sorted((run / "scores").rglob("*.parquet"))}
     assert [path.name for path in files] == ["m0.shard.parquet", "m1.shard.parquet", "n0.shard.parquet"]
     (run / "scores" / "members" / "m0.shard.parquet").unlink()
@@ -91,14 +115,12 @@ def test_a_resumed_scan_rescores_only_what_was_missing_and_ends_byte_identical(t
     assert record["bottleneck"]["stage"] in ("read", "decode", "transfer", "model", "commit")
 
 
-@pytest.mark.usefixtures("local_ray", "good_shards")
-def test_a_changed_job_is_refused_with_the_fields_that_differ_and_pool_may_change(tmp_path: Path, tiny: Path) -> None:
-    scan(make_job(tmp_path, tiny, "run"))
+def test_a_changed_job_is_refused_with_the_fields_that_differ_and_pool_may_change(folder: Path, tiny: Path) -> None:
     with pytest.raises(ConfigError, match=r"job\.seed: 0 -> 1"):
-        scan(make_job(tmp_path, tiny, "run", seed=1))
+        scan(make_job(folder, tiny, "run", seed=1))
     with pytest.raises(ConfigError, match=r"attacks\.loss\.draws: 1 -> 2"):
-        scan(make_job(tmp_path, tiny, "run", attacks={**ATTACKS, "loss": {"timesteps": [100, 300], "draws": 2}}))
-    scan(make_job(tmp_path, tiny, "run", pool={"replicas": 1, "gpus_per_replica": 0, "batch_size": 4}))
+        scan(make_job(folder, tiny, "run", attacks={**ATTACKS, "loss": {"timesteps": [100, 300], "draws": 2}}))
+    scan(make_job(folder, tiny, "run", pool={"replicas": 1, "gpus_per_replica": 0, "batch_size": 4}))
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -131,14 +153,14 @@ def test_hostile_shards_are_scanned_to_the_end_and_every_sample_is_accounted_for
     (tmp_path / "m4.tar").mkdir()
     write_tar("n0.tar", good_members(9, start=50))
     job = make_job(tmp_path, tiny, "run")
-    counts, table = scan(job)
+    counts, found = scan(job)
     assert counts.scored + counts.quarantined == counts.read
     expected = {"empty_image", "corrupt_image", "too_many_pixels", "no_image", "duplicate_key"}
     expected |= {"truncated_sample", "truncated_shard", "empty_shard", "not_a_tar", "unreadable_shard"}
     assert set(counts.by_reason) == expected
     assert counts.flagged == {"no_caption": 1, "caption_not_utf8": 1}
-    assert set(table[table.shard == "m0"].key) == {"ok", "nocaption", "latin"}
-    assert (table.split == "non_members").sum() == 9
+    assert set(found[found.shard == "m0"].key) == {"ok", "nocaption", "latin"}
+    assert (found.split == "non_members").sum() == 9
     assert not (tmp_path / "owned").exists()
 
 

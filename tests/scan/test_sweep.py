@@ -9,12 +9,13 @@ import pytest
 import yaml
 from rich.console import Console
 
+import raymia
 from raymia.config import load_job
 from raymia.errors import ConfigError
 from raymia.evaluation.factors import TIMESTEP, along, analyse, budgets
 from raymia.run.ledger import Ledger
 from raymia.scan.sweep import load_sweep, run_sweep
-from tests.conftest import good_members
+from tests.conftest import good_members, image_bytes
 from tests.scan.test_pipeline import make_job
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -117,17 +118,15 @@ def test_a_sweep_is_run_resumed_and_analysed(
         analyse(str(tmp_path))
 
 
-@pytest.mark.usefixtures("local_ray")
-def test_variants_of_an_attack_score_as_they_would_alone(
-    tmp_path: Path, tiny: Path, write_tar: Callable[[str, list[tuple[str, bytes]]], Path]
-) -> None:
-    from tests.scan.test_pipeline import scan
-
-    write_tar("m0.tar", good_members(8))
-    write_tar("n0.tar", good_members(8, start=100))
+def test_variants_of_an_attack_score_as_they_would_alone(tmp_path: Path, tiny: Path) -> None:
+    paths = [tmp_path / f"{seed}.jpg" for seed in range(16)]
+    for seed, path in enumerate(paths):
+        path.write_bytes(image_bytes(seed))
     two = {"loss": {"timesteps": [100], "draws": 1}, "loss:more": {"timesteps": [100, 200], "draws": 2}}
-    _, together = scan(make_job(tmp_path, tiny, "together", attacks=two))
-    _, alone = scan(make_job(tmp_path, tiny, "alone", attacks={"loss": two["loss:more"]}))
+    together, alone = (
+        raymia.score(paths, model=str(tiny), attacks=attacks, resolution_px=64, dtype="float32", progress=False)
+        for attacks in (two, {"loss": two["loss:more"]})
+    )
     assert together["loss:more.t=200"].equals(alone["loss.t=200"])
     assert together["loss:more"].equals(alone["loss"])
 
