@@ -147,7 +147,7 @@ def test_whatever_goes_wrong_in_pillow_is_one_error(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_fault_of_our_own_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_square", lambda *_: {}["no such thing"])
+    monkeypatch.setattr(images, "_fitted", lambda *_: {}["no such thing"])
     with pytest.raises(KeyError):
         decode_image(encode(noise()), 16, 10**6)
 

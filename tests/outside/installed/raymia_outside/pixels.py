@@ -15,7 +15,7 @@ from raymia.errors import ConfigError
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.configs import read_config
 from raymia.replica.device import available, quiet_libraries
-from raymia.replica.families import Family, LoadOptions
+from raymia.replica.families import Ability, Family, LoadOptions
 from raymia.replica.parameter_groups import unet_group
 from raymia.replica.parts import Parts
 from raymia.replica.protocol import Replica
@@ -31,6 +31,7 @@ class Pixels(Family):
     pipelines: ClassVar = ("OutsidePixelPipeline",)
     parts: ClassVar = {"unet": "diffusers.UNet2DModel"}
     resolution_px: ClassVar = 32
+    levels: ClassVar = "variance preserving: noise or velocity"
 
     def check(self, folder: Path) -> None:
         unet = read_config(folder, "unet", self.parts["unet"])
@@ -46,6 +47,10 @@ class Pixels(Family):
         file = folder / "scheduler" / "scheduler_config.json"
         return VariancePreserving(read_scheduler(file), str(file), naming)
 
+    def lacks(self, folder: Path) -> Mapping[Ability, str]:
+        nothing = "the model is told nothing of an image; leave the attack out"
+        return {"condition": nothing, "words": nothing, "states": nothing, "unconditional": nothing}
+
     def latent_shape(self, folder: Path, resolution_px: int) -> tuple[int, int, int]:
         return 3, resolution_px, resolution_px
 
@@ -59,6 +64,8 @@ class Pixels(Family):
 class PixelReplica:
     """See `raymia.replica.protocol.Replica`."""
 
+    batches_gradients = True
+
     def __init__(self, family: Pixels, parts: Parts, options: LoadOptions) -> None:
         if options.dtype != "float32":
             raise ConfigError(f"replica.dtype: {options.dtype}; {family.title} is computed in float32 alone")
@@ -67,6 +74,7 @@ class PixelReplica:
         self.device = torch.device(available(options.device))
         self.schedule = family.schedule(parts.folder, options.naming)
         self.parameter_group = family.parameter_group
+        self.groups = family.groups
         self.denoiser_batch = options.denoiser_batch or 8
         quiet_libraries()
         self._unet = parts.model("unet", torch.float32).to(self.device)
