@@ -23,6 +23,18 @@ from raymia.trial.trial import CAPTION, EMPTY, Condition, Trial, mean_squared
 from tests.attacks.replicas import BATCH, MEAN, GaussianReplica, gain, trial
 
 
+@pytest.fixture(autouse=True, params=["epsilon", "v_prediction", "flow"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the denoiser puts out, and so the space that errors are averaged in."""
+    monkeypatch.setattr(GaussianReplica, "kind", request.param)
+    return str(request.param)
+
+
+def trained(subject: Trial, t: int) -> float:
+    """Errors of the noise times this are errors of what the model was trained on: noise, or velocity at alpha noise each."""
+    return 1.0 if subject.schedule.prediction_type == "epsilon" else subject.schedule.alpha(t) ** -2
+
+
 def close(actual: Tensor, expected: Tensor) -> bool:
     return torch.allclose(actual.double(), expected.double(), rtol=1e-5, atol=1e-7)
 
@@ -44,7 +56,7 @@ def test_loss_is_the_closed_form() -> None:
     per_t = {t: -torch.stack([expected_loss(subject, t, k) for k in range(3)]).mean(0) for t in (100, 400)}
     for t, expected in per_t.items():
         assert close(scores[f"loss.t={t}"], expected)
-    assert close(scores["loss"], torch.stack(list(per_t.values())).mean(0))
+    assert close(scores["loss"], torch.stack([trained(subject, t) * loss for t, loss in per_t.items()]).mean(0))
 
 
 def test_timesteps_of_the_loss_may_have_draws_of_their_own() -> None:
@@ -112,7 +124,7 @@ def test_clid_is_the_closed_form_where_every_word_adds_to_the_prediction() -> No
     def loss(words: list[int]) -> Tensor:
         added = per_word * torch.tensor(words, dtype=torch.double)[:, None, None, None]
         errors = [subject.noise(k) * (1 - g * s) - g * a * (subject.latents - MEAN) - added for k in range(2)]
-        return torch.stack([mean_squared(error) for error in errors]).mean(0)
+        return trained(subject, 450) * torch.stack([mean_squared(error) for error in errors]).mean(0)
 
     full = loss([1, 2, 6])
     assert close(scores["clid"], loss([0, 0, 0]) - full)
@@ -139,6 +151,8 @@ def test_iterative_denoising_is_the_closed_form() -> None:
     per_t = torch.stack([scores[f"denoising.mine.latent.t={t}"] for t in preset.timesteps])
     assert close(scores["denoising"], per_t.mean(0))
     assert close(scores["denoising.mine.latent"], per_t.mean(0))
+    models = [trained(subject, t) * scores[f"denoising.mine.model.t={t}"] for t in preset.timesteps]
+    assert close(scores["denoising.mine.model"], torch.stack(models).mean(0))
 
 
 def test_guidance_moves_by_the_extrapolated_prediction_and_leaves_the_model_error_alone() -> None:
