@@ -72,7 +72,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def kill(case: Case, folder: Path, times: int, rng: random.Random, how: signal.Signals = signal.SIGKILL) -> list[str]:
     """Kill a command so many times; return in what its files then differ from those of an undisturbed one."""
-    expected, duration = _undisturbed(case, folder / "undisturbed")
+    # In a folder of the same name: a data set goes by it.
+    expected, duration = _undisturbed(case, folder / "undisturbed" / "out")
     differing: list[str] = []
     killed, begun = 0, 0
     out = folder / "out"
