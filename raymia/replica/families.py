@@ -75,6 +75,8 @@ class Family(ABC):
     """That the models were trained at."""
     levels: ClassVar[str]
     """What a noise level means to the models, and what they put out at one, in a few words."""
+    grain: ClassVar[int] = 1
+    """What the latents' sides are a multiple of."""
     groups: ClassVar[tuple[str, ...]] = UNET_GROUPS
     """What `parameter_group` puts the denoiser's parameters into."""
     refused: ClassVar[str] = ""
@@ -188,6 +190,7 @@ FAMILIES: Registry[Family] = Registry(
         "latent_diffusion",
         "noise",
         "own_pipeline",
+        "packing",
         "parameter_groups",
         "parts",
         "protocol",

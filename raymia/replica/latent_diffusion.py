@@ -52,10 +52,7 @@ class LatentDiffusion(ABC):
         _, height, width = family.latent_shape(parts.folder, side)
         usual, autoencoder_batch = device_batches(self.device.type, height * width, side**2)
         self.autoencoder = self._load_autoencoder(parts, autoencoder_batch)
-        if side % self.autoencoder.factor:
-            raise ConfigError(
-                f"replica.resolution_px {side} is not a multiple of {self.autoencoder.factor}, as the autoencoder needs"
-            )
+        require_sides(side, self.autoencoder.factor * family.grain)
         self._denoiser = self._load_denoiser(parts).to(self.device)
         self._load_text(parts)
         self._empty: Conditioning | None = None
@@ -201,3 +198,15 @@ class LatentDiffusion(ABC):
             if self.autoencoder.batch == 1:
                 raise ConfigError("the GPU lacks memory for one image in the autoencoder")
             self.autoencoder.batch //= 2
+
+
+def require_sides(resolution_px: int, grain_px: int) -> None:
+    """Refuse images that the model cannot take.
+
+    Raises:
+        ConfigError: names the field of a job.
+    """
+    if resolution_px % grain_px:
+        raise ConfigError(
+            f"replica.resolution_px {resolution_px} is not a multiple of {grain_px}, as the autoencoder and the denoiser need"
+        )

@@ -26,6 +26,7 @@ class FlowFamily(Family):
     """Pipelines with a `transformer` over the latents of an AutoencoderKL called `vae`, and the scheduler of a flow."""
 
     groups: ClassVar[tuple[str, ...]] = TRANSFORMER_GROUPS
+    grain: ClassVar = 2
     levels: ClassVar = "flow: velocity"
 
     def schedule(self, folder: Path, naming: Naming = "levels") -> Schedule:

@@ -6,6 +6,7 @@ from raymia.config import Job
 from raymia.data.shapes import Shapes, square
 from raymia.errors import ConfigError
 from raymia.replica.folder import PipelineFolder
+from raymia.replica.latent_diffusion import require_sides
 
 
 def require_told(job: Job, pipeline: PipelineFolder) -> None:
@@ -21,6 +22,8 @@ def require_told(job: Job, pipeline: PipelineFolder) -> None:
     if job.model.shape == "buckets" and job.model.compile:
         raise ConfigError("replica.compile: goes with replica.shape: square; each further shape would be compiled anew")
     pipeline.family.check_options(pipeline.path, job.model.options())
+    side = job.model.resolution_px
+    require_sides(side, max(1, side // pipeline.latent_shape(side)[1]) * pipeline.family.grain)
     lacks = pipeline.family.lacks(pipeline.path)
     if "condition" in lacks and job.caption_source != "own":
         raise ConfigError(f"caption_source: {job.caption_source}: {lacks['condition']}; leave it out")

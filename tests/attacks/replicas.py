@@ -40,9 +40,7 @@ class GaussianReplica:
     kind = "epsilon"
     """Of the output, where none is asked for."""
 
-    def __init__(
-        self, mean: float = MEAN, variance: float = VARIANCE, per_word: float = 0.0, kind: str | None = None
-    ) -> None:
+    def __init__(self, mean: float = MEAN, variance: float = VARIANCE, per_word: float = 0.0, kind: str | None = None) -> None:
         kind = kind or self.kind
         self.schedule: Schedule = Flow(FLOW) if kind == "flow" else VariancePreserving({**SD1, "prediction_type": kind})
         self.mean, self.variance, self.per_word = mean, variance, per_word
