@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raymia.errors import ConfigError
+from raymia.replica.configs import read_config
 from raymia.replica.parts import Parts
 
 
@@ -126,3 +128,15 @@ def latent_shape_of(config: Mapping[str, Any], resolution_px: int) -> tuple[int,
     """Channels, height and width of the latents of a square image, from an autoencoder's config."""
     side = resolution_px // factor_of(config)
     return int(config.get("latent_channels", 4)), side, side
+
+
+def native_px(folder: Path, denoiser: str, parts: Mapping[str, str]) -> int:
+    """Side of the images whose latents a denoiser was made for, by its `sample_size`.
+
+    Args:
+        folder: of the pipeline.
+        denoiser: the part that denoises latents of the part `vae`.
+        parts: class of each.
+    """
+    side = read_config(folder, denoiser, parts[denoiser])["sample_size"]
+    return int(side) * factor_of(read_config(folder, "vae", parts["vae"])) if isinstance(side, int) else 0

@@ -100,6 +100,10 @@ class Family(ABC):
             ConfigError: names the file or field, what was expected and what to do.
         """
 
+    def native_px(self, folder: Path) -> int:
+        """Side of the images that a model was trained at, as far as its folder says."""
+        return self.resolution_px
+
     def lacks(self, folder: Path) -> Mapping[Ability, str]:
         """What a model cannot be told, each with the reason; attacks that need it are refused.
 

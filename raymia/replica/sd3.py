@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from raymia.errors import ConfigError
+from raymia.replica.autoencoder import native_px
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.configs import read_config
 from raymia.replica.documents import read_json
@@ -73,6 +74,9 @@ class SD3(FlowFamily):
                 raise ConfigError(f"{folder}/text_encoder_3: d_model {t5['d_model']}, but the transformer takes {width}")
             check_tokenizer(parts, "tokenizer_3", t5, T5_TOKENS)
         self.schedule(folder)
+
+    def native_px(self, folder: Path) -> int:
+        return native_px(folder, "transformer", self.parts)
 
     def load(self, parts: Parts, options: LoadOptions) -> Replica:
         return _Replica(self, parts, options)

@@ -27,6 +27,7 @@ class StableDiffusion(UNetFamily):
         "tokenizer": "transformers.CLIPTokenizer",
     }
     resolution_px: ClassVar = 512
+    refused: ClassVar = "inpainting, depth, latent consistency"
 
     def check(self, folder: Path) -> None:
         encoder = read_config(folder, "text_encoder", self.parts["text_encoder"])

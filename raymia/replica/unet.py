@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raymia.errors import ConfigError
-from raymia.replica.autoencoder import check_config, latent_shape_of
+from raymia.replica.autoencoder import check_config, latent_shape_of, native_px
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.configs import read_config
 from raymia.replica.families import Family
@@ -46,6 +46,9 @@ class UNetFamily(Family):
 
     def latent_shape(self, folder: Path, resolution_px: int) -> tuple[int, int, int]:
         return latent_shape_of(read_config(folder, "vae", PARTS["vae"]), resolution_px)
+
+    def native_px(self, folder: Path) -> int:
+        return native_px(folder, "unet", PARTS)
 
     def parameter_group(self, name: str) -> str | None:
         return unet_group(name)

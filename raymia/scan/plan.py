@@ -25,7 +25,7 @@ from raymia.run.ledger import Ledger
 from raymia.run.record import FORMAT, RUN_FILE, ScanRecord, SignalRecord
 from raymia.scan.cost import works_on_images
 from raymia.scan.latents import TRANSFORM, LatentCache
-from raymia.scan.told import require_told, shapes_of
+from raymia.scan.told import caveats, require_told, shapes_of
 from raymia.shipped import clip_folder, model_folder
 from raymia.urls import without_secrets
 
@@ -110,6 +110,8 @@ def make_plan(job: Job) -> ScanPlan:
         )
     if pipeline is not None:
         require_told(job, pipeline)
+        for caveat in caveats(job, pipeline):
+            log.warning("%s", caveat)
     signals: list[SignalRecord] = []
     groups = () if pipeline is None else pipeline.family.groups
     for name, attack in job.attacks.items():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from raymia.config import Job
 from raymia.data.shapes import Shapes, square
 from raymia.errors import ConfigError
+from raymia.replica.documents import read_json
 from raymia.replica.folder import PipelineFolder
 from raymia.replica.latent_diffusion import require_sides
 
@@ -30,6 +33,31 @@ def require_told(job: Job, pipeline: PipelineFolder) -> None:
     for name, attack in job.attacks.items():
         for ability in sorted(attack.tells() & lacks.keys()):
             raise ConfigError(f"attacks.{name}: {lacks[ability]}")
+
+
+DISTILLED = ("turbo", "lightning", "hyper-sd", "hyper_sd", "lcm", "schnell", "distill", "dmd")
+"""What names of models that were distilled to few steps hold."""
+OF_FEW_STEPS = ("LCMScheduler", "TCDScheduler")
+
+
+def caveats(job: Job, pipeline: PipelineFolder) -> list[str]:
+    """What a person should know of the model before its scores are believed, a sentence each.
+
+    Args:
+        job: that attacks a model.
+        pipeline: the model's folder, which was checked.
+    """
+    found = []
+    side, native = job.model.resolution_px, pipeline.family.native_px(pipeline.path)
+    if native and side != native:
+        found.append(
+            f"replica.resolution_px: {side}, but the model was trained at {native} px; at another size scores tell less"
+        )
+    name = Path(job.model.model).name.lower()
+    sampler = read_json(pipeline.path / "model_index.json").get("scheduler") or [None, None]
+    if any(word in name for word in DISTILLED) or sampler[-1] in OF_FEW_STEPS:
+        found.append('replica.model: by its name or sampler distilled to few steps; a "no signal" means little there')
+    return found
 
 
 def shapes_of(job: Job, pipeline: PipelineFolder | None) -> Shapes:

@@ -5,7 +5,6 @@ A family joins by a file of its name in `tests/replica/families/`. `docs/familie
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
 from collections.abc import Mapping
@@ -55,7 +54,7 @@ def cases() -> dict[str, Case]:
     return {name: importlib.import_module(f"tests.replica.families.{name}").CASE for name in FAMILIES.names()}
 
 
-@pytest.fixture(scope="module", params=[name for name in FAMILIES.names() if name != "pixels"])
+@pytest.fixture(scope="module", params=FAMILIES.names())
 def case(request: pytest.FixtureRequest) -> Case:
     return cases()[request.param]
 
@@ -308,8 +307,24 @@ def test_every_image_may_have_a_timestep_of_its_own(case: Case, replica: LatentD
     assert torch.allclose(together, torch.cat(alone), atol=1e-4)
 
 
-def test_a_family_has_a_case_and_a_page() -> None:
-    for name, case in cases().items():
-        assert case.family == name
-        assert dataclasses.is_dataclass(case)
-        assert f"`{name}`" in (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+CHECKS = {
+    "calls": test_the_denoiser_is_called_with_exactly_what_the_pipeline_passes,
+    "latents": test_encode_and_decode_are_the_pipelines,
+    "loss": test_the_loss_is_that_of_diffusers_training_script_on_the_same_noise,
+    "moves": test_noise_image_and_move_agree_with_the_schedulers_own_step,
+    "attacks": test_every_attack_runs_and_costs_what_it_declares,
+    "batches": test_scores_depend_neither_on_the_batch_nor_on_how_calls_are_folded,
+    "bfloat16": test_bfloat16_ranks_as_float32,
+    "groups": test_every_parameter_has_a_group_and_every_group_a_parameter,
+    "times": test_every_image_may_have_a_timestep_of_its_own,
+}
+"""What the table in the documents calls each check."""
+
+
+def test_every_family_has_a_case_and_the_documents_the_table_of_checks() -> None:
+    assert {case.family for case in cases().values()} == set(FAMILIES.names())
+    here = [value for name, value in globals().items() if name.startswith("test_")]
+    assert set(CHECKS.values()) == set(here) - {test_every_family_has_a_case_and_the_documents_the_table_of_checks}
+    rows = [f"| `{name}` |" + " yes |" * len(CHECKS) for name in FAMILIES.names()]
+    table = "\n".join([f"| family | {' | '.join(CHECKS)} |", "|---|" + "---|" * len(CHECKS), *rows])
+    assert table in (Path(__file__).parents[2] / "docs" / "families.md").read_text(), f"expected in docs/families.md:\n{table}"

@@ -101,7 +101,11 @@ def test_latents_go_through_packing_unchanged(dev: PipelineFolder) -> None:
         ("transformer/config.json", {"pooled_projection_dim": 64}, "pooled_projection_dim 64, but text_encoder is 32 wide"),
         ("transformer/config.json", {"joint_attention_dim": 64}, "joint_attention_dim 64, but text_encoder_2 is 48 wide"),
         ("vae/config.json", {"latents_mean": [0.0] * 16}, "latents_mean"),
-        ("scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler"}, "DDIMScheduler"),
+        (
+            "scheduler/scheduler_config.json",
+            {"_class_name": "DDIMScheduler"},
+            "base_image_seq_len is 256, which no supported scheduler knows",
+        ),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 500}, "num_train_timesteps is 500; expected 1000"),
         ("scheduler/scheduler_config.json", {"invert_sigmas": True}, "invert_sigmas"),
     ],

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionXLPipeline
+from PIL import Image
 
+import raymia
 from raymia.attacks.loss import Loss
 from raymia.errors import ConfigError
 from raymia.replica.families import LoadOptions
@@ -19,6 +22,7 @@ from tests.attacks.replicas import random_images
 from tests.replica.damaged import change, copied
 from tests.replica.families.case import PROMPTS, SIDE_PX, encode_kl
 from tests.replica.families.sdxl import euler, predict, save_sdxl
+from tests.replica.test_every_family import calls
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,68 @@ def test_the_loss_of_v_prediction_is_that_of_diffusers_training_script(tmp_path:
         # At one level the error of the noise is alpha^2 times that of the velocity.
         assert torch.allclose(-scores[f"loss.t={t}"], losses[-1] * scheduler.alphas_cumprod[step[0]], rtol=1e-4), t
     assert torch.allclose(-scores["loss"], torch.stack(losses).mean(0), rtol=1e-4)
+
+
+def test_sizes_of_the_file_are_told_where_a_job_asks_for_them_as_the_pipeline_tells_them(
+    replica: LatentDiffusion, pipeline: StableDiffusionXLPipeline
+) -> None:
+    placed = (300, 200, 40, 0)
+    trial = Trial(replica, random_images(1, SIDE_PX), PROMPTS[:1], ["a"], 0, sizes=torch.tensor([placed]).float())
+    (ours,) = calls(replica._denoiser, lambda: trial.predicted_noise(300, 0))
+    (expected,) = calls(
+        pipeline.unet,
+        lambda: pipeline(
+            PROMPTS[:1],
+            height=SIDE_PX,
+            width=SIDE_PX,
+            original_size=placed[:2],
+            crops_coords_top_left=placed[2:],
+            num_inference_steps=1,
+            guidance_scale=1.0,
+            output_type="latent",
+        ),
+    )
+    for name in ("time_ids", "text_embeds"):
+        assert torch.equal(ours["added_cond_kwargs"][name], expected["added_cond_kwargs"][name]), name
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    """Of three shapes, and one whose shape is between two."""
+    rng = np.random.default_rng(0)
+    sizes = [(80, 80), (120, 60), (60, 130), (82, 80), (240, 121), (90, 70)]
+    return [Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for width, height in sizes]
+
+
+def test_in_shapes_of_its_training_an_image_scores_the_same_whatever_stands_beside_it(
+    folder: Path, pictures: list[Image.Image]
+) -> None:
+    attacks = {"loss": {"timesteps": [100, 400], "draws": 2}, "autoencoder": {}}
+    options = {"model": str(folder), "attacks": attacks, "resolution_px": 128, "dtype": "float32", "device": "cpu"}
+    tables = {
+        (shape, size): raymia.score(pictures, batch_size=size, shape=shape, progress=False, **options)
+        for shape, size in (("buckets", 6), ("buckets", 2), ("square", 6))
+    }
+    together, apart = tables["buckets", 6], tables["buckets", 2]
+    for signal in ("loss", "autoencoder"):
+        assert np.allclose(together[signal], apart[signal], rtol=1e-5), signal
+        square = np.isclose(together[signal], tables["square", 6][signal], rtol=1e-5)
+        assert square.tolist() == [True, False, False, True, False, False], "what is square is not cropped either way"
+
+
+def test_own_sizes_change_scores_and_are_refused_where_a_model_is_told_none(
+    folder: Path, tiny: Path, pictures: list[Image.Image]
+) -> None:
+    options = {"attacks": ["loss"], "resolution_px": 64, "dtype": "float32", "device": "cpu", "progress": False}
+    constant, own = (
+        raymia.score(pictures[:2], model=str(folder), micro_conditions=kind, **options)["loss"] for kind in ("constant", "own")
+    )
+    assert not np.allclose(constant, own, rtol=1e-6)
+    for changes, field in (({"micro_conditions": "own"}, "micro_conditions"), ({"shape": "buckets"}, "shape: buckets")):
+        with pytest.raises(ConfigError, match=rf"replica\.{field}"):
+            raymia.score(pictures[:2], model=str(tiny), **changes, **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"replica\.compile: goes with replica\.shape: square"):
+        raymia.score(pictures[:2], model=str(folder), shape="buckets", compile=True, **options)
 
 
 def test_an_empty_prompt_is_encoded_where_the_pipeline_does_not_force_zeros(tmp_path: Path) -> None:
