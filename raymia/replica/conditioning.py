@@ -74,9 +74,19 @@ class Conditioning:
         return Conditioning(**{name: torch.cat([tensors[name] for tensors in named]) for name in named[0]})
 
 
-def token_ids(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> Tensor:
-    """(batch, tokens) of the prompts, padded and cut to a length; by default the tokenizer's."""
+def tokens_of(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> Any:
+    """``input_ids`` and ``attention_mask``, (batch, tokens) each, of prompts padded and cut to a length.
+
+    Args:
+        tokenizer: of transformers.
+        prompts: one for each row.
+        length: in tokens; none for the tokenizer's own.
+    """
     longest = tokenizer.model_max_length if length is None else length
-    padded = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=longest, return_tensors="pt")
-    ids: Tensor = padded.input_ids
+    return tokenizer(list(prompts), padding="max_length", truncation=True, max_length=longest, return_tensors="pt")
+
+
+def token_ids(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> Tensor:
+    """(batch, tokens) of the prompts; see `tokens_of`."""
+    ids: Tensor = tokens_of(tokenizer, prompts, length).input_ids
     return ids
