@@ -13,13 +13,12 @@ if TYPE_CHECKING:  # these need torch, which printing does not
 
 
 def print_families(out: Terminal, families: Iterable[Family]) -> None:
-    """Name, models, resolution and parts of each family."""
+    """Name, models, resolution, levels and what is refused of each family."""
     table = plain_table("Model families, in diffusers' pipeline layout", ("family", "models"), ("px",))
-    for heading in ("levels", "parts with weights", "refused"):
+    for heading in ("levels", "refused"):
         table.add_column(heading, overflow="fold")
     for family in families:
-        weights = ", ".join(part for part, path in family.parts.items() if not path.endswith("Tokenizer"))
-        table.add_row(family.name, family.title, str(family.resolution_px), family.levels, weights, family.refused)
+        table.add_row(family.name, family.title, str(family.resolution_px), family.levels, family.refused)
     out.print(table)
 
 
