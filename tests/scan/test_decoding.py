@@ -14,10 +14,16 @@ def test_decoding_needs_neither_ray_nor_a_model_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_pixels_stand_in_the_table_as_they_were_decoded_and_are_not_copied() -> None:
+def test_images_of_any_shapes_stand_in_the_table_one_behind_the_other() -> None:
     one, two = np.arange(6, dtype=np.uint8).reshape(1, 2, 3), np.arange(2, dtype=np.float32)
-    alone = _binaries([one])
-    assert alone.buffers()[2].address == one.ctypes.data
-    assert _binaries([None, one, None, two]).to_pylist() == [None, one.tobytes(), None, two.tobytes()]
+    other = np.arange(6, 12, dtype=np.uint8).reshape(2, 1, 3)
+    assert _binaries([None, [one, other], None, [two], []]).to_pylist() == [
+        None,
+        one.tobytes() + other.tobytes(),
+        None,
+        two.tobytes(),
+        b"",
+    ]
     assert _binaries([None]).to_pylist() == [None]
-    assert _binaries([one[:0]]).to_pylist() == [b""]
+    # What runs backwards in memory is written as it reads.
+    assert _binaries([[one[:, ::-1]]]).to_pylist() == [one[:, ::-1].tobytes()]
