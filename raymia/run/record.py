@@ -128,6 +128,8 @@ class ModelRecord(BaseModel):
 
     fingerprint: str
     """Revision on the hub, or digest of a local model's files or of a hosted service's options."""
+    errors: str = "noise"
+    """What means over levels are of errors of: the ``noise``, or the ``velocity`` that a model was trained on."""
 
 
 class Bottleneck(BaseModel):

@@ -73,7 +73,8 @@ class ScanPlan:
         """What a resumed run must have in common with the run it resumes; reads all weights, hence once."""
         manifest = self.manifest.model_dump(mode="json")
         shards = [reader.shard.model_dump() for reader in self.readers]
-        model = {"fingerprint": self._fingerprint()}
+        errors = "noise" if self.schedule.prediction_type == "epsilon" else "velocity"
+        model = {"fingerprint": self._fingerprint(), "errors": errors}
         parts = {
             "job": self.job.identity(),
             "manifest": manifest,

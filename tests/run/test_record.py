@@ -18,6 +18,7 @@ from raymia.run.record import FORMAT, Access, Evaluations, ScanRecord
 from raymia.run.status import read_status
 from raymia.scan.plan import make_plan, require_same
 from tests.conftest import good_members
+from tests.replica.damaged import change, copied
 from tests.run.records import scan_record
 from tests.scan.test_pipeline import make_job
 
@@ -114,6 +115,25 @@ def test_a_run_from_before_a_field_existed_is_resumed_where_the_field_has_its_de
     ledger.write_text("run.json", json.dumps(record))
     with pytest.raises(ConfigError, match=r"job\.was_dropped: 3 -> None"):
         require_same(ledger, plan)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_run_whose_means_were_of_errors_of_the_noise_is_not_gone_on_with_in_those_of_the_velocity(
+    tmp_path: Path, tiny: Path, write_tar: Callable[..., Path], prediction_type: str
+) -> None:
+    write_tar("m0.tar", good_members(1))
+    write_tar("n0.tar", good_members(1, start=9))
+    model = copied(tiny, tmp_path / "model")
+    change(model / "scheduler" / "scheduler_config.json", prediction_type=prediction_type)
+    plan, ledger = make_plan(make_job(tmp_path, model, "before")), Ledger(str(tmp_path / "before"))
+    record = scan_record(**plan.identity).model_dump(mode="json")
+    assert record["model"].pop("errors") == {"epsilon": "noise", "v_prediction": "velocity"}[prediction_type]
+    ledger.write_text("run.json", json.dumps(record))
+    if prediction_type == "epsilon":
+        assert require_same(ledger, plan) is not None
+    else:
+        with pytest.raises(ConfigError, match=r"model\.errors: 'noise' -> 'velocity'"):
+            require_same(ledger, plan)
 
 
 def test_a_later_format_a_damaged_file_and_a_missing_field_are_named(tmp_path: Path) -> None:
