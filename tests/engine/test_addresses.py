@@ -200,7 +200,8 @@ def test_whatever_ray_makes_of_a_cluster_that_cannot_be_joined_is_one_line(
 def test_a_scan_and_a_submission_to_a_dead_cluster_end_with_code_2_within_half_a_minute(
     closed: str, silent: str, tmp_path: Path
 ) -> None:
-    job = {"manifest": "testbed", "replica": {"model": "testbed-tiny"}, "attacks": {"random": {}}, "run": str(tmp_path / "run")}
+    replica = {"model": "testbed-tiny", "resolution_px": 64}
+    job = {"manifest": "testbed", "replica": replica, "attacks": {"random": {}}, "run": str(tmp_path / "run")}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     root = str(Path(__file__).parents[2])
     commands = {"scan": (silent, ()), "submit": (closed, ("--address", silent))}

@@ -103,7 +103,7 @@ def test_a_bfloat16_replica_evaluates_in_float32_where_that_is_asked_for(tiny: P
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("model_index.json", {"_class_name": "FluxPipeline"}, "FluxPipeline is not supported"),
+        ("model_index.json", {"_class_name": "KolorsPipeline"}, "KolorsPipeline is not supported"),
         ("model_index.json", {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}, "not supported"),
         ("unet/config.json", {"in_channels": 9}, "inpainting"),
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction_type 'sample'"),
