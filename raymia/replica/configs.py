@@ -6,6 +6,7 @@ does not know is ignored by the library, so that only those stand here that chan
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,16 @@ OF_GENERATION = {
     ),
 }
 """Fields by class that are of the decoder which it was cut off, and of writing texts."""
+HEADED = {"Qwen3Model": ("Qwen3ForCausalLM",)}
+"""What `architectures` may say, by class: the same model below a head that writes texts."""
+TEXT_CONFIG = "text_config"
+"""Where a class that sees images, too, describes what sees texts; no score depends on the rest."""
+OF_IMAGES = ("image_token_id", "video_token_id", "vision_token_id", "vision_start_token_id", "vision_end_token_id")
+"""Fields of such configs that say where images stand in a text."""
+ROTARY = ("rope_theta", "rope_scaling")
+"""Fields that classes with `rope_parameters` make those of, where there are none."""
+UNUSED = {"QwenImageTransformer2DModel": ("pooled_projection_dim",)}
+"""Fields by class that published configs hold and no layer is made of."""
 BESIDE = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of pipelines that see images which were made, or are given as a prompt: scores do not depend on them."""
 FLAGS = ("requires_safety_checker",)
@@ -99,8 +110,9 @@ def check_part(folder: Path, part: str, path: str) -> None:
         if config.get(field) is not None:
             raise ConfigError(f"{file}: {field}: {reason}")
     (_check_transformers if library_of(path) == "transformers" else _check_diffusers)(config, path, file)
-    for field, value in config.items():
-        many = isinstance(value, int) and "layers" in field and value > MAX_LAYERS
+    within = [one.items() for one in config.values() if isinstance(one, dict)]
+    for field, value in (item for items in (config.items(), *within) for item in items):
+        many = isinstance(value, int) and ("layers" in field or field == "depth") and value > MAX_LAYERS
         if many or (isinstance(value, list) and len(value) > MAX_LISTED):
             raise ConfigError(f"{file}: {field}: describes more than any model has; expected at most {MAX_LAYERS} layers")
 
@@ -109,42 +121,78 @@ def _check_diffusers(config: Mapping[str, Any], path: str, file: Path) -> None:
     own = config.get("_class_name", name_of(path))
     if own != name_of(path):
         raise ConfigError(f"{file}: _class_name is {own!r}; expected {name_of(path)}")
-    _check_known(config, set(defaults(path)), EMA, path, file)
+    _check_known(config, set(defaults(path)), (*EMA, *UNUSED.get(name_of(path), ())), path, file)
 
 
 def _check_transformers(config: Mapping[str, Any], path: str, file: Path) -> None:
     kind = class_of(path).config_class
-    architectures = config.get("architectures")
-    if architectures not in (None, []) and not (isinstance(architectures, list) and name_of(path) in architectures):
+    architectures, taken = config.get("architectures"), {name_of(path), *HEADED.get(name_of(path), ())}
+    if architectures not in (None, []) and not (isinstance(architectures, list) and taken & set(map(str, architectures))):
         raise ConfigError(f"{file}: architectures are {architectures!r}; expected {name_of(path)}")
+    harmless = (*OF_TRAINING, *OF_GENERATION.get(name_of(path), ()))
+    text = getattr(kind, "sub_configs", {}).get(TEXT_CONFIG)
+    if text is not None:
+        harmless = (*harmless, *OF_IMAGES, *_check_text(config, kind, text, path, file))
+    _check_fields(config, kind, harmless, path, file)
+
+
+def _check_text(config: Mapping[str, Any], kind: Any, text: Any, path: str, file: Path) -> list[str]:
+    """Refuse what stands in or beside the config of what sees texts and is not read; return what stands beside it.
+
+    Former versions wrote the fields of the text beside those of the whole. Where there is no `text_config` they are read.
+    """
+    of_text = {*_parameters(text), *ROTARY} - _parameters(kind).keys()
+    beside = {field: value for field, value in config.items() if field in of_text}
+    nested = config.get(TEXT_CONFIG)
+    if nested is None:
+        return list(beside)
+    if not isinstance(nested, dict):
+        raise ConfigError(f"{file}: {TEXT_CONFIG} is {nested!r}; expected the fields of a {text.__name__}")
+    _check_fields(nested, text, (*OF_TRAINING, *OF_IMAGES, "tie_word_embeddings"), path, f"{file}: {TEXT_CONFIG}")
+    for field, value in beside.items():
+        if _built(text, nested) != _built(text, {**nested, field: value}):
+            raise ConfigError(
+                f"{file}: {field} is {value!r} and {TEXT_CONFIG} says {nested.get(field)!r}, which alone is read; remove one"
+            )
+    return list(beside)
+
+
+def _built(kind: Any, fields: Mapping[str, Any]) -> Any:
+    """What a class of configs makes of fields; the fields themselves where it can make nothing of them."""
+    try:
+        return vars(kind(**copy.deepcopy(dict(fields))))
+    except Exception:  # noqa: BLE001 - whatever the library makes of the fields is said where the model is built from them
+        return dict(fields)
+
+
+def _check_fields(config: Mapping[str, Any], kind: Any, harmless: tuple[str, ...], path: str, source: object) -> None:
+    """Refuse fields of a config that its class ignores, and what changes how any class of transformers is called."""
     if config.get("model_type", kind.model_type) != kind.model_type:
-        raise ConfigError(f"{file}: model_type is {config['model_type']!r}; expected {kind.model_type} for a {name_of(path)}")
+        raise ConfigError(f"{source}: model_type is {config['model_type']!r}; expected {kind.model_type} for a {name_of(path)}")
     known = _parameters(kind)
     general = _parameters(kind.__mro__[1])
     for field in general.keys() & config.keys() - {*OF_TRAINING, "architectures"}:
         if config[field] not in (general[field], known[field]):
-            raise ConfigError(f"{file}: {field} is {config[field]!r}; only {general[field]!r} is supported, remove it")
-    harmless = (*OF_TRAINING, *OF_GENERATION.get(name_of(path), ()))
+            raise ConfigError(f"{source}: {field} is {config[field]!r}; only {general[field]!r} is supported, remove it")
+    if "rope_parameters" in known and config.get("rope_parameters") is None:
+        harmless = (*harmless, *ROTARY)
     further = {field: value for field, value in config.items() if not _follows(field, value, kind, config, known)}
-    _check_known(further, {*known, "architectures", "model_type"}, harmless, path, file)
+    _check_known(further, {*known, "architectures", "model_type"}, harmless, path, source)
 
 
 def _follows(field: str, value: Any, kind: Any, config: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     """Whether a field is one that its class works out from the others, and says what it works out."""
     if field in known or field.startswith("_"):
         return False
-    try:
-        own = kind(**{name: config[name] for name in config.keys() & known.keys()})
-    except Exception:  # noqa: BLE001 - whatever the library makes of the other fields is said where it is built from them
-        return False
-    return field in vars(own) and vars(own)[field] == value
+    own = _built(kind, {name: config[name] for name in config.keys() & known.keys()})
+    return field in own and bool(own[field] == value)
 
 
-def _check_known(config: Mapping[str, Any], known: set[str], harmless: tuple[str, ...], path: str, file: Path) -> None:
+def _check_known(config: Mapping[str, Any], known: set[str], harmless: tuple[str, ...], path: str, source: object) -> None:
     for field, value in config.items():
         if value is not None and field not in known and field not in harmless and field not in NOTES:
             raise ConfigError(
-                f"{file}: {field} is {value!r}, which a {name_of(path)} of the installed {library_of(path)} does not know"
+                f"{source}: {field} is {value!r}, which a {name_of(path)} of the installed {library_of(path)} does not know"
                 f"{suggest(field, sorted(known)) if not field.startswith('_') else ''}; remove it if it changes nothing"
             )
 
@@ -175,6 +223,22 @@ def read_config(folder: Path, part: str, path: str) -> dict[str, Any]:
         ConfigError: it cannot be read.
     """
     return {**defaults(path), **read_json(folder / part / "config.json")}
+
+
+def read_text_config(folder: Path, part: str, path: str) -> dict[str, Any]:
+    """The config of what sees texts in a part that sees images, too, as its class makes it.
+
+    Args:
+        folder: of the pipeline.
+        part: its folder's name.
+        path: its class, as ``library.Class``.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    kind = class_of(path).config_class
+    made: dict[str, Any] = kind(**read_json(folder / part / "config.json")).get_text_config().to_dict()
+    return made
 
 
 def check_tokenizer_config(folder: Path, part: str, path: str) -> None:

@@ -198,6 +198,7 @@ FAMILIES: Registry[Family] = Registry(
         "parameter_groups",
         "parts",
         "protocol",
+        "qwen_autoencoder",
         "schedule",
         "scheduler_config",
         "self_test",

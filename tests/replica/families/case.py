@@ -34,6 +34,7 @@ class Case:
         encode: what diffusers' training script makes of images: takes a pipeline and images in [-1, 1].
         arguments: of the pipeline's call, so that no guidance changes what the denoiser puts out.
         packed, unpacked: between (batch, c, h, w) and what the pipeline moves; take latents, h and w.
+        seen: what the denoiser makes of its arguments, where padding that it does not see may be of any length.
         denoiser: the pipeline's name of it.
         tells: the names that prompts go by in the pipeline's call.
         prompts: two of them.
@@ -49,6 +50,7 @@ class Case:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     packed: Callable[[Tensor, int, int], Tensor] = unchanged
     unpacked: Callable[[Tensor, int, int], Tensor] = unchanged
+    seen: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     denoiser: str = "transformer"
     tells: str = "prompt"
     prompts: Sequence[str] = tuple(PROMPTS)
