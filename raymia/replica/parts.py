@@ -21,6 +21,7 @@ STEMS = {"transformers": "model"}
 IDLE = {
     "text_projection.weight": ("CLIPTextModel", "projects the pooled vector, which the model does not have"),
     "logit_scale": ("CLIPTextModel", "compares texts with images"),
+    "lm_head.weight": ("Qwen3Model", "writes texts, below whose states it does not stand"),
 }
 """Tensors that a part's weights may hold beside its own, with the class that does not use them and why it need not."""
 SHOWN = 400

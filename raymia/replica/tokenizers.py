@@ -15,6 +15,10 @@ from raymia.replica.parts import Parts
 PROMPTS = ("", "a photograph of two small boats")
 MAX_TOKENS = 4096
 """Length of texts where the text encoder has no largest one of its own."""
+TEMPLATES = "additional_chat_templates"
+"""Folder within a tokenizer's that may hold templates of chats which are taken in the place of its own."""
+CHANGING = r"\b(?:strftime_now|random|lipsum)\b"
+"""What a template of chats may ask for that is another thing in the next call."""
 FILLED = 0.9
 """Share of a text encoder's vocabulary that its tokenizer has at least; the rest rounds it up for the hardware."""
 
@@ -83,3 +87,44 @@ def _check_merges(place: Path, tokenizer: Any) -> None:
     lost = [token for token in model["vocab"] if token not in made and not re.fullmatch(f".(?:{ending})?", token, re.DOTALL)]
     if lost:
         raise ConfigError(f"{place}: no merge makes the token {lost[0]!r} and {len(lost) - 1} more; the list of merges is cut")
+
+
+def as_chat(tokenizer: Any, prompt: str) -> str:
+    """A prompt as the words of a user whom an assistant that thinks is to answer, by the tokenizer's own template.
+
+    Args:
+        tokenizer: of transformers, which fills in templates in a sandbox.
+        prompt: as it stands.
+    """
+    words = [{"role": "user", "content": prompt}]
+    text: str = tokenizer.apply_chat_template(words, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    return text
+
+
+def check_chat(parts: Parts, part: str) -> None:
+    """Refuse a tokenizer whose template of chats makes no text of a prompt, or not always the same.
+
+    Args:
+        parts: of the pipeline, with the tokenizer loaded.
+        part: folder of the tokenizer.
+
+    Raises:
+        ConfigError: names the folder and what is wrong with its template.
+    """
+    place, tokenizer = parts.folder / part, parts.loaded[part]
+    if (place / TEMPLATES).exists():
+        raise ConfigError(f"{place}/{TEMPLATES}: several templates of chats; expected chat_template.jinja alone")
+    try:
+        template = tokenizer.get_chat_template()
+        texts = [as_chat(tokenizer, prompt) for prompt in PROMPTS]
+    except Exception as error:
+        # Whatever the library makes of somebody else's template.
+        raise ConfigError(
+            f"{place}: makes no chat of a prompt ({first_line(error)}); expected a chat_template.jinja that does"
+        ) from error
+    changing = re.search(CHANGING, template)
+    if changing:
+        raise ConfigError(f"{place}: its template of chats asks for {changing[0]}, so that no score could be had twice")
+    lost = [prompt for prompt, text in zip(PROMPTS, texts, strict=True) if prompt not in text]
+    if lost:
+        raise ConfigError(f"{place}: its template of chats leaves out the prompt {lost[0]!r}; expected one that holds it")
