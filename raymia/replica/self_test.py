@@ -64,7 +64,7 @@ def self_test(replica: Replica, family: Family, parts: Parts, options: LoadOptio
         predicted = replica.predicted_noise(z.expand(len(prompts), *z.shape[1:]), t, replica.text(prompts)).detach()
     _require_alive(replica, z.expand_as(predicted), predicted, t, parts)
     if "vae" in parts.loaded:
-        _check_autoencoder(replica, parts)
+        _check_autoencoder(replica, parts, SIDE * (side // height))
     if expected is not None:
         guided = predicted[:1] + asked.guidance * (predicted[-1:] - predicted[:1])
         _require_same(guided, expected, dtype, f"{parts.folder}: diffusers' own {family.pipelines[0]}")
@@ -108,24 +108,26 @@ def _in_plain_layout(module: nn.Module) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _check_autoencoder(replica: Replica, parts: Parts) -> None:
+def _check_autoencoder(replica: Replica, parts: Parts, side: int) -> None:
     """Compare latents with those that diffusers' image pipelines make: the mode of the posterior, scaled by the config.
 
     Of an autoencoder of another class alone whether what it makes is finite.
+
+    Args:
+        side: of the images, in px.
     """
     vae = parts.loaded["vae"]
-    if not isinstance(vae, diffusers.AutoencoderKL):
-        return
-    side = SIDE * 2 ** (len(vae.config.block_out_channels) - 1)
     images = noise_like((1, 3, side, side), SEED).clamp(-1, 1).to(replica.device)
     found = replica.encode(images)
     decoded = replica.decode(found)
+    if not bool(torch.isfinite(found).all() and torch.isfinite(decoded).all()):
+        raise ConfigError(f"{parts.folder}/vae: its latents or images are not finite; the weights are damaged")
+    if not isinstance(vae, diffusers.AutoencoderKL):
+        return
     layout = _in_plain_layout(vae)
     with torch.no_grad():
         mode = vae.encode(images).latent_dist.mode() - (vae.config.shift_factor or 0.0)
     vae.to(memory_format=layout)
-    if not bool(torch.isfinite(found).all() and torch.isfinite(decoded).all()):
-        raise ConfigError(f"{parts.folder}/vae: its latents or images are not finite; the weights are damaged")
     _require_same(found, mode * vae.config.scaling_factor, torch.float32, f"{parts.folder}: diffusers' own autoencoder")
 
 

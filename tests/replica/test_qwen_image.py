@@ -16,7 +16,7 @@ from raymia.replica.families import LoadOptions
 from raymia.replica.folder import PipelineFolder, find_pipeline
 from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.qwen_image import TEXT_TOKENS
-from tests.replica.damaged import TEXT, change, copied, rewrite
+from tests.replica.damaged import TEXT, VAE, change, copied, rewrite
 from tests.replica.families.case import PROMPTS
 from tests.replica.families.qwen_image import CHANNELS, predict, qwen_tokenizer, save
 from tests.replica.test_every_family import calls
@@ -188,6 +188,13 @@ def test_a_tokenizer_that_makes_other_tokens_of_what_is_dropped_is_refused(found
     change(encoder, text_config={**text, "vocab_size": len(tokenizer)})
     with pytest.raises(ConfigError, match="makes 32 tokens of what the pipeline puts before a prompt, and the states of 34"):
         find_pipeline(str(target), with_weights=False)
+
+
+def test_an_autoencoder_whose_latents_are_not_finite_is_refused(found: PipelineFolder, tmp_path: Path) -> None:
+    target = copied(found.path, tmp_path / "p")
+    rewrite(target / VAE, lambda tensors: {name: tensor * 1e30 for name, tensor in tensors.items()})
+    with pytest.raises(ConfigError, match="vae: its latents or images are not finite"):
+        find_pipeline(str(target), with_weights=True).load(OPTIONS)
 
 
 def test_sides_that_cannot_be_packed_are_refused(found: PipelineFolder) -> None:
