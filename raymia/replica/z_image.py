@@ -22,8 +22,10 @@ from raymia.replica.transformer import FlowFamily, TransformerDiffusion, check_f
 
 TEXT_TOKENS = 512
 """Length that a text is cut to, as the pipeline does unless it is told otherwise."""
+AXES = 3
+"""Along which the transformer counts places: the text and the image behind it, rows, and columns."""
 BEHIND_TEXT = 2
-"""Places after the text's on the axis that it counts on: one before its first token, and the image's."""
+"""Places on the text's axis beside its own: one before its first token, and the image's."""
 
 
 class ZImage(FlowFamily):
@@ -59,10 +61,12 @@ class ZImage(FlowFamily):
         if transformer["cap_feat_dim"] != encoder["hidden_size"]:
             width = transformer["cap_feat_dim"]
             raise ConfigError(f"{place}: cap_feat_dim {width}, but text_encoder is {encoder['hidden_size']} wide")
-        places = transformer["axes_lens"][0]
-        if places < TEXT_TOKENS + BEHIND_TEXT:
+        lengths = transformer["axes_lens"]
+        if len(lengths) != AXES or not all(isinstance(one, int) for one in lengths):
+            raise ConfigError(f"{place}: axes_lens is {lengths!r}; expected places for the text, the rows and the columns")
+        if lengths[0] < TEXT_TOKENS + BEHIND_TEXT:
             raise ConfigError(
-                f"{place}: axes_lens has {places} places for a text of {TEXT_TOKENS} tokens; expected "
+                f"{place}: axes_lens has {lengths[0]} places for a text of {TEXT_TOKENS} tokens; expected "
                 f"{TEXT_TOKENS + BEHIND_TEXT} at least"
             )
         parts = Parts(folder, self.parts)

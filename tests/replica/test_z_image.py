@@ -100,6 +100,7 @@ def test_a_text_encoder_as_it_is_published_with_its_head_is_the_same(
         ("transformer/config.json", {"n_kv_heads": 1}, "n_kv_heads is 1; attention of heads in groups"),
         ("transformer/config.json", {"cap_feat_dim": 64}, "cap_feat_dim 64, but text_encoder is 48 wide"),
         ("transformer/config.json", {"axes_lens": [513, 64, 64]}, "axes_lens has 513 places .*; expected 514 at least"),
+        ("transformer/config.json", {"axes_lens": [640, "64", 64]}, "axes_lens is .*; expected places for the text"),
         ("vae/config.json", {"latents_mean": [0.0] * 16}, "latents_mean"),
         ("text_encoder/config.json", {"architectures": ["Qwen2ForCausalLM"]}, "expected Qwen3Model"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 500}, "num_train_timesteps is 500; expected 1000"),
