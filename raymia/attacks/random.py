@@ -30,7 +30,9 @@ class Random(Attack):
         return Evaluations()
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
-        digests = [hashlib.sha256(image.cpu().numpy().tobytes()).hexdigest() for image in trial.images]
+        # Of the 8-bit levels: a GPU's floats of the same image may differ from a CPU's by a rounding.
+        levels = ((trial.images + 1.0) * 127.5).round().to(torch.uint8).cpu().numpy()
+        digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in levels]
         keys = [f"{key} {digest}" for key, digest in zip(trial.keys, digests, strict=True)]
         seeds = [trial.sample_seed(key, 0, purpose="random") for key in keys]
         draws = [torch.rand((), generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]

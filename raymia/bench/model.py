@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from raymia.bench.shapes import CHANNELS, FACTOR, SHAPES, ModelShape, count_flops
 from raymia.errors import ConfigError, suggest
-from raymia.replica.device import DTYPES, available, device_batches, quiet_libraries
+from raymia.replica.device import DTYPES, available, device_batches, layout_on, quiet_libraries
 
 MATRICES = {"cpu": (1024, 2048, 4096), "cuda": (4096, 8192, 16384)}
 """Sides of the square matrices whose products show the peak, by kind of device."""
@@ -36,7 +36,7 @@ UNET_VARIANTS: dict[str, dict[str, Any]] = {
     "bfloat16, channels-last, compiled, CUDA graphs": {"dtype": "bfloat16", "channels_last": True, "cuda_graphs": True},
 }
 """Ways to run the UNet, with their options."""
-DEFAULT_VARIANTS = {"cpu": "float32, channels-last", "cuda": "bfloat16, channels-last"}
+DEFAULT_VARIANTS = {"cpu": "float32, channels-last", "cuda": "bfloat16"}
 """The variant that a scan's defaults come to, by kind of device."""
 
 
@@ -164,7 +164,7 @@ def _time_unet(
 
 def _time_vae(shape: ModelShape, batch: int, side_px: int, device: str, seconds: float) -> tuple[float, float]:
     """Images encoded and decoded per second."""
-    vae = shape.new_vae().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    vae = shape.new_vae().eval().requires_grad_(False).to(memory_format=layout_on(device, compiled=False))
     images = torch.randn(batch, 3, side_px, side_px)
     latents = torch.randn(batch, CHANNELS, side_px // FACTOR, side_px // FACTOR)
     encodes = batch * rate(lambda: vae.encode(images), device, seconds)

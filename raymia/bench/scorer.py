@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ class ScorerBench(BaseModel):
     """Images per second that the scorer scores."""
     forwards: float
     """Forwards of the UNet per image."""
+    float32_forwards: float
+    """Those of them that attacks ask for in float32, whatever the UNet's dtype."""
     encodes: float
     """Encodes of the autoencoder per image."""
     forwards_s: float
@@ -100,9 +103,9 @@ def bench_scorer(
     side_px = resolution_px or SHAPES[family].resolution_px
     quiet_libraries()
     scorer, load_s = _load(attacks, SHAPES[family], dtype, compiled, side_px, device)
-    first_batch_s, forwards, encodes, images_s = _score(scorer, batch_size, side_px, device, seconds)
-    forward_s, encode_s, batches = _bare(scorer, side_px, device, seconds)
-    bare_images_s = 1.0 / (forwards * forward_s + encodes * encode_s)
+    first_batch_s, forwards, precise, encodes, images_s = _score(scorer, batch_size, side_px, device, seconds)
+    forward_s, precise_s, encode_s, batches = _bare(scorer, side_px, device, seconds, precise > 0)
+    bare_images_s = 1.0 / ((forwards - precise) * forward_s + precise * precise_s + encodes * encode_s)
     return ScorerBench(
         device=device_name(device),
         torch_version=torch.__version__,
@@ -119,6 +122,7 @@ def bench_scorer(
         first_batch_s=first_batch_s,
         images_s=images_s,
         forwards=forwards,
+        float32_forwards=precise,
         encodes=encodes,
         forwards_s=forwards * images_s,
         bare_images_s=bare_images_s,
@@ -141,8 +145,10 @@ def _load(
         return scorer, time.perf_counter() - start
 
 
-def _score(scorer: Scorer, batch_size: int, side_px: int, device: str, seconds: float) -> tuple[float, float, float, float]:
-    """Seconds of the first batch; forwards and encodes per image; and images per second of the batches after it."""
+def _score(
+    scorer: Scorer, batch_size: int, side_px: int, device: str, seconds: float
+) -> tuple[float, float, float, float, float]:
+    """Seconds of the first batch; forwards, those in float32, and encodes per image; and images per second after it."""
     pixels = np.random.default_rng(0).integers(0, 256, (batch_size, side_px, side_px, 3), dtype=np.uint8)
     keys = [str(number) for number in range(batch_size)]
 
@@ -154,7 +160,24 @@ def _score(scorer: Scorer, batch_size: int, side_px: int, device: str, seconds: 
     score()
     first_batch_s = time.perf_counter() - start
     forwards, encodes = scorer.evaluations.forwards / batch_size, scorer.evaluations.encodes / batch_size
-    return first_batch_s, forwards, encodes, batch_size * rate(score, device, seconds, warm_up=0)
+    with _images_in(scorer.replica) as counted:
+        score()
+    return first_batch_s, forwards, sum(counted) / batch_size, encodes, batch_size * rate(score, device, seconds, warm_up=0)
+
+
+@contextmanager
+def _images_in(replica: Any) -> Iterator[list[int]]:
+    """The images of every call that a float32 copy of the denoiser gets within this block; none where there is no copy."""
+    counted: list[int] = []
+    twin = replica._in_float32
+    if twin is None:
+        yield counted
+        return
+    hook = twin._denoiser.register_forward_pre_hook(lambda _, given: counted.append(len(given[0])))
+    try:
+        yield counted
+    finally:
+        hook.remove()
 
 
 def write_pipeline(folder: Path, shape: ModelShape) -> None:
@@ -177,8 +200,10 @@ def write_pipeline(folder: Path, shape: ModelShape) -> None:
     save_pipeline(folder, shape.new_vae(), shape.new_unet(), text_encoder, tokenizer)
 
 
-def _bare(scorer: Scorer, side_px: int, device: str, seconds: float) -> tuple[float, float, tuple[int, int]]:
-    """Seconds of a forward and of an encode in the largest calls, and the images in those."""
+def _bare(
+    scorer: Scorer, side_px: int, device: str, seconds: float, precise: bool
+) -> tuple[float, float, float, tuple[int, int]]:
+    """Seconds of a forward, of one in float32 where it is asked for, and of an encode in the largest calls; images in those."""
     replica: Any = scorer.replica
     z = torch.randn(replica.denoiser_batch, *replica.latent_shape(side_px, side_px), device=device)
     t = torch.full((len(z),), 100, device=device)
@@ -186,5 +211,9 @@ def _bare(scorer: Scorer, side_px: int, device: str, seconds: float) -> tuple[fl
     images = torch.randn(replica.autoencoder.batch, 3, side_px, side_px, device=device)
     with torch.no_grad():
         forwards_s = len(z) * rate(lambda: replica.predicted_noise(z, t, conditioning), device, seconds, warm_up=1)
+        precise_s = 0.0
+        if precise:
+            twin = replica.in_float32()
+            precise_s = 1.0 / (len(z) * rate(lambda: twin.predicted_noise(z, t, conditioning), device, seconds, warm_up=1))
         encodes_s = len(images) * rate(lambda: replica.encode(images), device, seconds, warm_up=1)
-    return 1.0 / forwards_s, 1.0 / encodes_s, (len(z), len(images))
+    return 1.0 / forwards_s, precise_s, 1.0 / encodes_s, (len(z), len(images))

@@ -78,9 +78,9 @@ def print_scorer(out: Terminal, measured: Sequence[ScorerBench]) -> None:
     out.print(table)
     memory = "" if bench.peak_memory_gib is None else f", {bench.peak_memory_gib:.1f} GiB at the peak"
     out.say(
-        f"ratio {bench.ratio:.3f}; {bench.forwards:g} forwards and {bench.encodes:g} encodes an image; calls of "
-        f"{bench.denoiser_batch} images in the UNet, {bench.vae_batch} in the autoencoder; {bench.load_s:.0f} s to load, "
-        f"{bench.first_batch_s:.0f} s for the first batch{memory}",
+        f"ratio {bench.ratio:.3f}; {bench.forwards:g} forwards ({bench.float32_forwards:g} of them in float32) and "
+        f"{bench.encodes:g} encodes an image; calls of {bench.denoiser_batch} images in the UNet, {bench.vae_batch} in the "
+        f"autoencoder; {bench.load_s:.0f} s to load, {bench.first_batch_s:.0f} s for the first batch{memory}",
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raymia.errors import ConfigError
 from raymia.replica.configs import read_config
+from raymia.replica.device import layout_on
 from raymia.replica.parts import Parts
 
 
@@ -75,19 +76,19 @@ class KLAutoencoder(Autoencoder):
         """
         vae = parts.model(part, torch.float32)
         super().__init__(device, batch, factor_of(vae.config), vae.config.latent_channels)
-        # Channels-last is the layout that convolutions compute in fastest, on CPU and on GPU.
-        self._vae = vae.to(device, memory_format=torch.channels_last)
+        self._layout = layout_on(device.type, compiled=False)
+        self._vae = vae.to(device, memory_format=self._layout)
         self._scale = float(vae.config.scaling_factor)
         self._shift = vae.config.get("shift_factor")
 
     def _latents(self, images: Tensor) -> Tensor:
-        mean = self._vae.encode(images.contiguous(memory_format=torch.channels_last)).latent_dist.mean
+        mean = self._vae.encode(images.contiguous(memory_format=self._layout)).latent_dist.mean
         return (mean if self._shift is None else mean - self._shift) * self._scale  # type: ignore[no-any-return]
 
     def _images(self, z0: Tensor) -> Tensor:
         scaled = z0 / self._scale
         scaled = scaled if self._shift is None else scaled + self._shift
-        decoded: Tensor = self._vae.decode(scaled.contiguous(memory_format=torch.channels_last)).sample
+        decoded: Tensor = self._vae.decode(scaled.contiguous(memory_format=self._layout)).sample
         return decoded
 
 

@@ -49,6 +49,15 @@ def device_batches(device: str, latent_positions: int, pixels: int) -> tuple[int
     return max(1, DENOISER_POSITIONS[device] // latent_positions), max(1, VAE_PIXELS[device] // pixels)
 
 
+def layout_on(device: str, compiled: bool) -> torch.memory_format:
+    """The layout of weights and images in which a kind of device convolves fastest.
+
+    Channels-last on a CPU, and where the model is compiled. On an H100 the plain layout is: 12 % faster in Stable Diffusion
+    1.5's UNet, 6 % in SDXL's, 15 to 45 % in the autoencoder (see docs/performance.md).
+    """
+    return torch.channels_last if device == "cpu" or compiled else torch.contiguous_format
+
+
 def fits(call: Callable[[], None]) -> bool:
     """Whether a call ends without running out of memory."""
     try:

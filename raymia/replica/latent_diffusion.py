@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from raymia.errors import ConfigError
 from raymia.replica.autoencoder import Autoencoder, KLAutoencoder
 from raymia.replica.conditioning import Conditioning
-from raymia.replica.device import DTYPES, MEMORY_BOUND, available, device_batches, fits, quiet_libraries
+from raymia.replica.device import DTYPES, MEMORY_BOUND, available, device_batches, fits, layout_on, quiet_libraries
 from raymia.replica.families import Family, LoadOptions
 from raymia.replica.parts import Parts
 
@@ -53,6 +53,7 @@ class LatentDiffusion(ABC):
         usual, autoencoder_batch = device_batches(self.device.type, height * width, side**2)
         self.autoencoder = self._load_autoencoder(parts, autoencoder_batch)
         require_sides(side, self.autoencoder.factor * family.grain)
+        self._layout = layout_on(self.device.type, options.compiled)
         self._denoiser = self._load_denoiser(parts).to(self.device)
         self._load_text(parts)
         self._empty: Conditioning | None = None
@@ -172,6 +173,7 @@ class LatentDiffusion(ABC):
             )
         return self.schedule.noise_from_output(output.float(), z_t, t)
 
+    @torch.no_grad()
     def _fit(self, resolution_px: int, fixed: bool, also_float32: bool) -> None:
         """Halve the batches until a call of each fits into the memory that is free.
 

@@ -118,14 +118,16 @@ def _check_autoencoder(replica: Replica, parts: Parts, side: int) -> None:
     """
     vae = parts.loaded["vae"]
     images = noise_like((1, 3, side, side), SEED).clamp(-1, 1).to(replica.device)
-    found = replica.encode(images)
-    decoded = replica.decode(found)
+    # TF32 convolutions, which a GPU's autoencoder may compute in, round as much as a wrong autoencoder may differ by.
+    with cudnn.flags(enabled=True, allow_tf32=False):
+        found = replica.encode(images)
+        decoded = replica.decode(found)
     if not bool(torch.isfinite(found).all() and torch.isfinite(decoded).all()):
         raise ConfigError(f"{parts.folder}/vae: its latents or images are not finite; the weights are damaged")
     if not isinstance(vae, diffusers.AutoencoderKL):
         return
     layout = _in_plain_layout(vae)
-    with torch.no_grad():
+    with torch.no_grad(), cudnn.flags(enabled=True, allow_tf32=False):
         mode = vae.encode(images).latent_dist.mode() - (vae.config.shift_factor or 0.0)
     vae.to(memory_format=layout)
     _require_same(found, mode * vae.config.scaling_factor, torch.float32, f"{parts.folder}: diffusers' own autoencoder")

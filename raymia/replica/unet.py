@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from raymia.errors import ConfigError
@@ -58,7 +57,7 @@ class UNetDiffusion(LatentDiffusion):
     """A replica whose denoiser is the pipeline's `unet`."""
 
     def _load_denoiser(self, parts: Parts) -> nn.Module:
-        unet: nn.Module = parts.model("unet", self.dtype).to(memory_format=torch.channels_last)
+        unet: nn.Module = parts.model("unet", self.dtype).to(memory_format=self._layout)
         return unet
 
     @abstractmethod

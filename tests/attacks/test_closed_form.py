@@ -241,3 +241,15 @@ def test_random_control_is_reproducible_and_differs_between_images_of_one_key() 
     again = Random().score(Trial(replica, images, ["", ""], ["same", "same"], seed=3))["random"]
     assert torch.equal(scores, again)
     assert scores[0] != scores[1]
+
+
+def test_random_control_is_the_same_where_a_device_rounds_pixels_otherwise() -> None:
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    divided = levels.float() / 127.5 - 1.0
+    multiplied = levels.float() * (1.0 / 127.5) - 1.0
+    assert not torch.equal(divided, multiplied)
+    first, second = (
+        Random().score(Trial(GaussianReplica(0.0, 1.0), images, [""], ["same"], seed=3))["random"]
+        for images in (divided, multiplied)
+    )
+    assert torch.equal(first, second)
