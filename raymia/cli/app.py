@@ -108,7 +108,7 @@ def scan(
 
 
 def _print_cost(job: Any, as_json: bool) -> None:
-    from raymia.cli.printing import COSTS, print_cost
+    from raymia.cli.printing import COSTS, print_cost, print_memory
     from raymia.scan.cost import count
     from raymia.scan.plan import make_plan
 
@@ -120,17 +120,36 @@ def _print_cost(job: Any, as_json: bool) -> None:
     in_total = {kind: None if samples is None else number * samples for kind, number in together.items()}
     price = None if plan.job.hosted is None else plan.job.hosted.price()
     total_price = None if price is None or samples is None else price * together["queries"] * samples
+    memory = _memory(plan)
     if as_json:
-        costs = {"per_image": alone, "apart": apart, "together": together, "samples": samples, "in_total": in_total}
-        costs["price"] = total_price
+        costs: dict[str, Any] = {"per_image": alone, "apart": apart, "together": together, "samples": samples}
+        costs |= {"in_total": in_total, "price": total_price}
+        costs["memory"] = memory if memory is None or isinstance(memory, str) else memory.model_dump()
         out.show_json(costs)
         return
     print_cost(out, job.attacks, apart, together, samples, in_total)
     if total_price is not None:
         out.say(f"Price of the queries, as the service states it: {total_price:,.2f}")
+    if memory is not None:
+        print_memory(out, memory, [name for name, cost in alone.items() if cost["backwards"]])
     if samples is None:
         unknown = ", ".join(split.name for split in plan.manifest.splits if split.samples is None)
         out.say(f"The manifest announces no number of samples for {unknown}; `raymia data index` counts them.")
+
+
+def _memory(plan: Any) -> Any:
+    """What a replica takes on a GPU, or why that cannot be told; none where it computes on a CPU."""
+    from raymia.replica.memory import predicted_memory
+
+    job = plan.job
+    if plan.folder is None or job.pool.device == "cpu" or job.pool.gpus_per_replica == 0:
+        return None
+    dtype = "bfloat16" if job.model.dtype == "auto" else job.model.dtype
+    precise = any(attack.precise for attack in job.attacks.values())
+    try:
+        return predicted_memory(plan.folder, job.model.options(dtype, "cuda", precise), job.pool.batch_size)
+    except ConfigError as error:
+        return str(error)
 
 
 def _scan_and_report(job: Any, report: bool) -> None:

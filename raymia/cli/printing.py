@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -22,6 +22,7 @@ from raymia.run.sweep import Factor
 
 if TYPE_CHECKING:  # these need torch or Ray, which printing does not
     from raymia.attacks.base import Attack
+    from raymia.replica.memory import Memory
     from raymia.scan.doctor import Check
     from raymia.scan.sweep import Cell
 
@@ -175,6 +176,30 @@ def print_cost(
     heading = "samples unknown" if samples is None else f"x {samples:,} samples"
     table.add_row(heading, "", *(show_count(in_total[kind]) for kind in COSTS))
     out.print(table)
+
+
+def print_memory(out: Terminal, memory: Memory | str, with_gradients: Sequence[str]) -> None:
+    """What a replica takes on a GPU by its parts and calls, and the GPU that has room for it; or why that is not known."""
+    if isinstance(memory, str):
+        out.say(memory)
+        return
+    table = plain_table("Memory of a replica on a GPU", ("part", "class"), ("parameters", "dtype", "GiB"))
+    for part in memory.parts:
+        table.add_row(part.part, part.kind, f"{part.parameters:,}", part.dtype, f"{part.weights_gib:.2f}")
+    table.add_section()
+    for call in memory.calls:
+        table.add_row(call.what, "" if call.images == 1 else f"{call.images} in a call", "", "", f"{call.gib:.2f}")
+    out.print(table)
+    least, roomy = memory.smallest_gpu_gib, memory.roomy_gpu_gib
+    if least is None:
+        out.say(f"No GPU has room for it: {memory.least_gib:.0f} GiB with one image to a call.")
+    elif least == roomy:
+        out.say(f"The smallest GPU that it fits is one of {least} GB: {memory.gib:.1f} GiB.")
+    else:
+        more = f"; calls as above take {memory.gib:.1f} GiB" + ("" if roomy is None else f", one of {roomy} GB")
+        out.say(f"The smallest GPU that it fits is one of {least} GB, with smaller calls: {memory.least_gib:.1f} GiB{more}.")
+    if with_gradients:
+        out.say(f"{', '.join(with_gradients)}: gradients take more.")
 
 
 def print_grid(out: Terminal, factors: list[Factor], cells: list[Cell]) -> None:

@@ -9,9 +9,10 @@ import torch
 import transformers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DENOISER_POSITIONS = {"cpu": 8_192, "cuda": 65_536}
-"""Latent positions in a call of the denoiser from which larger calls bring next to nothing, by kind of device."""
-VAE_PIXELS = {"cpu": 32_768, "cuda": 2_097_152}
+DENOISER_POSITIONS = {"cpu": 8_192, "cuda": 65_536, "meta": 65_536}
+"""Latent positions in a call of the denoiser from which larger calls bring next to nothing, by kind of device. "meta" are
+PyTorch's tensors without numbers, which stand for a GPU's."""
+VAE_PIXELS = {"cpu": 32_768, "cuda": 2_097_152, "meta": 2_097_152}
 """The same of the autoencoder, in pixels; its activations are the largest of all."""
 MEMORY_BOUND = ("cuda",)
 """Kinds of device whose memory is tried out when a model is loaded."""

@@ -192,6 +192,7 @@ FAMILIES: Registry[Family] = Registry(
         "folder",
         "hub",
         "latent_diffusion",
+        "memory",
         "noise",
         "own_pipeline",
         "packing",

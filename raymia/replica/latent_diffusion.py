@@ -64,7 +64,8 @@ class LatentDiffusion(ABC):
             self._fit(side, options.denoiser_batch is not None, options.also_float32)
         if options.compiled:
             self._compiled = torch.compile(self._denoiser, fullgraph=True, dynamic=False)
-        log.info("denoiser: up to %d images a call; autoencoder: %d", self.denoiser_batch, self.autoencoder.batch)
+        if self.device.type != "meta":
+            log.info("denoiser: up to %d images a call; autoencoder: %d", self.denoiser_batch, self.autoencoder.batch)
 
     @abstractmethod
     def _load_denoiser(self, parts: Parts) -> nn.Module:

@@ -110,7 +110,7 @@ class _Replica(TransformerDiffusion):
     def _output(self, denoiser: Callable[..., Any], latents: Tensor, times: Tensor, told: Conditioning) -> Tensor:
         output: Tensor = denoiser(
             hidden_states=latents,
-            timestep=each(times * STEPS, len(latents)),
+            timestep=each(times * STEPS, len(latents)).to(latents.device),
             encoder_hidden_states=told.states,
             pooled_projections=told.pooled,
             return_dict=False,

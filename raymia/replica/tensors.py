@@ -60,10 +60,20 @@ def check_built(parts: Parts, part: str) -> None:
     Raises:
         ConfigError: names the config, and what the library says.
     """
-    kind = class_of(parts.declared[part])
     if library_of(parts.declared[part]) in ("diffusers", "transformers"):
-        with _building(kind, parts.folder / part), torch.device("meta"):
-            _built(kind, parts.folder / part)
+        with torch.device("meta"):
+            new_part(parts, part)
+
+
+def new_part(parts: Parts, part: str) -> torch.nn.Module:
+    """A part of a class of diffusers or transformers, by its config, with weights of no meaning, on the default device.
+
+    Raises:
+        ConfigError: names the config, and what the library says.
+    """
+    kind = class_of(parts.declared[part])
+    with _building(kind, parts.folder / part):
+        return _built(kind, parts.folder / part)
 
 
 def _built(kind: Any, place: Path) -> torch.nn.Module:

@@ -1,0 +1,255 @@
+"""How much memory a model takes on a GPU, told by its configs: no weights are read, and nothing is computed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from raymia.errors import ConfigError, first_line
+from raymia.replica.device import quiet_libraries
+from raymia.replica.families import LoadOptions
+from raymia.replica.folder import PipelineFolder
+from raymia.replica.latent_diffusion import LatentDiffusion
+from raymia.replica.parts import Parts, name_of
+from raymia.replica.tensors import new_part
+
+GIB = 2**30
+GPUS_GIB = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192)
+"""Memory of the GPUs that there are, as they are sold."""
+WORKSPACE = 4 / 3
+"""Memory of the autoencoder's calls over that of their tensors: cuDNN's convolutions copy them into another layout. Measured on
+an H100, as are the next."""
+BESIDE_GIB = 1.0
+"""What CUDA itself, its kernels and the libraries' workspaces take."""
+SLACK = 1.1
+"""What the allocator holds over what is in use: 3 to 12 % was seen with one image a call, by parts."""
+
+
+class PartMemory(BaseModel):
+    """One part of a pipeline."""
+
+    part: str
+    kind: str
+    """Name of its class."""
+    parameters: int
+    dtype: str
+    """That it computes in."""
+    weights_gib: float
+
+
+class CallMemory(BaseModel):
+    """What a call takes beside the weights."""
+
+    what: str
+    images: int
+    """In one call, where that fits."""
+    gib: float
+    """With as many images."""
+    one_image_gib: float
+
+
+class Memory(BaseModel):
+    """What a replica takes on a GPU. Attacks that take gradients take more."""
+
+    parts: list[PartMemory]
+    calls: list[CallMemory]
+    least_gib: float
+    """With one image to a call."""
+    gib: float
+    """With as many images to a call as keep a GPU busy."""
+    smallest_gpu_gib: int | None
+    """Of the usual GPUs, the smallest that has room for one image to a call; none where none has."""
+    roomy_gpu_gib: int | None
+    """Of the usual GPUs, the smallest on which calls need not be made smaller."""
+
+
+def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 1) -> Memory | None:
+    """Predict what a replica takes on a GPU, by running it on tensors without numbers.
+
+    Args:
+        folder: of the pipeline, checked.
+        options: how it is to be run; compiling is left out.
+        texts: that are encoded at once.
+
+    Returns:
+        None of a family whose replicas are not those of `raymia.replica.latent_diffusion`.
+
+    Raises:
+        ConfigError: the model cannot be run on tensors without numbers; says what it asked of them.
+    """
+    quiet_libraries()
+    parts = _Hollow(folder.path, folder.parts)
+    try:
+        with _FullTexts():
+            hollow = replace(options, device="meta", compiled=False, also_float32=False)
+            replica = folder.family.load(parts, hollow)
+            if not isinstance(replica, LatentDiffusion):
+                return None
+            calls = _calls(replica, options, texts)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{folder.path}: what memory it takes cannot be told without its weights ({type(error).__name__}: "
+            f"{first_line(error)})"
+        ) from error
+    modules = {part: module for part, module in parts.loaded.items() if isinstance(module, nn.Module)}
+    held = [_part(part, name_of(parts.declared[part]), module) for part, module in modules.items()]
+    if options.also_float32 and replica.in_float32() is not replica:
+        (denoiser,) = (part for part, module in modules.items() if module is replica._denoiser)
+        held.append(_part(denoiser, name_of(parts.declared[denoiser]), replica.in_float32()._denoiser))
+    weights = sum(part.weights_gib for part in held)
+    least, most = (weights + max(getattr(call, size) for call in calls) for size in ("one_image_gib", "gib"))
+    return Memory(
+        parts=held,
+        calls=calls,
+        least_gib=_with_room(least),
+        gib=_with_room(most),
+        smallest_gpu_gib=_smallest(least),
+        roomy_gpu_gib=_smallest(most),
+    )
+
+
+def _with_room(gib: float) -> float:
+    return gib * SLACK + BESIDE_GIB
+
+
+def _smallest(gib: float) -> int | None:
+    return next((size for size in GPUS_GIB if _with_room(gib) <= size), None)
+
+
+class _Hollow(Parts):
+    """Parts that have shapes and no numbers."""
+
+    def model(self, part: str, dtype: torch.dtype) -> Any:
+        with torch.device("meta"):
+            self.loaded[part] = new_part(self, part).to(dtype).eval().requires_grad_(False)
+        return self.loaded[part]
+
+
+def _part(part: str, kind: str, module: nn.Module) -> PartMemory:
+    return PartMemory(
+        part=part,
+        kind=kind,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        dtype=str(next(module.parameters()).dtype).removeprefix("torch."),
+        weights_gib=sum(tensor.nbytes for tensor in module.state_dict().values()) / GIB,
+    )
+
+
+def _calls(replica: LatentDiffusion, options: LoadOptions, texts: int) -> list[CallMemory]:
+    """What a call of each kind takes, of one image and of as many as keep a GPU busy."""
+    side = options.resolution_px
+    shape = replica.latent_shape(side, side)
+    told = replica.text([""])
+
+    def denoise(model: LatentDiffusion) -> Callable[[int], None]:
+        def call(count: int) -> None:
+            z = torch.empty(count, *shape, device="meta")
+            model.predicted_noise(z, 0, told.expand(count))
+
+        return call
+
+    def encode(count: int) -> None:
+        replica.autoencoder.encode(torch.empty(count, 3, side, side, device="meta"))
+
+    def decode(count: int) -> None:
+        replica.autoencoder.decode(torch.empty(count, *shape, device="meta"))
+
+    def tell(count: int) -> None:
+        replica._encode_prompts(["a word"] * count)
+
+    asked: list[tuple[str, Callable[[int], None], int]] = [("denoiser", denoise(replica), replica.denoiser_batch)]
+    if options.also_float32 and replica.in_float32() is not replica:
+        asked.append(("denoiser in float32", denoise(replica.in_float32()), replica.denoiser_batch))
+    asked += [("encode", encode, replica.autoencoder.batch), ("decode", decode, replica.autoencoder.batch)]
+    asked.append(("text", tell, texts))
+    calls = [_call(what, call, images) for what, call, images in asked]
+    return [_enlarged(call) if call.what in ("encode", "decode") else call for call in calls]
+
+
+def _enlarged(call: CallMemory) -> CallMemory:
+    return call.model_copy(update={"gib": WORKSPACE * call.gib, "one_image_gib": WORKSPACE * call.one_image_gib})
+
+
+def _call(what: str, call: Callable[[int], None], images: int) -> CallMemory:
+    """Two sizes tell all: what a call takes grows with its images, and part of it does not."""
+    one, two = (_peak(call, count) / GIB for count in (1, 2))
+    return CallMemory(what=what, images=images, gib=one + (images - 1) * (two - one), one_image_gib=one)
+
+
+def _peak(call: Callable[[int], None], count: int) -> int:
+    """Bytes that a call of as many images holds at most, beside what there was before it."""
+    held = _Held()
+    with torch.no_grad(), held:
+        call(count)
+    return held.most
+
+
+class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors that are made within this block, for as long as anything holds them.
+
+    Attributes:
+        most: at once.
+    """
+
+    most: int
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most = self._now = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {storage._cdata for storage in _storages((args, kwargs))}
+        made = func(*args, **(kwargs or {}))
+        for storage in _storages(made):
+            # What shares memory with an argument is a view, or the argument itself.
+            if storage._cdata not in before and storage._cdata not in self._sizes:
+                self._sizes[storage._cdata] = storage.nbytes()
+                self._now += storage.nbytes()
+                weakref.finalize(storage, self._drop, storage._cdata)
+        self.most = max(self.most, self._now)
+        return made
+
+    def _drop(self, key: int) -> None:
+        self._now -= self._sizes.pop(key)
+
+
+def _storages(tensors: Any) -> list[torch.UntypedStorage]:
+    return [one.untyped_storage() for one in tree_leaves(tensors) if isinstance(one, Tensor) and one.is_meta]
+
+
+class _FullTexts(TorchFunctionMode):
+    """Answers what a model asks of numbers that are not there as if no token were padding, and attends in one kernel.
+
+    Attention is the one operation that PyTorch takes apart on tensors without numbers and not on a GPU.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            return _attended(*args, **kwargs)
+        first = args[0] if args else None
+        if isinstance(first, Tensor) and first.is_meta:
+            if func is Tensor.__bool__ and first.dtype == torch.bool:
+                return True
+            if func is Tensor.__getitem__ and _is_mask(args[1]):
+                return first
+        return func(*args, **kwargs)
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+    return query.new_empty(*query.shape[:-1], value.shape[-1])
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.is_meta and index.dtype == torch.bool
