@@ -12,7 +12,7 @@ import codecs
 import copy
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,13 +86,14 @@ def parse_yaml(text: str | bytes) -> Any:
     return _Document().read(text)
 
 
-def parse_json(text: str | bytes, strict: bool = True) -> Any:
+def parse_json(text: str | bytes, strict: bool = True, unbounded: Collection[str] = ()) -> Any:
     """The contents of a JSON text.
 
     Args:
         text: bytes are UTF-8, or what their byte order mark says.
         strict: refuse what a config cannot mean: repeated keys, numbers that are not finite, half a surrogate, and more depth
             than `MAX_DEPTH`. What merely stands beside a sample may hold them, as Python's own writer puts `NaN` there.
+        unbounded: fields of the outermost map that may be infinite.
 
     Raises:
         DocumentError: it is not JSON, or larger than `MAX_BYTES`.
@@ -105,7 +106,8 @@ def parse_json(text: str | bytes, strict: bool = True) -> Any:
     except Exception as error:
         raise DocumentError(f"not JSON: {first_line(error)}") from error
     if strict:
-        _require_plain(content)
+        infinite = [field for field in unbounded if isinstance(content, dict) and content.get(field) in (math.inf, -math.inf)]
+        _require_plain({field: value for field, value in content.items() if field not in infinite} if infinite else content)
     return content
 
 

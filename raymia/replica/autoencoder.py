@@ -92,6 +92,24 @@ class KLAutoencoder(Autoencoder):
         return decoded
 
 
+class DCAutoencoder(Autoencoder):
+    """diffusers' AutoencoderDC, which has no posterior: z_0 = latent x scale, by its own config."""
+
+    def __init__(self, parts: Parts, device: torch.device, batch: int, part: str = "vae") -> None:
+        """Load it, in float32; see `KLAutoencoder`."""
+        vae = parts.model(part, torch.float32)
+        super().__init__(device, batch, factor_of(vae.config), vae.config.latent_channels)
+        self._vae = vae.to(device)
+        self._scale = float(vae.config.scaling_factor)
+
+    def _latents(self, images: Tensor) -> Tensor:
+        return self._vae.encode(images).latent * self._scale  # type: ignore[no-any-return]
+
+    def _images(self, z0: Tensor) -> Tensor:
+        decoded: Tensor = self._vae.decode(z0 / self._scale).sample
+        return decoded
+
+
 def check_config(config: Mapping[str, Any], source: object) -> None:
     """Refuse an autoencoder of other images, or one whose latents are scaled in another way.
 
@@ -106,8 +124,8 @@ def check_config(config: Mapping[str, Any], source: object) -> None:
         if config.get(field) is not None:
             raise ConfigError(f"{source}: has {field}; only latents scaled by scaling_factor and shift_factor are supported")
     for field in ("in_channels", "out_channels"):
-        if config.get(field) != 3:
-            raise ConfigError(f"{source}: {field} is {config.get(field)!r}; expected the 3 colours of an image")
+        if config.get(field, 3) != 3:
+            raise ConfigError(f"{source}: {field} is {config[field]!r}; expected the 3 colours of an image")
     scale, shift = config.get("scaling_factor"), config.get("shift_factor")
     if not _number(scale) or scale == 0:
         raise ConfigError(f"{source}: scaling_factor is {scale!r}; expected the number that latents are multiplied by")
@@ -121,7 +139,7 @@ def _number(value: object) -> bool:
 
 def factor_of(config: Mapping[str, Any]) -> int:
     """Pixels by side of a latent, from an autoencoder's config."""
-    blocks: Sequence[int] = config.get("block_out_channels", (64,))
+    blocks: Sequence[int] = config.get("encoder_block_out_channels") or config.get("block_out_channels", (64,))
     return int(2 ** (len(blocks) - 1))
 
 

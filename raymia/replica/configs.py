@@ -41,8 +41,9 @@ OF_GENERATION = {
         "num_decoder_layers",
         "use_cache",
     ),
+    "Gemma2Model": ("cache_implementation", "hidden_act"),
 }
-"""Fields by class that are of the decoder which it was cut off, and of writing texts."""
+"""Fields by class that are of the decoder which it was cut off, of writing texts, and former names that a family looks at."""
 HEADED = {"Qwen3Model": ("Qwen3ForCausalLM",)}
 """What `architectures` may say, by class: the same model below a head that writes texts."""
 TEXT_CONFIG = "text_config"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,18 @@ MAX_BYTES = 16 * 2**20
 """Of one document; the largest in use are indices of weights, of less than one MiB."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, unbounded: Collection[str] = ()) -> dict[str, Any]:
     """A JSON object of a pipeline folder.
+
+    Args:
+        path: of the file.
+        unbounded: its fields that may be infinite.
 
     Raises:
         ConfigError: it is missing, too large, or no JSON object.
     """
     try:
-        content = parse_json(read_document(path, MAX_BYTES))
+        content = parse_json(read_document(path, MAX_BYTES), unbounded=unbounded)
     except OSError as error:
         raise ConfigError(f"{path}: missing or unreadable; expected a pipeline folder in diffusers' layout") from error
     except DocumentError as error:

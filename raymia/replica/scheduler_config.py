@@ -60,6 +60,8 @@ REQUIRED = NOISE_FIELDS[:4]
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 MAX_STEPS = 10_000
+UNBOUNDED = ("lambda_min_clipped",)
+"""Fields that solvers save as -Infinity, where they bound nothing."""
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "use_flow_sigmas": ((None, False), "the model sees another mixture of image and noise"),
     "timestep_type": ((None, "discrete"), "the model is told the logarithm of the noise"),
@@ -78,7 +80,7 @@ def read_scheduler(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read; or ``model_index.json`` names another class, which makes another schedule of it.
     """
-    config = read_json(path)
+    config = read_json(path, UNBOUNDED)
     index = path.parent.parent / "model_index.json"
     named = read_json(index).get("scheduler") if index.is_file() else None
     if named is None:

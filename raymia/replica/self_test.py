@@ -111,7 +111,7 @@ def _in_plain_layout(module: nn.Module) -> torch.memory_format:
 def _check_autoencoder(replica: Replica, parts: Parts, side: int) -> None:
     """Compare latents with those that diffusers' image pipelines make: the mode of the posterior, scaled by the config.
 
-    Of an autoencoder of another class alone whether what it makes is finite.
+    Of an autoencoder of another class alone whether what it makes is finite and of the size that its config says.
 
     Args:
         side: of the images, in px.
@@ -122,6 +122,12 @@ def _check_autoencoder(replica: Replica, parts: Parts, side: int) -> None:
     with cudnn.flags(enabled=True, allow_tf32=False):
         found = replica.encode(images)
         decoded = replica.decode(found)
+    expected = replica.latent_shape(side, side)
+    if tuple(found.shape[1:]) != expected:
+        raise ConfigError(
+            f"{parts.folder}/vae: makes latents of {tuple(found.shape[1:])} of an image of {side} px; expected {expected} by "
+            "its config"
+        )
     if not bool(torch.isfinite(found).all() and torch.isfinite(decoded).all()):
         raise ConfigError(f"{parts.folder}/vae: its latents or images are not finite; the weights are damaged")
     if not isinstance(vae, diffusers.AutoencoderKL):

@@ -19,6 +19,9 @@ TEMPLATES = "additional_chat_templates"
 """Folder within a tokenizer's that may hold templates of chats which are taken in the place of its own."""
 CHANGING = r"\b(?:strftime_now|random|lipsum)\b"
 """What a template of chats may ask for that is another thing in the next call."""
+UNMADE = (*(f"<0x{byte:02X}>" for byte in range(256)), "[toxicity=0]", "<unused99>")
+"""Tokens of vocabularies that SentencePiece learned which no merge makes: of bytes that it has no other token for, and those of
+Gemma's that no text is made of."""
 FILLED = 0.9
 """Share of a text encoder's vocabulary that its tokenizer has at least; the rest rounds it up for the hardware."""
 
@@ -83,6 +86,8 @@ def _check_merges(place: Path, tokenizer: Any) -> None:
         return
     pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
     made = {"".join(pair) for pair in pairs} | set(tokenizer.get_added_vocab()) | set(tokenizer.all_special_tokens)
+    if model.get("byte_fallback"):
+        made |= set(UNMADE)
     ending = re.escape(model.get("end_of_word_suffix") or "")
     lost = [token for token in model["vocab"] if token not in made and not re.fullmatch(f".(?:{ending})?", token, re.DOTALL)]
     if lost:

@@ -55,7 +55,7 @@ class TransformerDiffusion(LatentDiffusion):
 
 
 def check_kl(folder: Path, path: str, channels: int, per_channel: int = 1) -> dict[str, Any]:
-    """The config of an AutoencoderKL that fits a transformer.
+    """The config of an autoencoder that fits a transformer: an AutoencoderKL, or another with one scale for all latents.
 
     Args:
         folder: of the pipeline.

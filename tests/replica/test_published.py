@@ -20,6 +20,8 @@ from tests.replica.damaged import change
 
 PUBLISHED = sorted((Path(__file__).parent / "published").glob("*.json"))
 """One file for each model: where its configs are from, and their contents by name."""
+TRAINED_AT = {"commoncanvas-s-nc": 512, "commoncanvas-xl-c": 512, "stable-diffusion-2-1": 768}
+"""Side in px that some were trained at, by their configs and not by their family."""
 FAMILY = {"StableDiffusionPipeline": "stable_diffusion", "StableDiffusionXLPipeline": "sdxl"}
 
 
@@ -56,6 +58,7 @@ def test_a_published_model_passes_and_its_schedule_is_the_one_it_was_trained_on(
     schedule = found.schedule()
     assert schedule.prediction_type == ("v_prediction" if file.stem == "stable-diffusion-2-1" else "epsilon")
     assert schedule.alpha(999) ** 2 == pytest.approx(0.00466, abs=1e-4)
+    assert family.native_px(folder) == TRAINED_AT.get(file.stem, family.native_px(folder))
     assert found.latent_shape(family.resolution_px) == (4, family.resolution_px // 8, family.resolution_px // 8)
 
 

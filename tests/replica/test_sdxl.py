@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,27 @@ def test_the_empty_prompt_is_told_as_zeros_as_the_pipeline_tells_it(
     assert torch.equal(empty.states, states)
     assert torch.equal(empty.pooled, pooled)
     assert not states.any()
+
+
+def test_further_forms_of_the_weights_beside_them_as_commoncanvas_is_published_change_nothing(
+    folder: Path, replica: LatentDiffusion, tmp_path: Path
+) -> None:
+    target = copied(folder, tmp_path / "p")
+    for part in ("unet", "vae"):
+        whole = target / part / "diffusion_pytorch_model.safetensors"
+        # Which holds float32, too, whatever it is called.
+        shutil.copy(whole, target / part / "diffusion_pytorch_model.fp16.safetensors")
+        (target / part / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    shutil.copy(target / "unet" / "diffusion_pytorch_model.safetensors", target / "commoncanvas_xl_c.safetensors")
+    for part in ("vae_1_0", "vae_decoder", "vae_encoder"):
+        shutil.copytree(target / "vae", target / part)
+        (target / part / "model.onnx").write_bytes(b"another form")
+    found = find_pipeline(str(target), with_weights=True)
+    assert found.fingerprint() == find_pipeline(str(folder), with_weights=True).fingerprint()
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    loaded = found.load(LoadOptions(device="cpu", resolution_px=SIDE_PX))
+    noises = [one.predicted_noise(z, 300, one.text([PROMPTS[0]])) for one in (loaded, replica)]
+    assert torch.equal(*noises)
 
 
 @pytest.mark.parametrize("zero_snr", [False, True])
