@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
+from raymia.replica.families import Ability
 from raymia.trial.trial import Trial
 
 
@@ -19,6 +20,9 @@ class Autoencoder(Attack):
     name: ClassVar = "autoencoder"
     access: ClassVar = Access.CONTROL
     reference: ClassVar = "control: the denoiser is never evaluated"
+
+    def tells(self) -> frozenset[Ability]:
+        return frozenset(("autoencoder",))
 
     def signals(self) -> list[Signal]:
         return [Signal("autoencoder", primary=True)]

@@ -76,7 +76,7 @@ class Attack(BaseModel, ABC):
         return frozenset()
 
     def tells(self) -> frozenset[Ability]:
-        """What the attack, as configured, must be able to tell a model; nothing where any condition, or none, will do."""
+        """What the attack, as configured, must be able to tell a model, or the model must have; nothing where any will do."""
         return frozenset()
 
     def check(self, schedule: Schedule) -> None:

@@ -110,6 +110,38 @@ class DCAutoencoder(Autoencoder):
         return decoded
 
 
+class VQAutoencoder(Autoencoder):
+    """diffusers' VQModel: z_0 = latents before they are quantised x scale, by its own config; decoding quantises."""
+
+    def __init__(self, parts: Parts, device: torch.device, batch: int, part: str = "vqvae") -> None:
+        """Load it, in float32; see `KLAutoencoder`."""
+        vqvae = parts.model(part, torch.float32)
+        super().__init__(device, batch, factor_of(vqvae.config), vqvae.config.latent_channels)
+        self._vqvae = vqvae.to(device)
+        self._scale = float(vqvae.config.scaling_factor)
+
+    def _latents(self, images: Tensor) -> Tensor:
+        return self._vqvae.encode(images).latents * self._scale  # type: ignore[no-any-return]
+
+    def _images(self, z0: Tensor) -> Tensor:
+        decoded: Tensor = self._vqvae.decode(z0 / self._scale).sample
+        return decoded
+
+
+class Pixels(Autoencoder):
+    """No autoencoder: the pixels in [-1, 1] are the latents."""
+
+    def __init__(self, device: torch.device, batch: int) -> None:
+        """Take a device, and as many images to a call as an autoencoder would."""
+        super().__init__(device, batch, factor=1, channels=3)
+
+    def _latents(self, images: Tensor) -> Tensor:
+        return images
+
+    def _images(self, z0: Tensor) -> Tensor:
+        return z0
+
+
 def check_config(config: Mapping[str, Any], source: object) -> None:
     """Refuse an autoencoder of other images, or one whose latents are scaled in another way.
 

@@ -18,9 +18,10 @@ from raymia.replica.parts import Parts
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Naming, Schedule
 
-Ability = Literal["condition", "words", "states", "unconditional"]
+Ability = Literal["condition", "words", "states", "unconditional", "autoencoder"]
 """What a model may be told: a ``condition`` for each image; one made of ``words``, of which some can be left out; one that
-reaches the denoiser as hidden ``states``; and none, as an ``unconditional`` model that it was trained to be, too."""
+reaches the denoiser as hidden ``states``; and none, as an ``unconditional`` model that it was trained to be, too. And what it
+may have: an ``autoencoder``."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Family(ABC):
     """Those of `parts` that a pipeline may be saved without."""
     fields: ClassVar[tuple[str, ...]] = ()
     """Further fields of `model_index.json` that the family reads."""
+    autoencoder: ClassVar[str | None] = "vae"
+    """The part that makes latents of images; none where the pixels are the latents."""
     resolution_px: ClassVar[int]
     """That the models were trained at."""
     levels: ClassVar[str]
@@ -105,7 +108,7 @@ class Family(ABC):
         return self.resolution_px
 
     def lacks(self, folder: Path) -> Mapping[Ability, str]:
-        """What a model cannot be told, each with the reason; attacks that need it are refused.
+        """What a model cannot be told or does not have, each with the reason; attacks that need it are refused.
 
         Args:
             folder: of the pipeline, whose configs may say so.
@@ -207,6 +210,7 @@ FAMILIES: Registry[Family] = Registry(
         "text_encoders",
         "tokenizers",
         "transformer",
+        "unconditional",
         "unet",
         "weight_files",
     ),

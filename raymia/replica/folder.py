@@ -102,13 +102,14 @@ class PipelineFolder:
         Raises:
             ConfigError: a weight file cannot be read.
         """
-        if "vae" not in self.parts:
+        part = self.family.autoencoder
+        if part not in self.parts:
             raise ConfigError(f"latent_cache: models of the family {self.family.name} have no autoencoder; leave it out")
-        config = read_json(self.path / "vae" / "config.json")
+        config = read_json(self.path / part / "config.json")
         own = {key: value for key, value in config.items() if not key.startswith("_")}
         digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
         tensors: dict[str, Any] = {}
-        for file in self.weights["vae"].files:
+        for file in self.weights[part].files:
             tensors |= _tensors(file)
         for name, tensor in sorted(tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -63,8 +63,8 @@ def self_test(replica: Replica, family: Family, parts: Parts, options: LoadOptio
     with torch.enable_grad():
         predicted = replica.predicted_noise(z.expand(len(prompts), *z.shape[1:]), t, replica.text(prompts)).detach()
     _require_alive(replica, z.expand_as(predicted), predicted, t, parts)
-    if "vae" in parts.loaded:
-        _check_autoencoder(replica, parts, SIDE * (side // height))
+    if family.autoencoder in parts.loaded:
+        _check_autoencoder(replica, parts, family.autoencoder, SIDE * (side // height))
     if expected is not None:
         guided = predicted[:1] + asked.guidance * (predicted[-1:] - predicted[:1])
         _require_same(guided, expected, dtype, f"{parts.folder}: diffusers' own {family.pipelines[0]}")
@@ -93,11 +93,20 @@ def _of_pipeline(
 ) -> tuple[Tensor, Tensor]:
     """See `raymia.replica.own_pipeline.ask`, of a denoiser in the plain layout."""
     layout = _in_plain_layout(denoiser)
+    hook = denoiser.register_forward_pre_hook(_in_own_dtype)
     try:
         with cudnn.flags(enabled=True, allow_tf32=False):
             return ask(kind, parts, replica.schedule, t, asked)
     finally:
+        hook.remove()
         denoiser.to(memory_format=layout)
+
+
+def _in_own_dtype(denoiser: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Latents in the denoiser's dtype, which some pipelines make in float32 whatever it is."""
+    if not given:
+        return given
+    return (given[0].to(next(denoiser.parameters()).dtype), *given[1:])
 
 
 def _in_plain_layout(module: nn.Module) -> torch.memory_format:
@@ -108,15 +117,17 @@ def _in_plain_layout(module: nn.Module) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _check_autoencoder(replica: Replica, parts: Parts, side: int) -> None:
+def _check_autoencoder(replica: Replica, parts: Parts, part: str, side: int) -> None:
     """Compare latents with those that diffusers' image pipelines make: the mode of the posterior, scaled by the config.
 
     Of an autoencoder of another class alone whether what it makes is finite and of the size that its config says.
 
     Args:
+        replica, parts: of the model.
+        part: the autoencoder.
         side: of the images, in px.
     """
-    vae = parts.loaded["vae"]
+    vae = parts.loaded[part]
     images = noise_like((1, 3, side, side), SEED).clamp(-1, 1).to(replica.device)
     # TF32 convolutions, which a GPU's autoencoder may compute in, round as much as a wrong autoencoder may differ by.
     with cudnn.flags(enabled=True, allow_tf32=False):
@@ -125,11 +136,11 @@ def _check_autoencoder(replica: Replica, parts: Parts, side: int) -> None:
     expected = replica.latent_shape(side, side)
     if tuple(found.shape[1:]) != expected:
         raise ConfigError(
-            f"{parts.folder}/vae: makes latents of {tuple(found.shape[1:])} of an image of {side} px; expected {expected} by "
-            "its config"
+            f"{parts.folder}/{part}: makes latents of {tuple(found.shape[1:])} of an image of {side} px; expected {expected} "
+            "by its config"
         )
     if not bool(torch.isfinite(found).all() and torch.isfinite(decoded).all()):
-        raise ConfigError(f"{parts.folder}/vae: its latents or images are not finite; the weights are damaged")
+        raise ConfigError(f"{parts.folder}/{part}: its latents or images are not finite; the weights are damaged")
     if not isinstance(vae, diffusers.AutoencoderKL):
         return
     layout = _in_plain_layout(vae)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
@@ -181,8 +182,10 @@ def test_encode_and_decode_are_the_pipelines(case: Case, replica: LatentDiffusio
     expected = case.encode(pipeline, images)
     assert torch.allclose(replica.encode(images), expected, atol=1e-5)
     assert tuple(expected.shape[1:]) == shape_of(replica, case)
-    latents = run(case, pipeline, output_type="latent")[0]
+    *_, (_, _, latents) = moves_of(case, pipeline)
     pictures = run(case, pipeline, output_type="pt")[0]
+    if isinstance(pictures, np.ndarray):  # of pipelines that know no tensors
+        pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2)
     decoded = replica.decode(case.unpacked(latents, *shape_of(replica, case)[1:]))
     assert torch.allclose(decoded, pictures.float() * 2 - 1, atol=1e-4)
 
@@ -213,8 +216,8 @@ def test_the_loss_is_that_of_diffusers_training_script_on_the_same_noise(
     assert torch.allclose(-scores["loss"], torch.stack(losses).mean(0), rtol=1e-4), "over levels in the space of training"
 
 
-def test_noise_image_and_move_agree_with_the_schedulers_own_step(case: Case, found: PipelineFolder, pipeline: Any) -> None:
-    replica = loaded(found, case, naming="own")
+def moves_of(case: Case, pipeline: Any) -> list[tuple[Any, Tensor, Tensor]]:
+    """Time, latents and what the scheduler moved them to, of each step of a run."""
     moves: list[tuple[Any, Tensor, Tensor]] = []
     step = pipeline.scheduler.step
 
@@ -228,8 +231,13 @@ def test_noise_image_and_move_agree_with_the_schedulers_own_step(case: Case, fou
         run(case, pipeline, output_type="latent")
     finally:
         del pipeline.scheduler.step
+    return moves
+
+
+def test_noise_image_and_move_agree_with_the_schedulers_own_step(case: Case, found: PipelineFolder, pipeline: Any) -> None:
+    replica = loaded(found, case, naming="own")
     size, told, schedule = shape_of(replica, case)[1:], replica.text(list(case.prompts)), replica.schedule
-    (first, before, after), (last, _, end) = moves
+    (first, before, after), (last, _, end) = moves_of(case, pipeline)
     t, u = own_step(replica, first), own_step(replica, last)
     z = case.unpacked(before, *size)
     moved = ddim_move(schedule, z, replica.predicted_noise(z, t, told), t, u)
