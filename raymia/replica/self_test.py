@@ -104,7 +104,7 @@ def _of_pipeline(
 
 def _in_own_dtype(denoiser: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     """Latents in the denoiser's dtype, which some pipelines make in float32 whatever it is."""
-    if not given:
+    if not (given and isinstance(given[0], Tensor)):
         return given
     return (given[0].to(next(denoiser.parameters()).dtype), *given[1:])
 
