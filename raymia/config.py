@@ -24,7 +24,7 @@ from raymia.data.members import ReadLimits
 from raymia.data.remote import RemoteLimits
 from raymia.documents import DocumentError, parse_yaml, read_document
 from raymia.errors import ConfigError, describe_validation
-from raymia.replica.families import LoadOptions
+from raymia.replica.families import LoadOptions, TextPlace
 from raymia.replica.schedule import Naming
 from raymia.run.record import CONTROL
 from raymia.services.protocol import SERVICES, Service
@@ -107,6 +107,11 @@ class ReplicaConfig(_Section):
         description="What SDXL is told of sizes: those of the scanned image; or `own`, the size of the image's file and its "
         "crop, which may tell members by their files.",
     )
+    text: TextPlace = Field(
+        "resident",
+        description="Where text encoders are while nothing is encoded: `resident` on the GPU, or `offload` in the machine's "
+        "memory, from where they are copied for each batch: GPU memory for a second or so per batch. Changes no score.",
+    )
     compile: bool = Field(
         False,
         description="Compile the denoiser with torch.compile: faster calls after a start of half a minute to minutes per "
@@ -125,6 +130,7 @@ class ReplicaConfig(_Section):
             naming=self.timesteps,
             guidance=self.guidance,
             own_sizes=self.micro_conditions == "own",
+            text=self.text,
         )
 
 
@@ -397,6 +403,7 @@ FREE_TO_CHANGE = (
     "control_model",
     "labels_do_not_hold",
     "latent_cache",
+    "replica.text",
     "limits.max_shards",
     "limits.read_timeout_s",
     "limits.attempts",

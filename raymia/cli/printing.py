@@ -185,7 +185,8 @@ def print_memory(out: Terminal, memory: Memory | str, with_gradients: Sequence[s
         return
     table = plain_table("Memory of a replica on a GPU", ("part", "class"), ("parameters", "dtype", "GiB"))
     for part in memory.parts:
-        table.add_row(part.part, part.kind, f"{part.parameters:,}", part.dtype, f"{part.weights_gib:.2f}")
+        size = f"{part.weights_gib:.2f}" if part.resident else f"({part.weights_gib:.2f})"
+        table.add_row(part.part, part.kind, f"{part.parameters:,}", part.dtype, size)
     table.add_section()
     for call in memory.calls:
         table.add_row(call.what, "" if call.images == 1 else f"{call.images} in a call", "", "", f"{call.gib:.2f}")
@@ -198,6 +199,8 @@ def print_memory(out: Terminal, memory: Memory | str, with_gradients: Sequence[s
     else:
         more = f"; calls as above take {memory.gib:.1f} GiB" + ("" if roomy is None else f", one of {roomy} GB")
         out.say(f"The smallest GPU that it fits is one of {least} GB, with smaller calls: {memory.least_gib:.1f} GiB{more}.")
+    if not all(part.resident for part in memory.parts):
+        out.say("In brackets: in the machine's memory, and on the GPU while texts are encoded.")
     if with_gradients:
         out.say(f"{', '.join(with_gradients)}: gradients take more.")
 

@@ -68,7 +68,7 @@ class Chroma(FlowFamily):
 
 class _Replica(TransformerDiffusion):
     def _load_text(self, parts: Parts) -> None:
-        self._tokenizer, self._encoder = parts.tokenizer(), parts.model("text_encoder", self.dtype).to(self.device)
+        self._tokenizer, self._encoder = parts.tokenizer(), parts.model("text_encoder", self.dtype).to(self.text_device)
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """T5's states of the words alone, and which tokens count: the words and one of padding."""

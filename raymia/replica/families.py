@@ -24,6 +24,10 @@ reaches the denoiser as hidden ``states``; and none, as an ``unconditional`` mod
 may have: an ``autoencoder``."""
 
 
+TextPlace = Literal["resident", "offload"]
+"""Where text encoders are while nothing is encoded."""
+
+
 @dataclass(frozen=True)
 class LoadOptions:
     """How a model is run.
@@ -39,6 +43,7 @@ class LoadOptions:
         naming: what a timestep means.
         guidance: scale that a model distilled under guidance is told; none for the family's own value.
         own_sizes: tell the model of the size of each image's file, where it can be told.
+        text: where text encoders are between two calls: ``resident`` on the device, or ``offload`` in the machine's memory.
     """
 
     dtype: str = "float32"
@@ -50,6 +55,7 @@ class LoadOptions:
     naming: Naming = "levels"
     guidance: float | None = None
     own_sizes: bool = False
+    text: TextPlace = "resident"
 
 
 class Family(ABC):

@@ -99,8 +99,8 @@ class _Replica(TransformerDiffusion):
         super().__init__(family, parts, options)
 
     def _load_text(self, parts: Parts) -> None:
-        self._clip = parts.tokenizer("tokenizer"), parts.model("text_encoder", self.dtype).to(self.device)
-        self._t5 = parts.tokenizer("tokenizer_2"), parts.model("text_encoder_2", self.dtype).to(self.device)
+        self._clip = parts.tokenizer("tokenizer"), parts.model("text_encoder", self.dtype).to(self.text_device)
+        self._t5 = parts.tokenizer("tokenizer_2"), parts.model("text_encoder_2", self.dtype).to(self.text_device)
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """T5's states, and CLIP's pooled vector."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class LatentDiffusion(ABC):
         family: of the model.
         dtype: that the denoiser computes in.
         autoencoder: in float32 always.
+        text_device: where text encoders are while nothing is encoded.
         groups, batches_gradients: see `raymia.replica.protocol.Replica`.
     """
 
@@ -55,7 +57,10 @@ class LatentDiffusion(ABC):
         require_sides(side, self.autoencoder.factor * family.grain)
         self._layout = layout_on(self.device.type, options.compiled)
         self._denoiser = self._load_denoiser(parts).to(self.device)
+        self.text_device = torch.device("cpu") if options.text == "offload" else self.device
+        before = set(parts.loaded)
         self._load_text(parts)
+        self._text_modules = [part for name, part in parts.loaded.items() if name not in before and isinstance(part, nn.Module)]
         self._empty: Conditioning | None = None
         self._compiled: Callable[..., Any] | None = None
         self._in_float32: LatentDiffusion | None = None
@@ -77,7 +82,7 @@ class LatentDiffusion(ABC):
 
     @abstractmethod
     def _load_text(self, parts: Parts) -> None:
-        """Text encoders and tokenizers, onto the device."""
+        """Text encoders, to `text_device`, and tokenizers."""
 
     @abstractmethod
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
@@ -111,9 +116,34 @@ class LatentDiffusion(ABC):
         """What the model is told under each prompt."""
         if list(prompts) == [""]:  # asked for with every batch
             if self._empty is None:
-                self._empty = self._encode_prompts(prompts)
+                self._empty = self._encoded(prompts)
             return self._empty
-        return self._encode_prompts(prompts)
+        return self._encoded(prompts)
+
+    def _encoded(self, prompts: Sequence[str]) -> Conditioning:
+        with self.text_encoders_at_hand():
+            return self._encode_prompts(prompts)
+
+    @contextmanager
+    def text_encoders_at_hand(self) -> Iterator[None]:
+        """Within this block text encoders are on the device, wherever they rest otherwise."""
+        if self.text_device == self.device:
+            yield
+            return
+        modules = [module for encoder in self._text_modules for module in encoder.modules()]
+        tables: list[dict[str, Any]] = [table for module in modules for table in (module._parameters, module._buffers)]
+        resting = [(table, name, tensor) for table in tables for name, tensor in table.items() if tensor is not None]
+        copies: dict[int, Tensor] = {}
+        try:
+            for table, name, tensor in resting:
+                # What several modules share is copied once.
+                copies.setdefault(id(tensor), _like(tensor, tensor.to(self.device)))
+                table[name] = copies[id(tensor)]
+            yield
+        finally:
+            # Nothing changed: what rests is taken up again, and nothing is copied back.
+            for table, name, tensor in resting:
+                table[name] = tensor
 
     def predicted_noise(
         self, z_t: Float[Tensor, "batch c h w"], t: int | Int[Tensor, " batch"], conditioning: Conditioning
@@ -201,6 +231,10 @@ class LatentDiffusion(ABC):
             if self.autoencoder.batch == 1:
                 raise ConfigError("the GPU lacks memory for one image in the autoencoder")
             self.autoencoder.batch //= 2
+
+
+def _like(tensor: Tensor, copied: Tensor) -> Tensor:
+    return nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
 
 
 def require_sides(resolution_px: int, grain_px: int) -> None:

@@ -45,6 +45,8 @@ class PartMemory(BaseModel):
     dtype: str
     """That it computes in."""
     weights_gib: float
+    resident: bool = True
+    """On the GPU while nothing is encoded."""
 
 
 class CallMemory(BaseModel):
@@ -91,7 +93,7 @@ def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 
     parts = _Hollow(folder.path, folder.parts)
     try:
         with _FullTexts():
-            hollow = replace(options, device="meta", compiled=False, also_float32=False)
+            hollow = replace(options, device="meta", compiled=False, also_float32=False, text="resident")
             replica = folder.family.load(parts, hollow)
             if not isinstance(replica, LatentDiffusion):
                 return None
@@ -106,7 +108,11 @@ def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 
     if options.also_float32 and replica.in_float32() is not replica:
         (denoiser,) = (part for part, module in modules.items() if module is replica._denoiser)
         held.append(_part(denoiser, name_of(parts.declared[denoiser]), replica.in_float32()._denoiser))
-    weights = sum(part.weights_gib for part in held)
+    for part in held:
+        part.resident = options.text == "resident" or modules[part.part] not in replica._text_modules
+    weights = sum(part.weights_gib for part in held if part.resident)
+    resting = sum((part.weights_gib for part in held if not part.resident), 0.0)
+    calls = [call if call.what != "text" else _with(call, resting) for call in calls]
     least, most = (weights + max(getattr(call, size) for call in calls) for size in ("one_image_gib", "gib"))
     return Memory(
         parts=held,
@@ -116,6 +122,11 @@ def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 
         smallest_gpu_gib=_smallest(least),
         roomy_gpu_gib=_smallest(most),
     )
+
+
+def _with(call: CallMemory, gib: float) -> CallMemory:
+    """A call that has weights on the GPU for as long as it lasts."""
+    return call.model_copy(update={"gib": call.gib + gib, "one_image_gib": call.one_image_gib + gib})
 
 
 def _with_room(gib: float) -> float:

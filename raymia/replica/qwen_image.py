@@ -103,7 +103,7 @@ class _Replica(TransformerDiffusion):
         return QwenAutoencoder(parts, self.device, batch)
 
     def _load_text(self, parts: Parts) -> None:
-        self._tokenizer, self._encoder = parts.tokenizer(), parts.model("text_encoder", self.dtype).to(self.device)
+        self._tokenizer, self._encoder = parts.tokenizer(), parts.model("text_encoder", self.dtype).to(self.text_device)
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """The last states of each text behind what is dropped, and which of them are the text's own.

@@ -130,7 +130,7 @@ class _Replica(TransformerDiffusion):
         return DCAutoencoder(parts, self.device, batch)
 
     def _load_text(self, parts: Parts) -> None:
-        self._tokenizer, self._encoder = parts.tokenizer(), parts.model("text_encoder", self.dtype).to(self.device)
+        self._tokenizer, self._encoder = parts.tokenizer(), parts.model("text_encoder", self.dtype).to(self.text_device)
         self._tokenizer.padding_side = "right"
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

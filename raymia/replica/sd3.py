@@ -85,11 +85,12 @@ class SD3(FlowFamily):
 class _Replica(TransformerDiffusion):
     def _load_text(self, parts: Parts) -> None:
         self._clips = [
-            (parts.tokenizer(tokenizer), parts.model(part, self.dtype).to(self.device)) for part, tokenizer in CLIPS.items()
+            (parts.tokenizer(tokenizer), parts.model(part, self.dtype).to(self.text_device))
+            for part, tokenizer in CLIPS.items()
         ]
         self._t5: tuple[Any, Any] | None = None
         if "text_encoder_3" in parts.declared:
-            self._t5 = parts.tokenizer("tokenizer_3"), parts.model("text_encoder_3", self.dtype).to(self.device)
+            self._t5 = parts.tokenizer("tokenizer_3"), parts.model("text_encoder_3", self.dtype).to(self.text_device)
         path = parts.declared["transformer"]
         self._width = int(read_config(parts.folder, "transformer", path)["joint_attention_dim"])
 

@@ -99,7 +99,8 @@ class SDXL(UNetFamily):
 class _Replica(UNetDiffusion):
     def _load_text(self, parts: Parts) -> None:
         self._encoders = [
-            (parts.tokenizer(tokenizer), parts.model(part, self.dtype).to(self.device)) for part, tokenizer in ENCODERS.items()
+            (parts.tokenizer(tokenizer), parts.model(part, self.dtype).to(self.text_device))
+            for part, tokenizer in ENCODERS.items()
         ]
         self._zeros = bool(read_json(parts.folder / "model_index.json").get("force_zeros_for_empty_prompt", True))
 

@@ -7,6 +7,7 @@ does, a layout or a compiler that changes what comes out, and weights that put o
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import diffusers
@@ -16,6 +17,7 @@ from torch.backends import cudnn
 
 from raymia.errors import ConfigError, first_line
 from raymia.replica.families import Family, LoadOptions
+from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.noise import noise_like
 from raymia.replica.own_pipeline import OneStep, ask
 from raymia.replica.parts import Parts
@@ -52,7 +54,8 @@ def self_test(replica: Replica, family: Family, parts: Parts, options: LoadOptio
     if pipeline is not None and denoiser is not None:
         # First, so that parts which cannot be run at all are said to be that.
         asked = family.own_step(parts.folder, options, rows * (side // height), columns * (side // width))
-        z, output = _of_pipeline(pipeline, denoiser, parts, replica, t, asked)
+        with _text_at_hand(replica):
+            z, output = _of_pipeline(pipeline, denoiser, parts, replica, t, asked)
         z, output = (asked.unpacked(one.float(), rows, columns) for one in (z, output))
         expected = replica.schedule.noise_from_output(output, z, t)
         prompts = list(asked.prompts)
@@ -100,6 +103,11 @@ def _of_pipeline(
     finally:
         hook.remove()
         denoiser.to(memory_format=layout)
+
+
+def _text_at_hand(replica: Replica) -> AbstractContextManager[None]:
+    """With the text encoders on the replica's device, which the pipeline runs on."""
+    return replica.text_encoders_at_hand() if isinstance(replica, LatentDiffusion) else nullcontext()
 
 
 def _in_own_dtype(denoiser: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -41,7 +41,7 @@ class StableDiffusion(UNetFamily):
 
 class _Replica(UNetDiffusion):
     def _load_text(self, parts: Parts) -> None:
-        self._text_encoder = parts.model("text_encoder", self.dtype).to(self.device)
+        self._text_encoder = parts.model("text_encoder", self.dtype).to(self.text_device)
         self._tokenizer = parts.tokenizer()
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

@@ -106,7 +106,7 @@ class _Replica(TransformerDiffusion):
     batches_gradients = False
 
     def _load_text(self, parts: Parts) -> None:
-        self._tokenizer, self._encoder = parts.tokenizer(), parts.model("text_encoder", self.dtype).to(self.device)
+        self._tokenizer, self._encoder = parts.tokenizer(), parts.model("text_encoder", self.dtype).to(self.text_device)
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """The last states but one of each prompt as a user's words in a chat, and which of them are no padding."""

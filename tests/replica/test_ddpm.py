@@ -20,7 +20,6 @@ from tests.attacks.replicas import random_images
 from tests.replica.families import ddpm, ldm
 from tests.services.test_black_box import SquaredDistance
 
-
 SHIFTED = {"start": 100, "step": 10, "timesteps": [50], "guidance": 1, "text_shift": 0.1}
 """A preset that shifts the states of the text."""
 

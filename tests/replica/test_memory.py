@@ -13,7 +13,7 @@ from raymia.bench.shapes import SHAPES, VAE_OPTIONS
 from raymia.errors import ConfigError
 from raymia.replica.families import FAMILIES, LoadOptions
 from raymia.replica.folder import find_pipeline
-from raymia.replica.memory import GIB, _FullTexts, _peak, predicted_memory
+from raymia.replica.memory import GIB, SLACK, _FullTexts, _peak, predicted_memory
 from tests.replica.test_every_family import cases, loaded
 
 MEASURED = {"flux": (22.201, 0.910), "sd15": (1.645, 0.509), "encode": (0.346, 5.023)}
@@ -88,3 +88,19 @@ def test_a_model_that_asks_for_numbers_says_that_its_memory_cannot_be_told(
     monkeypatch.setattr(UNet2DConditionModel, "forward", lambda self, sample, *_, **__: (sample.sum().item(),))
     with pytest.raises(ConfigError, match=r"cannot be told without its weights \(RuntimeError"):
         predicted_memory(found, LoadOptions(resolution_px=64))
+
+
+def test_text_encoders_that_rest_elsewhere_are_held_for_a_call_alone(tmp_path: Path) -> None:
+    case = cases()["sd3"]
+    found = find_pipeline(str(case.save(tmp_path / "p")), with_weights=True)
+    resident, offloaded = (
+        predicted_memory(found, LoadOptions(dtype="bfloat16", resolution_px=64, text=text)) for text in ("resident", "offload")
+    )
+    assert resident is not None
+    assert offloaded is not None
+    resting = [part for part in offloaded.parts if not part.resident]
+    assert {part.part for part in resting} == {"text_encoder", "text_encoder_2", "text_encoder_3"}
+    weights = sum(part.weights_gib for part in resting)
+    calls = {call.what: call.gib for call in resident.calls}
+    assert {call.what: call.gib for call in offloaded.calls} == pytest.approx({**calls, "text": calls["text"] + weights})
+    assert resident.gib - offloaded.gib == pytest.approx(SLACK * weights)
