@@ -54,6 +54,15 @@ ROTARY = ("rope_theta", "rope_scaling")
 """Fields that classes with `rope_parameters` make those of, where there are none."""
 UNUSED = {"QwenImageTransformer2DModel": ("pooled_projection_dim",)}
 """Fields by class that published configs hold and no layer is made of."""
+FORMER = {"PixArtTransformer2DModel": "Transformer2DModel", "DiTTransformer2DModel": "Transformer2DModel"}
+"""Class that diffusers split later, by one of those that it became: configs of before are loaded as that."""
+OF_FORMER: dict[str, tuple[Any, ...]] = {
+    "double_self_attention": (None, False),
+    "only_cross_attention": (None, False),
+    "use_linear_projection": (None, False),
+    "num_vector_embeds": (None,),
+}
+"""Fields of that class that its parts do not have, with what they are where they ask for nothing."""
 BESIDE = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts of pipelines that see images which were made, or are given as a prompt: scores do not depend on them."""
 FLAGS = ("requires_safety_checker",)
@@ -83,7 +92,7 @@ def check_index(index: Mapping[str, Any], declared: Mapping[str, str], fields: t
         found = index.get(part)
         if not isinstance(found, list) or len(found) != 2 or found[0] is None:
             raise ConfigError(f"{source}: no {part}; expected {[library_of(path), name_of(path)]}")
-        if found[0] != library_of(path) or str(found[1]).removesuffix("Fast") != name_of(path):
+        if found[0] != library_of(path) or str(found[1]).removesuffix("Fast") not in _names(path):
             raise ConfigError(
                 f"{source}: {part} is {found}; expected {[library_of(path), name_of(path)]}, other classes are not supported"
             )
@@ -118,10 +127,17 @@ def check_part(folder: Path, part: str, path: str) -> None:
             raise ConfigError(f"{file}: {field}: describes more than any model has; expected at most {MAX_LAYERS} layers")
 
 
+def _names(path: str) -> tuple[str, ...]:
+    """What configs may call a class that is given as ``library.Class``."""
+    return tuple(filter(None, (name_of(path), FORMER.get(name_of(path)))))
+
+
 def _check_diffusers(config: Mapping[str, Any], path: str, file: Path) -> None:
     own = config.get("_class_name", name_of(path))
-    if own != name_of(path):
+    if own not in _names(path):
         raise ConfigError(f"{file}: _class_name is {own!r}; expected {name_of(path)}")
+    if own != name_of(path):
+        config = {name: value for name, value in config.items() if value not in OF_FORMER.get(name, ())}
     _check_known(config, set(defaults(path)), (*EMA, *UNUSED.get(name_of(path), ())), path, file)
 
 

@@ -191,6 +191,7 @@ FAMILIES: Registry[Family] = Registry(
     Family,  # type: ignore[type-abstract]
     "raymia.replica",
     beside=(
+        "aspects",
         "autoencoder",
         "conditioning",
         "configs",

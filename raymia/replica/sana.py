@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from raymia.data.shapes import Shapes
 from raymia.errors import ConfigError
+from raymia.replica.aspects import aspects
 from raymia.replica.autoencoder import Autoencoder, DCAutoencoder, native_px
 from raymia.replica.conditioning import Conditioning, tokens_of
 from raymia.replica.configs import read_config
@@ -43,13 +43,6 @@ TEXT_TOKENS = 300
 """Length of the states that the transformer sees: the first and the last ones of a text that the instruction is before."""
 SHARED = 2
 """Tokens of the instruction that the pipeline counts as those of the text."""
-TABLES = {
-    512: "pixart_alpha.pipeline_pixart_alpha",
-    1024: "pixart_alpha.pipeline_pixart_alpha",
-    2048: "pixart_alpha.pipeline_pixart_sigma",
-    4096: "sana.pipeline_sana",
-}
-"""Where diffusers has the shapes that models of a resolution were trained on."""
 
 
 class Sana(FlowFamily):
@@ -103,12 +96,7 @@ class Sana(FlowFamily):
         return native_px(folder, "transformer", self.parts)
 
     def buckets(self, resolution_px: int) -> Shapes | None:
-        if resolution_px not in TABLES:
-            return None
-        module = importlib.import_module(f"diffusers.pipelines.{TABLES[resolution_px]}")
-        table: dict[str, list[float]] = getattr(module, f"ASPECT_RATIO_{resolution_px}_BIN")
-        sizes = [(int(height), int(width)) for height, width in table.values()]
-        return Shapes(tuple(dict.fromkeys([(resolution_px, resolution_px), *sizes])))
+        return None if resolution_px == 256 else aspects(resolution_px)
 
     def own_step(self, folder: Path, options: LoadOptions, height: int, width: int) -> OneStep:
         asked = guided_step(height, width)

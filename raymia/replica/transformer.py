@@ -1,4 +1,4 @@
-"""What families share whose denoiser is a transformer over the latents of a rectified flow."""
+"""What families share whose denoiser is a transformer, over the latents of a rectified flow or under noise of betas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raymia.replica.families import Family
 from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.parameter_groups import TRANSFORMER_GROUPS, transformer_group
 from raymia.replica.parts import Parts
-from raymia.replica.schedule import Flow, Naming, Schedule
+from raymia.replica.schedule import Flow, Naming, Schedule, VariancePreserving
 from raymia.replica.scheduler_config import read_scheduler
 
 STEPS = 1000
@@ -38,6 +38,29 @@ class FlowFamily(Family):
                 f"{file}: num_train_timesteps is {config['num_train_timesteps']}; expected {STEPS}, which pipelines count in"
             )
         return schedule
+
+    def latent_shape(self, folder: Path, resolution_px: int) -> tuple[int, int, int]:
+        return latent_shape_of(read_config(folder, "vae", self.parts["vae"]), resolution_px)
+
+    def parameter_group(self, name: str) -> str | None:
+        return transformer_group(name)
+
+
+class NoiseFamily(Family):
+    """Pipelines with a `transformer` that predicts noise, and perhaps its variance, of latents of a `vae`, over betas."""
+
+    groups: ClassVar[tuple[str, ...]] = TRANSFORMER_GROUPS
+    grain: ClassVar = 2
+    levels: ClassVar = "variance preserving: noise or velocity"
+
+    def schedule(self, folder: Path, naming: Naming = "levels") -> Schedule:
+        file = folder / "scheduler" / "scheduler_config.json"
+        config = read_scheduler(file)
+        transformer = read_config(folder, "transformer", self.parts["transformer"])
+        if transformer["out_channels"] == 2 * transformer["in_channels"]:
+            # Behind the noise stands the variance, which is of sampling.
+            config = {**config, "variance_type": None}
+        return VariancePreserving(config, str(file), naming)
 
     def latent_shape(self, folder: Path, resolution_px: int) -> tuple[int, int, int]:
         return latent_shape_of(read_config(folder, "vae", self.parts["vae"]), resolution_px)
