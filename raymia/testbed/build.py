@@ -32,7 +32,7 @@ SAMPLES_PER_SPLIT = 512
 SAMPLES_PER_SHARD = 128
 LONGER_SIDE_PX = 112
 """Pictures are reduced to this longer side before they are packed."""
-TRAINING_STEPS = {"vae": 1200, "clip": 700, "unet": 1100, "transformer": 2000}
+TRAINING_STEPS = {"vae": 1200, "clip": 700, "unet": 1100, "transformer": 1000}
 
 
 @dataclass(frozen=True)
