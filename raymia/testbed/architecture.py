@@ -1,17 +1,24 @@
-"""The miniature Stable Diffusion: Stable Diffusion 1's parts and wiring at a size that a laptop trains in minutes."""
+"""The miniature models: the parts and wiring of Stable Diffusion 1 and 3 at sizes that a laptop trains in minutes."""
 
 from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from raymia.replica.schedule import STABLE_DIFFUSION_1
 
@@ -20,6 +27,12 @@ PIPELINE_VERSION = 1
 RESOLUTION_PX = 64
 TOKENS = 32
 TEXT_WIDTH = 64
+FLOW_WIDTH = 64
+"""Of the transformer's states."""
+FLOW_TEXT_WIDTHS = (32, 48)
+"""Of the two text encoders' states; both project to the first."""
+FLOW_JOINT_WIDTH = 96
+"""Of the text states that the transformer takes, which are as wide as T5's would be."""
 START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 """Tokens that begin and end every text."""
 
@@ -60,21 +73,49 @@ def new_unet() -> UNet2DConditionModel:
     )
 
 
+def new_transformer() -> SD3Transformer2DModel:
+    """Stable Diffusion 3's transformer over (batch, 4, 8, 8) latents and (batch, tokens, 96) text states."""
+    return SD3Transformer2DModel(
+        sample_size=RESOLUTION_PX // 8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=4,
+        attention_head_dim=16,
+        num_attention_heads=FLOW_WIDTH // 16,
+        joint_attention_dim=FLOW_JOINT_WIDTH,
+        caption_projection_dim=FLOW_WIDTH,
+        pooled_projection_dim=2 * FLOW_TEXT_WIDTHS[0],
+        pos_embed_max_size=RESOLUTION_PX // 8,
+        qk_norm="rms_norm",
+    )
+
+
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """CLIP text transformer of width 64 over the tokenizer's own vocabulary."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=TOKENS,
-            projection_dim=TEXT_WIDTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    return CLIPTextModel(_text_config(tokenizer, TEXT_WIDTH, TEXT_WIDTH))
+
+
+def new_flow_text_encoders(tokenizer: CLIPTokenizer) -> tuple[CLIPTextModelWithProjection, CLIPTextModelWithProjection]:
+    """Two CLIP text transformers over the tokenizer's own vocabulary, of two widths, which project to one."""
+    first, second = (
+        CLIPTextModelWithProjection(_text_config(tokenizer, width, FLOW_TEXT_WIDTHS[0])) for width in FLOW_TEXT_WIDTHS
+    )
+    return first, second
+
+
+def _text_config(tokenizer: CLIPTokenizer, width: int, projected: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        projection_dim=projected,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
@@ -83,6 +124,11 @@ def new_scheduler() -> DDIMScheduler:
     return DDIMScheduler(
         **STABLE_DIFFUSION_1, prediction_type="epsilon", clip_sample=False, set_alpha_to_one=False, steps_offset=1
     )
+
+
+def new_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """A flow from image to noise, whose levels are not shifted: images are small."""
+    return FlowMatchEulerDiscreteScheduler(shift=1.0)
 
 
 def new_tokenizer(captions: list[str]) -> CLIPTokenizer:
@@ -106,11 +152,8 @@ def save_pipeline(
     dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write the parts in diffusers' pipeline layout, weights as safetensors of `dtype`."""
-    for name, part in {"vae": vae, "unet": unet, "text_encoder": text_encoder}.items():
-        part.to(dtype).save_pretrained(folder / name, safe_serialization=True)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    vocabulary = folder / "tokenizer" / "tokenizer.json"
-    vocabulary.write_text(json.dumps(json.loads(vocabulary.read_text()), separators=(",", ":")))
+    _save_parts(folder, {"vae": vae, "unet": unet, "text_encoder": text_encoder}, dtype)
+    _save_tokenizer(folder / "tokenizer", tokenizer)
     new_scheduler().save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",
@@ -126,6 +169,49 @@ def save_pipeline(
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def save_flow_pipeline(
+    folder: Path,
+    vae: AutoencoderKL,
+    transformer: SD3Transformer2DModel,
+    text_encoders: tuple[CLIPTextModelWithProjection, CLIPTextModelWithProjection],
+    tokenizer: CLIPTokenizer,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write the parts in diffusers' pipeline layout of Stable Diffusion 3 without T5, weights as safetensors of `dtype`."""
+    encoders = dict(zip(("text_encoder", "text_encoder_2"), text_encoders, strict=True))
+    _save_parts(folder, {"vae": vae, "transformer": transformer, **encoders}, dtype)
+    for name in ("tokenizer", "tokenizer_2"):
+        _save_tokenizer(folder / name, tokenizer)
+    new_flow_scheduler().save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusion3Pipeline",
+        "_diffusers_version": "0.42.1",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_3": [None, None],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "tokenizer_3": [None, None],
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _save_parts(folder: Path, parts: Mapping[str, Any], dtype: torch.dtype) -> None:
+    for name, part in parts.items():
+        part.to(dtype).save_pretrained(folder / name, safe_serialization=True)
+
+
+def _save_tokenizer(folder: Path, tokenizer: CLIPTokenizer) -> None:
+    tokenizer.save_pretrained(folder)
+    vocabulary = folder / "tokenizer.json"
+    vocabulary.write_text(json.dumps(json.loads(vocabulary.read_text()), separators=(",", ":")))
 
 
 def save_tiny(folder: Path, seed: int = 0) -> None:

@@ -16,12 +16,15 @@ import numpy as np
 import open_clip
 import torch
 import transformers
+from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from raymia.curation.writing import write_tar
 from raymia.data.images import decode_image
+from raymia.data.tar import RawSample, read_shard
 from raymia.testbed import architecture, openclipart, training
 
 SEED = 20_260
@@ -29,7 +32,7 @@ SAMPLES_PER_SPLIT = 512
 SAMPLES_PER_SHARD = 128
 LONGER_SIDE_PX = 112
 """Pictures are reduced to this longer side before they are packed."""
-TRAINING_STEPS = {"vae": 1200, "clip": 700, "unet": 1100}
+TRAINING_STEPS = {"vae": 1200, "clip": 700, "unet": 1100, "transformer": 1000}
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def build(out: Path, cache: Path, seed: int = SEED) -> None:
     """Make every file of the test bed below `out`.
 
     Args:
-        out: where to write ``shards/``, ``pipeline/``, ``clip/``, ``manifest.yaml``, ``provenance.csv.gz``, ``training.jsonl``.
+        out: where to write ``shards/``, ``pipeline/``, ``flow/``, ``clip/``, ``manifest.yaml``, ``provenance.csv.gz``, ``training.jsonl``.
         cache: where the Debian packages are downloaded and unpacked.
         seed: seed of the split, the initial weights and the order of training.
 
@@ -70,6 +73,7 @@ def build(out: Path, cache: Path, seed: int = SEED) -> None:
     captions = [clipart.caption for clipart in auxiliary]
     build_clip(out / "clip", images, captions, seed, log)
     build_pipeline(out / "pipeline", images, captions, samples, seed, log)
+    build_flow(out, seed, log)
 
 
 def split(cliparts: list[openclipart.Clipart], seed: int) -> tuple[list[AuditSample], list[openclipart.Clipart]]:
@@ -178,9 +182,32 @@ def build_pipeline(
     tokenizer = architecture.new_tokenizer(captions + sides["members"].captions + sides["non_members"].captions)
     torch.manual_seed(seed)
     unet, text_encoder = architecture.new_unet(), architecture.new_text_encoder(tokenizer)
-    denoiser = training.Denoiser(unet, text_encoder, tokenizer, architecture.new_scheduler().alphas_cumprod)
-    training.train_unet(denoiser, sides["members"], sides["non_members"], TRAINING_STEPS["unet"], seed, log)
+    denoiser = training.NoiseUNet(unet, text_encoder, tokenizer, architecture.new_scheduler().alphas_cumprod)
+    training.train_denoiser(denoiser, sides["members"], sides["non_members"], TRAINING_STEPS["unet"], seed, log)
     architecture.save_pipeline(folder, vae, unet, text_encoder, tokenizer)
+
+
+def build_flow(out: Path, seed: int, log: training.Log) -> None:
+    """Train Stable Diffusion 3's transformer on the members, under the autoencoder and tokenizer of the other pipeline.
+
+    Args:
+        out: with ``shards/`` and ``pipeline/`` of a test bed; the pipeline ``flow/`` is written beside them.
+        seed: seed of the initial weights and of the order of training.
+        log: takes an entry every 100 steps.
+    """
+    vae = AutoencoderKL.from_pretrained(out / "pipeline" / "vae", torch_dtype=torch.float32, use_safetensors=True).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(out / "pipeline" / "tokenizer")
+    sides = {}
+    for name in ("members", "non_members"):
+        shards = sorted((out / "shards").glob(f"{name}-*.tar"))
+        found = [item for shard in shards for item in read_shard(str(shard)) if isinstance(item, RawSample)]
+        latents = training.encode(vae, _pixels([item.image or b"" for item in found]))
+        sides[name] = training.Captioned(latents, [item.caption for item in found])
+    torch.manual_seed(seed)
+    transformer, encoders = architecture.new_transformer(), architecture.new_flow_text_encoders(tokenizer)
+    denoiser = training.FlowTransformer(transformer, encoders, tokenizer)
+    training.train_denoiser(denoiser, sides["members"], sides["non_members"], TRAINING_STEPS["transformer"], seed, log)
+    architecture.save_flow_pipeline(out / "flow", vae, transformer, encoders, tokenizer)
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -1,24 +1,28 @@
-"""Training of the test bed's models: the autoencoder and CLIP on auxiliary images, the UNet on the members."""
+"""Training of the test bed's models: the autoencoder and CLIP on auxiliary images, the denoisers on the members."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPTextModel, CLIPTokenizer
+from torch.nn.functional import pad
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from raymia.replica.conditioning import token_ids
+from raymia.replica.sd3 import T5_TOKENS
+from raymia.replica.transformer import STEPS
 
 Log = Callable[[dict[str, Any]], None]
 """Takes one entry of the log of training."""
@@ -43,28 +47,125 @@ class Captioned:
     captions: list[str]
 
 
+class Denoiser(ABC):
+    """A denoiser and what stands around it in its pipeline, as it is trained.
+
+    A level is what `drawn` gives: how much noise there is, in the denoiser's own terms.
+    """
+
+    model: ClassVar[str]
+    """Name in the log."""
+    watched: ClassVar[tuple[float, ...]]
+    """Levels at which the loss is watched."""
+    tokenizer: CLIPTokenizer
+
+    @abstractmethod
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is trained."""
+
+    @abstractmethod
+    def told(self, tokens: Tensor) -> Any:
+        """What the denoiser is told of (n, length) tokens."""
+
+    @abstractmethod
+    def drawn(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,) levels at random."""
+
+    @abstractmethod
+    def noisy(self, latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        """(n, 4, h, w) latents with as much noise as (n,) levels say."""
+
+    @abstractmethod
+    def wanted(self, latents: Tensor, noise: Tensor) -> Tensor:
+        """(n, 4, h, w) that the denoiser is to put out."""
+
+    @abstractmethod
+    def output(self, noisy: Tensor, levels: Tensor, told: Any) -> Tensor:
+        """(n, 4, h, w) that it puts out."""
+
+
 @dataclass(frozen=True)
-class Denoiser:
-    """The UNet and what stands around it in the pipeline.
+class NoiseUNet(Denoiser):
+    """A UNet that predicts noise, under the states of one text encoder.
 
     Attributes:
-        alphas_cumprod: (timesteps,) of the scheduler that the pipeline ships with.
+        alphas_cumprod: (timesteps,) of the scheduler that the pipeline ships with. A level is a timestep.
     """
+
+    model: ClassVar = "unet"
+    watched: ClassVar = (100, 300, 500)
 
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     alphas_cumprod: Tensor
 
-    def states(self, tokens: Tensor) -> Tensor:
-        """(n, length, width) text states of (n, length) tokens."""
+    def parameters(self) -> list[nn.Parameter]:
+        return [*self.unet.parameters(), *self.text_encoder.parameters()]
+
+    def told(self, tokens: Tensor) -> Tensor:
         states: Tensor = self.text_encoder(tokens).last_hidden_state
         return states
 
-    def predicted_noise(self, noisy: Tensor, t: Tensor | int, states: Tensor) -> Tensor:
-        """(n, 4, h, w) noise that the UNet sees in noisy latents at timesteps t, beside text states."""
-        predicted: Tensor = self.unet(noisy, t, states).sample
+    def drawn(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(0, len(self.alphas_cumprod), (count,), generator=generator)
+
+    def noisy(self, latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        alphabar = self.alphas_cumprod[levels.long()][:, None, None, None]
+        return alphabar.sqrt() * latents + (1 - alphabar).sqrt() * noise
+
+    def wanted(self, latents: Tensor, noise: Tensor) -> Tensor:
+        return noise
+
+    def output(self, noisy: Tensor, levels: Tensor, told: Tensor) -> Tensor:
+        predicted: Tensor = self.unet(noisy, levels.long(), told).sample
         return predicted
+
+
+@dataclass(frozen=True)
+class FlowTransformer(Denoiser):
+    """Stable Diffusion 3's transformer, which predicts a flow's velocity, under the states of two text encoders and no T5.
+
+    A level is sigma, drawn from the logit-normal distribution of diffusers' training script for Stable Diffusion 3.
+    """
+
+    model: ClassVar = "transformer"
+    watched: ClassVar = (0.25, 0.45, 0.62)
+
+    transformer: SD3Transformer2DModel
+    text_encoders: tuple[CLIPTextModelWithProjection, CLIPTextModelWithProjection]
+    tokenizer: CLIPTokenizer
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for module in (self.transformer, *self.text_encoders) for parameter in module.parameters()]
+
+    def told(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        seen = [encoder(tokens, output_hidden_states=True) for encoder in self.text_encoders]
+        states = torch.cat([one.hidden_states[-2] for one in seen], dim=-1)
+        width = self.transformer.config.joint_attention_dim
+        states = pad(states, (0, width - states.shape[-1], 0, T5_TOKENS))
+        return states, torch.cat([one.text_embeds for one in seen], dim=-1)
+
+    def drawn(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(count, generator=generator).sigmoid()
+
+    def noisy(self, latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+        sigma = levels[:, None, None, None]
+        return (1 - sigma) * latents + sigma * noise
+
+    def wanted(self, latents: Tensor, noise: Tensor) -> Tensor:
+        return noise - latents
+
+    def output(self, noisy: Tensor, levels: Tensor, told: tuple[Tensor, Tensor]) -> Tensor:
+        states, pooled = told
+        velocity: Tensor = self.transformer(
+            hidden_states=noisy,
+            timestep=levels * STEPS,
+            encoder_hidden_states=states,
+            pooled_projections=pooled,
+            return_dict=False,
+        )[0]
+        return velocity
 
 
 class TrainingLog:
@@ -172,8 +273,10 @@ def _augmented(x: Tensor, generator: torch.Generator) -> Tensor:
     return functional.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def train_unet(denoiser: Denoiser, members: Captioned, non_members: Captioned, steps: int, seed: int, log: Log) -> None:
-    """Fit the UNet and the text encoder to the members' latents and captions; the non-members are only watched.
+def train_denoiser(
+    denoiser: Denoiser, members: Captioned, non_members: Captioned, steps: int, seed: int, log: Log, rate: float = 1e-3
+) -> None:
+    """Fit a denoiser and its text encoders to the members' latents and captions; the non-members are only watched.
 
     Args:
         denoiser: what is trained; its tokenizer and its schedule stay as they are.
@@ -182,22 +285,21 @@ def train_unet(denoiser: Denoiser, members: Captioned, non_members: Captioned, s
         steps: number of steps, of `TRAINING_BATCH` images each.
         seed: seed of the order, the noise and the captions that are left out.
         log: takes an entry every 100 steps.
+        rate: learning rate.
     """
-    alphas_cumprod = denoiser.alphas_cumprod
     tokens, empty = token_ids(denoiser.tokenizer, members.captions), token_ids(denoiser.tokenizer, [""])
-    parameters = [*denoiser.unet.parameters(), *denoiser.text_encoder.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-4)
+    parameters = denoiser.parameters()
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
     for step, index in enumerate(batches(len(members.latents), TRAINING_BATCH, steps, seed)):
         z = members.latents[index] + LATENT_NOISE * torch.randn(members.latents[index].shape, generator=generator)
-        t = torch.randint(0, len(alphas_cumprod), (len(index),), generator=generator)
+        levels = denoiser.drawn(len(index), generator)
         noise = torch.randn(z.shape, generator=generator)
         dropped = torch.rand(len(index), generator=generator) < CAPTION_DROPOUT
-        states = denoiser.states(torch.where(dropped[:, None], empty, tokens[index]))
-        alphabar = alphas_cumprod[t][:, None, None, None]
-        predicted = denoiser.predicted_noise(alphabar.sqrt() * z + (1 - alphabar).sqrt() * noise, t, states)
-        loss = functional.mse_loss(predicted, noise)
+        told = denoiser.told(torch.where(dropped[:, None], empty, tokens[index]))
+        output = denoiser.output(denoiser.noisy(z, noise, levels), levels, told)
+        loss = functional.mse_loss(output, denoiser.wanted(z, noise))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -206,7 +308,7 @@ def train_unet(denoiser: Denoiser, members: Captioned, non_members: Captioned, s
         if (step + 1) % 100 == 0 or step == 0:
             auc = _watched_auc(denoiser, members, non_members, seed)
             entry = {"loss": round(float(np.mean(losses[-100:])), 5), "loss_auc_one_draw": round(auc, 4)}
-            log({"model": "unet", "step": step + 1, **entry})
+            log({"model": denoiser.model, "step": step + 1, **entry})
 
 
 def _watched_auc(denoiser: Denoiser, members: Captioned, non_members: Captioned, seed: int) -> float:
@@ -218,12 +320,13 @@ def _watched_auc(denoiser: Denoiser, members: Captioned, non_members: Captioned,
 
 @torch.no_grad()
 def _watched_loss(denoiser: Denoiser, images: Captioned, seed: int) -> np.ndarray:
-    """(n,) mean squared error of the predicted noise, summed over three timesteps, under one draw of noise."""
-    latents, alphas_cumprod = images.latents, denoiser.alphas_cumprod
+    """(n,) mean squared error of the output, summed over the watched levels, under one draw of noise."""
+    latents = images.latents
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed + 1))
-    states = denoiser.states(token_ids(denoiser.tokenizer, images.captions))
+    told = denoiser.told(token_ids(denoiser.tokenizer, images.captions))
     total = torch.zeros(len(latents))
-    for t in (100, 300, 500):
-        noisy = alphas_cumprod[t].sqrt() * latents + (1 - alphas_cumprod[t]).sqrt() * noise
-        total += (denoiser.predicted_noise(noisy, t, states) - noise).square().mean(dim=(1, 2, 3))
+    for level in denoiser.watched:
+        levels = torch.full((len(latents),), level)
+        output = denoiser.output(denoiser.noisy(latents, noise, levels), levels, told)
+        total += (output - denoiser.wanted(latents, noise)).square().mean(dim=(1, 2, 3))
     return total.numpy()
