@@ -71,7 +71,9 @@ class _Section(BaseModel):
 class ReplicaConfig(_Section):
     """The attacked model and how it is run."""
 
-    model: Place = Field(description="A folder in diffusers' layout or its fsspec URL, a hub id, `testbed`, or `testbed-tiny`.")
+    model: Place = Field(
+        description="A folder in diffusers' layout or its fsspec URL, a hub id, `testbed`, `testbed-flow` or `testbed-tiny`."
+    )
     revision: Place | None = Field(None, description="Revision of a hub id; none for the newest.")
     dtype: Dtype = Field(
         "auto",

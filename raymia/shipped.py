@@ -33,7 +33,11 @@ NAMED: Registry[Named] = Registry(
     "named model",
     "raymia.named",
     Named,  # type: ignore[type-abstract]
-    given={"testbed": "raymia.testbed:Testbed", "testbed-tiny": "raymia.testbed:TinyTestbed"},
+    given={
+        "testbed": "raymia.testbed:Testbed",
+        "testbed-flow": "raymia.testbed:FlowTestbed",
+        "testbed-tiny": "raymia.testbed:TinyTestbed",
+    },
 )
 """Everything that may be named."""
 

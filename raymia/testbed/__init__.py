@@ -1,4 +1,4 @@
-"""A miniature Stable Diffusion trained here on a known, randomised member set, and the code that builds it."""
+"""Miniatures of Stable Diffusion 1 and 3 trained on a known, randomised member set, and the code that builds them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from raymia.shipped import Named
 
 ASSETS = Path(__file__).parent / "assets"
 PIPELINE = ASSETS / "pipeline"
+FLOW = ASSETS / "flow"
 CLIP = ASSETS / "clip"
 MANIFEST = ASSETS / "manifest.yaml"
 DEMO_JOB = Path(__file__).parent / "demo.yaml"
-TESTBED, TINY = "testbed", "testbed-tiny"
+TESTBED, TESTBED_FLOW, TINY = "testbed", "testbed-flow", "testbed-tiny"
 
 
 class Testbed(Named):
@@ -34,6 +35,15 @@ class Testbed(Named):
 
     def clip(self) -> str | None:
         return str(CLIP)
+
+
+class FlowTestbed(Testbed):
+    """The same data set, and Stable Diffusion 3's kind of model trained on it, under the same autoencoder."""
+
+    name: ClassVar = TESTBED_FLOW
+
+    def model(self) -> str | None:
+        return str(FLOW)
 
 
 class TinyTestbed(Named):

@@ -51,7 +51,8 @@ def build(out: Path, cache: Path, seed: int = SEED) -> None:
     """Make every file of the test bed below `out`.
 
     Args:
-        out: where to write ``shards/``, ``pipeline/``, ``flow/``, ``clip/``, ``manifest.yaml``, ``provenance.csv.gz``, ``training.jsonl``.
+        out: where to write ``shards/``, ``pipeline/``, ``flow/``, ``clip/``, ``manifest.yaml``, ``provenance.csv.gz`` and
+            ``training.jsonl``.
         cache: where the Debian packages are downloaded and unpacked.
         seed: seed of the split, the initial weights and the order of training.
 
@@ -208,6 +209,9 @@ def build_flow(out: Path, seed: int, log: training.Log) -> None:
     denoiser = training.FlowTransformer(transformer, encoders, tokenizer)
     training.train_denoiser(denoiser, sides["members"], sides["non_members"], TRAINING_STEPS["transformer"], seed, log)
     architecture.save_flow_pipeline(out / "flow", vae, transformer, encoders, tokenizer)
+    # As it stands in the other pipeline: what was read names the folder that it was read from.
+    shutil.rmtree(out / "flow" / "vae")
+    shutil.copytree(out / "pipeline" / "vae", out / "flow" / "vae")
 
 
 def _jpeg(image: Image.Image) -> bytes:
