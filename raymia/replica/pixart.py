@@ -48,7 +48,10 @@ class PixArt(NoiseFamily):
     def check(self, folder: Path) -> None:
         transformer = read_config(folder, "transformer", self.parts["transformer"])
         place, channels = folder / "transformer", transformer["in_channels"]
-        check_kl(folder, self.parts["vae"], channels)
+        vae = check_kl(folder, self.parts["vae"], channels)
+        check_fields(
+            vae, folder / "vae", {"shift_factor": ((0, None), "a shift, which diffusers' pipelines of PixArt ignore,")}
+        )
         width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
         served = {
             "out_channels": ((channels, 2 * channels), "an output of other channels"),
