@@ -14,6 +14,21 @@ Rows = slice | Tensor
 """Which images: a slice, or their numbers."""
 
 
+class UntellableError(ValueError):
+    """A caption that a model cannot be told, such as one that names no class. The sample is at fault, and no other.
+
+    Attributes:
+        reason: a word, by which such samples are counted.
+        detail: a sentence.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        """Say why, in a word and in a sentence."""
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
 @dataclass(frozen=True, eq=False)
 class Conditioning:
     """A bundle of tensors with a row for each image. Attacks treat it as opaque; a family fills what its denoiser takes.

@@ -17,6 +17,7 @@ from raymia.config import Job
 from raymia.data.shapes import Placed
 from raymia.data.tar import Fault
 from raymia.errors import first_line
+from raymia.replica.conditioning import UntellableError
 from raymia.replica.device import available
 from raymia.replica.folder import find_pipeline
 from raymia.replica.protocol import Replica
@@ -104,8 +105,8 @@ class Scorer:
     ) -> list[Scores | Fault]:
         """Scores of each sample by signal name, or why it could not be scored.
 
-        A batch that runs out of memory is halved. A batch that fails otherwise, or that a service refuses, is scored sample by
-        sample, so that only the samples at fault are lost.
+        A batch that runs out of memory is halved. A batch that fails otherwise, that a service refuses, or of which the model
+        cannot be told a caption, is scored sample by sample, so that only the samples at fault are lost.
 
         Args:
             pixels: (batch, side, side, 3) upright RGB; none where there are latents and no attack works on images.
@@ -130,7 +131,7 @@ class Scorer:
             half = len(keys) // 2
             log.warning("out of memory at batch %d; going on at %d", len(keys), half)
             return part(slice(None, half)) + part(slice(half, None))
-        except ServiceError as error:
+        except (ServiceError, UntellableError) as error:
             if len(keys) == 1:
                 return [Fault(error.reason, error.detail)]
             return [part(slice(i, i + 1))[0] for i in range(len(keys))]

@@ -90,7 +90,7 @@ def pipeline(found: PipelineFolder, case: Case) -> Any:
 
 def run(case: Case, pipeline: Any, count: int = 2, **more: Any) -> Any:
     """Two steps of diffusers' pipeline over the case's prompts, from its own noise."""
-    asked = {case.tells: list(case.prompts[:count])} if case.tells else {"batch_size": count}
+    asked = {case.tells: case.asks(case.prompts[:count])} if case.tells else {"batch_size": count}
     taken = inspect.signature(pipeline.__call__).parameters
     size = {"height": case.side_px, "width": case.side_px} if "height" in taken else {}
     levels = {"sigmas": list(LEVELS)} if isinstance(pipeline.scheduler, FlowMatchEulerDiscreteScheduler) else {}

@@ -36,7 +36,8 @@ class Case:
         packed, unpacked: between (batch, c, h, w) and what the pipeline moves; take latents, h and w.
         seen: what the denoiser makes of its arguments, where padding that it does not see may be of any length.
         denoiser: the pipeline's name of it.
-        tells: the names that prompts go by in the pipeline's call.
+        tells: the names that prompts go by in the pipeline's call; empty where it takes none.
+        asks: makes of prompts what the pipeline takes.
         prompts: two of them.
         side_px: of images.
         rounding: of what two ways to compute the same may differ by.
@@ -53,6 +54,7 @@ class Case:
     seen: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
     denoiser: str = "transformer"
     tells: str = "prompt"
+    asks: Callable[[Sequence[str]], Any] = list
     prompts: Sequence[str] = tuple(PROMPTS)
     side_px: int = SIDE_PX
     rounding: float = 1e-5
