@@ -199,6 +199,7 @@ FAMILIES: Registry[Family] = Registry(
         "documents",
         "families",
         "fetching",
+        "flux2",
         "folder",
         "hub",
         "latent_diffusion",

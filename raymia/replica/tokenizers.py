@@ -94,24 +94,26 @@ def _check_merges(place: Path, tokenizer: Any) -> None:
         raise ConfigError(f"{place}: no merge makes the token {lost[0]!r} and {len(lost) - 1} more; the list of merges is cut")
 
 
-def as_chat(tokenizer: Any, prompt: str) -> str:
-    """A prompt as the words of a user whom an assistant that thinks is to answer, by the tokenizer's own template.
+def as_chat(tokenizer: Any, prompt: str, thinking: bool = True) -> str:
+    """A prompt as the words of a user whom an assistant is to answer, by the tokenizer's own template.
 
     Args:
         tokenizer: of transformers, which fills in templates in a sandbox.
         prompt: as it stands.
+        thinking: whether the assistant thinks.
     """
     words = [{"role": "user", "content": prompt}]
-    text: str = tokenizer.apply_chat_template(words, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    text: str = tokenizer.apply_chat_template(words, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
     return text
 
 
-def check_chat(parts: Parts, part: str) -> None:
+def check_chat(parts: Parts, part: str, thinking: bool = True) -> None:
     """Refuse a tokenizer whose template of chats makes no text of a prompt, or not always the same.
 
     Args:
         parts: of the pipeline, with the tokenizer loaded.
         part: folder of the tokenizer.
+        thinking: see `as_chat`.
 
     Raises:
         ConfigError: names the folder and what is wrong with its template.
@@ -121,7 +123,7 @@ def check_chat(parts: Parts, part: str) -> None:
         raise ConfigError(f"{place}/{TEMPLATES}: several templates of chats; expected chat_template.jinja alone")
     try:
         template = tokenizer.get_chat_template()
-        texts = [as_chat(tokenizer, prompt) for prompt in PROMPTS]
+        texts = [as_chat(tokenizer, prompt, thinking) for prompt in PROMPTS]
     except Exception as error:
         # Whatever the library makes of somebody else's template.
         raise ConfigError(
