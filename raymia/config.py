@@ -149,7 +149,12 @@ class PoolConfig(_Section):
     initial_replicas: int | None = Field(
         None, ge=1, le=MOST, description="Size that an elastic pool asks for at once; max_replicas if unset."
     )
-    gpus_per_replica: float | None = Field(None, ge=0, le=MOST, description="By default 1 where the cluster has GPUs, else 0.")
+    gpus_per_replica: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="By default 1 where the cluster has GPUs, else 0. A replica computes on one GPU at most, or shares it.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where replicas compute; `auto` is the GPU where they are given one."
     )

@@ -17,6 +17,9 @@ from raymia.scan.told import require_told
 from tests.replica.families.flux2_klein import CASE, STATES, save
 from tests.replica.test_every_family import loaded
 
+TWENTY = {"num_hidden_layers": 20, "layer_types": ["full_attention"] * 20}
+"""Of a language model that has fewer layers than the transformer sees states of."""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -85,7 +88,7 @@ def test_a_distilled_model_has_nothing_to_guide_from_and_a_base_has(folder: Path
         ("transformer/config.json", {"in_channels": 32}, "in_channels is 32; another number of channels"),
         (
             "text_encoder/config.json",
-            {"num_hidden_layers": 20, "layer_types": ["full_attention"] * 20},
+            TWENTY,
             "num_hidden_layers 20; expected more than 27",
         ),
         ("vae/config.json", {"in_channels": 4}, "in_channels is 4; expected the 3 colours"),
