@@ -26,6 +26,7 @@ TRANSIENT_ERRORS = ["CUDA out of memory", "NCCL"]
 """Words of errors of the work after which Ray tries it again."""
 STORAGE_ERRORS = ["ServiceUnavailable", "Connection reset", "Connection aborted", "HTTP (429|5..)", "googleapi.*(429|5..)"]
 STDERR = 2
+WRAPPED = "ray.exceptions.UserCodeException:"
 CAUSE_LINE = re.compile(r"^[A-Za-z_.]*(Error|Exception|Interrupt): ")
 LOCAL_SETTINGS = {"RAY_worker_niceness": "0", "OMP_WAIT_POLICY": "PASSIVE", "RAY_enable_metrics_collection": "0"}
 """Of a local Ray, unless the environment says otherwise. Workers run at normal priority: at Ray's own niceness of 15 a scan on
@@ -168,9 +169,10 @@ def _cause(error: BaseException) -> str:
     causes = [error]
     while (inner := getattr(causes[-1], "cause", None) or causes[-1].__cause__) is not None and inner not in causes:
         causes.append(inner)
-    # Ray's own wrappers carry the trace of the worker as text; its last unindented "Type: message" is the cause.
+    # Ray's own wrappers carry the trace of the worker as text; its last unindented "Type: message" is the cause, but for the
+    # one by which Ray says that there was a cause.
     for candidate in reversed(causes):
-        lines = [line for line in str(candidate).splitlines() if CAUSE_LINE.match(line)]
+        lines = [line for line in str(candidate).splitlines() if CAUSE_LINE.match(line) and not line.startswith(WRAPPED)]
         if lines:
             return lines[-1].strip()
     return f"{type(causes[-1]).__name__}: {' '.join(str(causes[-1]).split())[:500]}"

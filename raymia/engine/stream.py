@@ -10,6 +10,7 @@ import ray
 from raymia.engine.pool import Pool
 from raymia.engine.shards import Read, ShardDatasource
 from raymia.engine.start import configure
+from raymia.errors import ConfigError
 
 DECODING_CPUS = 0.5
 """CPUs of a decoding task. They differ from a replica's: Ray fuses stages of equal needs, and decoding inside replicas would
@@ -28,9 +29,16 @@ class ScoringActor:
         Args:
             load: makes the work ready.
         """
-        self._work = load()
+        self._refused: ConfigError | None = None
+        try:
+            self._work = load()
+        except ConfigError as error:
+            # Another try would say the same, and Ray tries three times to start an actor that fails to.
+            self._refused = error
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        if self._refused is not None:
+            raise self._refused
         return self._work(table)
 
 

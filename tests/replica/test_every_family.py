@@ -77,6 +77,12 @@ def replica(found: PipelineFolder, case: Case) -> LatentDiffusion:
 
 
 @pytest.fixture(scope="module")
+def by_own_steps(found: PipelineFolder, case: Case) -> LatentDiffusion:
+    """The replica whose timesteps are the model's own."""
+    return loaded(found, case, naming="own")
+
+
+@pytest.fixture(scope="module")
 def pipeline(found: PipelineFolder, case: Case) -> Any:
     """diffusers' own, with a scheduler whose levels are as they are asked for."""
     own = case.pipeline.from_pretrained(found.path, use_safetensors=True, torch_dtype=torch.float32)
@@ -143,8 +149,10 @@ def shape_of(replica: LatentDiffusion, case: Case) -> tuple[int, int, int]:
     return replica.latent_shape(case.side_px, case.side_px)
 
 
-def test_the_denoiser_is_called_with_exactly_what_the_pipeline_passes(case: Case, found: PipelineFolder, pipeline: Any) -> None:
-    replica = loaded(found, case, naming="own")
+def test_the_denoiser_is_called_with_exactly_what_the_pipeline_passes(
+    case: Case, by_own_steps: LatentDiffusion, pipeline: Any
+) -> None:
+    replica = by_own_steps
     steps: list[tuple[Any, Tensor]] = []
     step = pipeline.scheduler.step
 
@@ -191,9 +199,9 @@ def test_encode_and_decode_are_the_pipelines(case: Case, replica: LatentDiffusio
 
 
 def test_the_loss_is_that_of_diffusers_training_script_on_the_same_noise(
-    case: Case, found: PipelineFolder, pipeline: Any
+    case: Case, by_own_steps: LatentDiffusion, pipeline: Any
 ) -> None:
-    replica = loaded(found, case, naming="own")
+    replica = by_own_steps
     images, schedule = random_images(2, case.side_px), replica.schedule
     trial = Trial(replica, images, list(case.prompts), ["a", "b"], seed=3)
     steps = tuple(schedule.step_of(level) for level in LEVELS)
@@ -234,8 +242,10 @@ def moves_of(case: Case, pipeline: Any) -> list[tuple[Any, Tensor, Tensor]]:
     return moves
 
 
-def test_noise_image_and_move_agree_with_the_schedulers_own_step(case: Case, found: PipelineFolder, pipeline: Any) -> None:
-    replica = loaded(found, case, naming="own")
+def test_noise_image_and_move_agree_with_the_schedulers_own_step(
+    case: Case, by_own_steps: LatentDiffusion, pipeline: Any
+) -> None:
+    replica = by_own_steps
     size, told, schedule = shape_of(replica, case)[1:], replica.text(list(case.prompts)), replica.schedule
     (first, before, after), (last, _, end) = moves_of(case, pipeline)
     t, u = own_step(replica, first), own_step(replica, last)
