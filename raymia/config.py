@@ -112,7 +112,9 @@ class ReplicaConfig(_Section):
     text: TextPlace = Field(
         "resident",
         description="Where text encoders are while nothing is encoded: `resident` on the GPU, or `offload` in the machine's "
-        "memory, from where they are copied for each batch: GPU memory for a second or so per batch. Changes no score.",
+        "memory, from where they are copied for each batch: GPU memory for a second or so per batch. With `stage` all texts "
+        "are encoded first, by a pool that has the text encoders alone, and kept in the run directory until the scan is "
+        "finished, so that a GPU never holds both: `scan --dry-run` says how much room they take. Changes no score.",
     )
     compile: bool = Field(
         False,

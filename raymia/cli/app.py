@@ -108,8 +108,8 @@ def scan(
 
 
 def _print_cost(job: Any, as_json: bool) -> None:
-    from raymia.cli.printing import COSTS, print_cost, print_memory
-    from raymia.scan.cost import count
+    from raymia.cli.printing import COSTS, print_cost, print_memory, print_texts
+    from raymia.scan.cost import SOME_CAPTION, count, prompts_of
     from raymia.scan.plan import make_plan
 
     plan = make_plan(job)
@@ -121,17 +121,20 @@ def _print_cost(job: Any, as_json: bool) -> None:
     price = None if plan.job.hosted is None else plan.job.hosted.price()
     total_price = None if price is None or samples is None else price * together["queries"] * samples
     memory = _memory(plan)
+    prompts = len(prompts_of(job.attacks.values(), plan.schedule, [SOME_CAPTION]))
     if as_json:
         costs: dict[str, Any] = {"per_image": alone, "apart": apart, "together": together, "samples": samples}
         costs |= {"in_total": in_total, "price": total_price}
         costs["memory"] = memory if memory is None or isinstance(memory, str) else memory.model_dump()
-        out.show_json(costs)
+        out.show_json(costs | {"prompts": prompts})
         return
     print_cost(out, job.attacks, apart, together, samples, in_total)
     if total_price is not None:
         out.say(f"Price of the queries, as the service states it: {total_price:,.2f}")
     if memory is not None:
         print_memory(out, memory, [name for name, cost in alone.items() if cost["backwards"]])
+        if job.hosted is None and job.model.text == "stage":
+            print_texts(out, memory, prompts, samples)
     if samples is None:
         unknown = ", ".join(split.name for split in plan.manifest.splits if split.samples is None)
         out.say(f"The manifest announces no number of samples for {unknown}; `raymia data index` counts them.")

@@ -200,9 +200,26 @@ def print_memory(out: Terminal, memory: Memory | str, with_gradients: Sequence[s
         more = f"; calls as above take {memory.gib:.1f} GiB" + ("" if roomy is None else f", one of {roomy} GB")
         out.say(f"The smallest GPU that it fits is one of {least} GB, with smaller calls: {memory.least_gib:.1f} GiB{more}.")
     if not all(part.resident for part in memory.parts):
-        out.say("In brackets: in the machine's memory, and on the GPU while texts are encoded.")
+        out.say("In brackets: not on the GPU but while texts are encoded.")
     if with_gradients:
         out.say(f"{', '.join(with_gradients)}: gradients take more.")
+
+
+def print_texts(out: Terminal, memory: Memory | str, prompts: int, samples: int | None) -> None:
+    """The room that encoded texts take in the run directory until the scan is finished.
+
+    Args:
+        out: where to print.
+        memory: that was predicted.
+        prompts: that the model is told for each image.
+        samples: in all, where known.
+    """
+    if isinstance(memory, str):
+        return
+    each = memory.prompt_mib * prompts
+    total = "" if samples is None else f", {each * samples / 1024:,.1f} GiB in all at most"
+    told = "1 prompt" if prompts == 1 else f"{prompts} prompts"
+    out.say(f"Encoded texts: {told} of {memory.prompt_mib:.2f} MiB for each image{total}.")
 
 
 def print_grid(out: Terminal, factors: list[Factor], cells: list[Cell]) -> None:

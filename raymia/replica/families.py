@@ -17,6 +17,7 @@ from raymia.replica.parameter_groups import UNET_GROUPS
 from raymia.replica.parts import Parts
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Naming, Schedule
+from raymia.replica.staged_text import StagedText
 
 Ability = Literal["condition", "words", "states", "unconditional", "autoencoder"]
 """What a model may be told: a ``condition`` for each image; one made of ``words``, of which some can be left out; one that
@@ -24,8 +25,8 @@ reaches the denoiser as hidden ``states``; and none, as an ``unconditional`` mod
 may have: an ``autoencoder``."""
 
 
-TextPlace = Literal["resident", "offload"]
-"""Where text encoders are while nothing is encoded."""
+TextPlace = Literal["resident", "offload", "stage"]
+"""Where text encoders are while nothing is encoded; in another process, for a stage of its own, with the last."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,10 @@ class LoadOptions:
         naming: what a timestep means.
         guidance: scale that a model distilled under guidance is told; none for the family's own value.
         own_sizes: tell the model of the size of each image's file, where it can be told.
-        text: where text encoders are between two calls: ``resident`` on the device, or ``offload`` in the machine's memory.
+        text: where text encoders are between two calls: ``resident`` on the device, or ``offload`` in the machine's memory; or
+            ``stage``, for a replica without any, which is told what is kept in `staged`.
+        staged: what another process kept, with ``stage``.
+        text_alone: load text encoders and nothing else, for that other process; attributes of the rest are then missing.
     """
 
     dtype: str = "float32"
@@ -56,6 +60,8 @@ class LoadOptions:
     guidance: float | None = None
     own_sizes: bool = False
     text: TextPlace = "resident"
+    staged: StagedText | None = None
+    text_alone: bool = False
 
 
 class Family(ABC):
@@ -214,6 +220,7 @@ FAMILIES: Registry[Family] = Registry(
         "schedule",
         "scheduler_config",
         "self_test",
+        "staged_text",
         "tensors",
         "text_encoders",
         "tokenizers",

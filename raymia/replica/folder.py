@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from raymia.replica.hub import download, remote_files, remote_headers
 from raymia.replica.parts import Parts, beside_weights, is_tokenizer, weight_stems
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Naming, Schedule
-from raymia.replica.self_test import self_test
+from raymia.replica.self_test import keep_texts, self_test
+from raymia.replica.staged_text import StagedText
 from raymia.replica.tensors import check_built, check_tensors
 from raymia.replica.weight_files import VARIANTS, WeightFiles, file_names, unreadable
 
@@ -144,6 +145,17 @@ class PipelineFolder:
         replica = self.family.load(parts, options)
         self_test(replica, self.family, parts, options)
         return replica
+
+    def load_text(self, options: LoadOptions, kept: StagedText) -> Replica:
+        """Load text encoders alone, for `text`, and keep what replicas without any are tested with when they load.
+
+        Raises:
+            ConfigError: see `Family.load` and `raymia.replica.self_test.keep_texts`.
+        """
+        parts = Parts(self.path, self.parts)
+        encoders = self.family.load(parts, replace(options, text="resident", staged=None, text_alone=True))
+        keep_texts(encoders, self.family, parts, options, kept)
+        return encoders
 
     def _files(self) -> Iterable[Path]:
         """Everything that the model is loaded from."""

@@ -36,7 +36,7 @@ class LatentDiffusion(ABC):
         family: of the model.
         dtype: that the denoiser computes in.
         autoencoder: in float32 always.
-        text_device: where text encoders are while nothing is encoded.
+        text_device: where text encoders are while nothing is encoded, of a replica that has any.
         groups, batches_gradients: see `raymia.replica.protocol.Replica`.
     """
 
@@ -53,18 +53,24 @@ class LatentDiffusion(ABC):
         side = options.resolution_px
         _, height, width = family.latent_shape(parts.folder, side)
         usual, autoencoder_batch = device_batches(self.device.type, height * width, side**2)
+        self.text_device = torch.device("cpu") if options.text == "offload" else self.device
+        self._text_modules: list[nn.Module] = []
+        self._staged = options.staged
+        self.denoiser_batch = options.denoiser_batch or usual
+        self._empty: Conditioning | None = None
+        if options.text_alone:
+            self._load_text(parts)
+            return
         self.autoencoder = self._load_autoencoder(parts, autoencoder_batch)
         require_sides(side, self.autoencoder.factor * family.grain)
         self._layout = layout_on(self.device.type, options.compiled)
         self._denoiser = self._load_denoiser(parts).to(self.device)
-        self.text_device = torch.device("cpu") if options.text == "offload" else self.device
         before = set(parts.loaded)
-        self._load_text(parts)
+        if self._staged is None:
+            self._load_text(parts)
         self._text_modules = [part for name, part in parts.loaded.items() if name not in before and isinstance(part, nn.Module)]
-        self._empty: Conditioning | None = None
         self._compiled: Callable[..., Any] | None = None
         self._in_float32: LatentDiffusion | None = None
-        self.denoiser_batch = options.denoiser_batch or usual
         if self.device.type in MEMORY_BOUND:
             self._fit(side, options.denoiser_batch is not None, options.also_float32)
         if options.compiled:
@@ -121,6 +127,8 @@ class LatentDiffusion(ABC):
         return self._encoded(prompts)
 
     def _encoded(self, prompts: Sequence[str]) -> Conditioning:
+        if self._staged is not None:
+            return self._staged.told(prompts, self.device)
         with self.text_encoders_at_hand():
             return self._encode_prompts(prompts)
 

@@ -23,7 +23,7 @@ from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.parts import Parts, name_of
 from raymia.replica.tensors import new_part
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 GPUS_GIB = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192)
 """Memory of the GPUs that there are, as they are sold."""
 WORKSPACE = 4 / 3
@@ -73,6 +73,8 @@ class Memory(BaseModel):
     """Of the usual GPUs, the smallest that has room for one image to a call; none where none has."""
     roomy_gpu_gib: int | None
     """Of the usual GPUs, the smallest on which calls need not be made smaller."""
+    prompt_mib: float
+    """What the model is told under one prompt, which ``text: stage`` keeps for each."""
 
 
 def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 1) -> Memory | None:
@@ -98,6 +100,7 @@ def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 
             if not isinstance(replica, LatentDiffusion):
                 return None
             calls = _calls(replica, options, texts)
+            prompt = sum(tensor.nbytes for tensor in replica.text([""]).to(replica.dtype).tensors().values())
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{folder.path}: what memory it takes cannot be told without its weights ({type(error).__name__}: "
@@ -113,7 +116,12 @@ def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 
     weights = sum(part.weights_gib for part in held if part.resident)
     resting = sum((part.weights_gib for part in held if not part.resident), 0.0)
     calls = [call if call.what != "text" else _with(call, resting) for call in calls]
-    least, most = (weights + max(getattr(call, size) for call in calls) for size in ("one_image_gib", "gib"))
+    # Of a stage of their own, text encoders are alone on a GPU.
+    apart = [call for call in calls if call.what == "text"] if options.text == "stage" else []
+    least, most = (
+        max([weights + max(getattr(call, size) for call in calls if call not in apart)] + [getattr(one, size) for one in apart])
+        for size in ("one_image_gib", "gib")
+    )
     return Memory(
         parts=held,
         calls=calls,
@@ -121,6 +129,7 @@ def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 
         gib=_with_room(most),
         smallest_gpu_gib=_smallest(least),
         roomy_gpu_gib=_smallest(most),
+        prompt_mib=prompt / MIB,
     )
 
 

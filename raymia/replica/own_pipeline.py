@@ -15,8 +15,9 @@ from torch import Tensor
 
 from raymia.errors import ConfigError, first_line
 from raymia.replica.documents import read_json
-from raymia.replica.parts import Parts
+from raymia.replica.parts import Parts, weight_stems
 from raymia.replica.schedule import Schedule
+from raymia.replica.tensors import new_part
 
 PROMPT, SEED = "a photograph of two small boats", 0
 
@@ -54,7 +55,9 @@ class _Taken(Exception):  # noqa: N818 - it ends the pipeline once enough is kno
         self.sample, self.output = sample, output
 
 
-def ask(kind: Any, parts: Parts, schedule: Schedule, t: int, asked: OneStep) -> tuple[Tensor, Tensor]:
+def ask(
+    kind: Any, parts: Parts, schedule: Schedule, t: int, asked: OneStep, texts: Sequence[Any] | None = None
+) -> tuple[Tensor, Tensor]:
     """Latents that a pipeline would move, and the output that it would move them by, in the pipeline's own layout.
 
     Args:
@@ -63,11 +66,15 @@ def ask(kind: Any, parts: Parts, schedule: Schedule, t: int, asked: OneStep) -> 
         schedule: the replica's.
         t: timestep as jobs name it.
         asked: what the pipeline is called with.
+        texts: what `encoded` gave, where the parts have no text encoders.
 
     Raises:
         ConfigError: the pipeline cannot be run.
     """
     pipeline = assembled(kind, parts)
+    if texts is not None:
+        given = iter(texts)
+        pipeline.encode_prompt = lambda *_, **__: next(given)
     # Not before: some pipelines replace what they take for an old scheduler's offset.
     pipeline.scheduler = _standing_still(schedule, t)
     pipeline.set_progress_bar_config(disable=True)
@@ -77,6 +84,50 @@ def ask(kind: Any, parts: Parts, schedule: Schedule, t: int, asked: OneStep) -> 
         except _Taken as taken:
             return taken.sample, taken.output
         raise ValueError("it asks its scheduler for no step")
+
+
+class _Reached(Exception):  # noqa: N818 - it ends the pipeline once all texts are encoded
+    pass
+
+
+def encoded(kind: Any, parts: Parts, schedule: Schedule, t: int, asked: OneStep, device: torch.device) -> list[Any]:
+    """What a pipeline's own `encode_prompt` gives, call by call, where the text encoders are loaded and the denoiser is not.
+
+    Args:
+        kind, parts, schedule, t, asked: see `ask`.
+        device: of the text encoders.
+
+    Raises:
+        ConfigError: the pipeline cannot be run as far as that.
+    """
+    whole = Parts(parts.folder, parts.declared)
+    whole.loaded.update(parts.loaded)
+    with torch.device("meta"):
+        hollow = {part: new_part(whole, part) for part in weight_stems(parts.declared) if part not in parts.loaded}
+    whole.loaded.update(hollow)
+    # Of parts on several devices a pipeline takes the first one's.
+    there = type(kind.__name__, (kind,), {"_execution_device": device, "device": device})
+    pipeline = assembled(there, whole)
+    pipeline.scheduler = _standing_still(schedule, t)
+    pipeline.set_progress_bar_config(disable=True)
+    results: list[Any] = []
+
+    def noted(*given: Any, **named: Any) -> Any:
+        results.append(kind.encode_prompt(pipeline, *given, **named))
+        return results[-1]
+
+    def reached(*_: Any) -> None:
+        raise _Reached
+
+    pipeline.encode_prompt = noted
+    for part in hollow.values():
+        part.register_forward_pre_hook(reached)
+    with _naming(kind, parts), torch.no_grad():
+        try:
+            pipeline(**asked.arguments, num_inference_steps=1, generator=torch.Generator("cpu").manual_seed(SEED))
+        except _Reached:
+            return results
+        raise ValueError("it asks its denoiser for nothing")
 
 
 def _standing_still(schedule: Schedule, t: int) -> Any:

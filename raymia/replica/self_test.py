@@ -7,6 +7,7 @@ does, a layout or a compiler that changes what comes out, and weights that put o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,9 +20,10 @@ from raymia.errors import ConfigError, first_line
 from raymia.replica.families import Family, LoadOptions
 from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.noise import noise_like
-from raymia.replica.own_pipeline import OneStep, ask
+from raymia.replica.own_pipeline import OneStep, ask, encoded
 from raymia.replica.parts import Parts
 from raymia.replica.protocol import Replica
+from raymia.replica.staged_text import StagedText
 
 TIMESTEP, SEED = 300, 0
 SIDE = 8
@@ -53,9 +55,10 @@ def self_test(replica: Replica, family: Family, parts: Parts, options: LoadOptio
     pipeline = getattr(diffusers, family.pipelines[0], None) if family.pipelines else None
     if pipeline is not None and denoiser is not None:
         # First, so that parts which cannot be run at all are said to be that.
-        asked = family.own_step(parts.folder, options, rows * (side // height), columns * (side // width))
+        asked = _asked(family, parts, options, height, width)
+        texts = None if options.staged is None else options.staged.own(replica.device)
         with _text_at_hand(replica):
-            z, output = _of_pipeline(pipeline, denoiser, parts, replica, t, asked)
+            z, output = _of_pipeline(pipeline, denoiser, parts, replica, t, asked, texts)
         z, output = (asked.unpacked(one.float(), rows, columns) for one in (z, output))
         expected = replica.schedule.noise_from_output(output, z, t)
         prompts = list(asked.prompts)
@@ -75,6 +78,37 @@ def self_test(replica: Replica, family: Family, parts: Parts, options: LoadOptio
         _check_compiled(replica, parts, shape, dtype)
 
 
+def keep_texts(encoders: Replica, family: Family, parts: Parts, options: LoadOptions, kept: StagedText) -> None:
+    """Keep what `self_test` needs of text encoders, for a replica that has none.
+
+    Args:
+        encoders: text encoders alone.
+        family: of the model.
+        parts: that they were loaded from.
+        options: how the replica will be run.
+        kept: where to.
+
+    Raises:
+        ConfigError: diffusers' own pipeline cannot encode a prompt with them.
+    """
+    pipeline = getattr(diffusers, family.pipelines[0], None) if family.pipelines else None
+    prompts = [""]
+    if pipeline is not None:
+        side = options.resolution_px
+        _, height, width = family.latent_shape(parts.folder, side)
+        asked = _asked(family, parts, options, height, width)
+        t = min(TIMESTEP, encoders.schedule.timesteps // 2)
+        kept.keep_own(encoded(pipeline, parts, encoders.schedule, t, asked, encoders.device))
+        prompts += asked.prompts
+    kept.keep(prompts, encoders.text(prompts))
+
+
+def _asked(family: Family, parts: Parts, options: LoadOptions, height: int, width: int) -> OneStep:
+    """A step at latents of a fixed size, or the model's own of that height and width where they are smaller."""
+    px = options.resolution_px // height
+    return family.own_step(parts.folder, options, min(height, SIDE) * px, min(width, SIDE) * px)
+
+
 def _require_alive(replica: Replica, z: Tensor, predicted: Tensor, t: int, parts: Parts) -> None:
     if not bool(torch.isfinite(predicted).all()):
         raise ConfigError(
@@ -92,14 +126,14 @@ def _denoiser(replica: Replica, parts: Parts) -> nn.Module | None:
 
 
 def _of_pipeline(
-    kind: Any, denoiser: nn.Module, parts: Parts, replica: Replica, t: int, asked: OneStep
+    kind: Any, denoiser: nn.Module, parts: Parts, replica: Replica, t: int, asked: OneStep, texts: Sequence[Any] | None
 ) -> tuple[Tensor, Tensor]:
     """See `raymia.replica.own_pipeline.ask`, of a denoiser in the plain layout."""
     layout = _in_plain_layout(denoiser)
     hook = denoiser.register_forward_pre_hook(_in_own_dtype)
     try:
         with cudnn.flags(enabled=True, allow_tf32=False):
-            return ask(kind, parts, replica.schedule, t, asked)
+            return ask(kind, parts, replica.schedule, t, asked, texts)
     finally:
         hook.remove()
         denoiser.to(memory_format=layout)

@@ -16,6 +16,7 @@ from raymia.run.record import Evaluations
 from raymia.trial.trial import NoImagesError, Trial
 
 SIDE_PX = 16
+SOME_CAPTION = "a caption of six different words"
 
 
 def count(attacks: Iterable[Attack], schedule: Schedule) -> Evaluations:
@@ -38,13 +39,34 @@ def works_on_images(attack: Attack, schedule: Schedule) -> bool:
     return False
 
 
-def _hollow_trial(schedule: Schedule, images: Tensor | None = None, latents: Tensor | None = None) -> Trial:
-    hollow, captions = _Hollow(schedule), ["a caption of six different words"]
-    return Trial(hollow, images, captions, ["key"], seed=0, clip=hollow, lpips=hollow, latents=latents)
+def prompts_of(attacks: Iterable[Attack], schedule: Schedule, captions: Sequence[str]) -> list[str]:
+    """Every prompt that attacks tell the model of images with these captions, each once, found by running them."""
+    images = torch.zeros(len(captions), 3, SIDE_PX, SIDE_PX)
+    hollow = _Hollow(schedule)
+    trial = _hollow_trial(schedule, images, captions=captions, hollow=hollow)
+    for attack in attacks:
+        attack.score(trial)
+    return list(hollow.told)
+
+
+def _hollow_trial(
+    schedule: Schedule,
+    images: Tensor | None = None,
+    latents: Tensor | None = None,
+    captions: Sequence[str] = (SOME_CAPTION,),
+    hollow: _Hollow | None = None,
+) -> Trial:
+    model = hollow or _Hollow(schedule)
+    keys = [str(place) for place in range(len(captions))]
+    return Trial(model, images, captions, keys, seed=0, clip=model, lpips=model, latents=latents)
 
 
 class _Hollow:
-    """Replica, CLIP and LPIPS of the right shapes and no content."""
+    """Replica, CLIP and LPIPS of the right shapes and no content.
+
+    Attributes:
+        told: the prompts that it was told, in order.
+    """
 
     device = torch.device("cpu")
     denoiser_batch = 1
@@ -53,6 +75,7 @@ class _Hollow:
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
+        self.told: dict[str, None] = {}
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return 1, 2, 2
@@ -61,6 +84,7 @@ class _Hollow:
         return torch.ones(len(images), 1, 2, 2)
 
     def text(self, prompts: Sequence[str]) -> Conditioning:
+        self.told |= dict.fromkeys(prompts)
         return Conditioning(states=torch.zeros(len(prompts), 1, 1))
 
     def predicted_noise(

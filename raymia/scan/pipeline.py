@@ -31,6 +31,8 @@ from raymia.run.columns import scored
 from raymia.run.ledger import Ledger, LedgerState
 from raymia.run.lock import RunLock
 from raymia.run.record import PROGRESS_FILE, Counts, Evaluations, ScanRecord, now_text
+from raymia.run.tally import Tally
+from raymia.scan import texts
 from raymia.scan.batches import BATCH_SCHEMA, ReadBatches, ShardWork
 from raymia.scan.decoding import decode_rows
 from raymia.scan.latents import LatentCache
@@ -151,6 +153,10 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
     if plan.clusters is not None:
         ledger.write_clusters(plan.clusters)
     start = time.monotonic()
+    prompts = Prompts(job.caption_source, job.seed)
+    staged = job.hosted is None and job.model.text == "stage"
+    if staged:
+        _encode_texts(plan, ledger, pool, dtype, console)
     rows = Stream(
         what="scan",
         readers=plan.readers,
@@ -159,7 +165,7 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
         batch_size=job.pool.batch_size,
         shapes=plan.shapes,
         max_pixels=job.max_pixels,
-        prompts=Prompts(job.caption_source, job.seed),
+        prompts=prompts,
         row_type=scored(plan.signal_names),
         load=partial(load, plan.pinned, dtype, pool.device, pool.threads),
         cache=plan.latent_cache,
@@ -174,7 +180,39 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
     record.finished, record.counts = now_text(), counts
     ledger.write_run(record)
     ledger.write_text(PROGRESS_FILE, monitor.progress().model_dump_json(indent=2) + "\n")
+    if staged:
+        texts.remove_texts(job.run)
     return counts
+
+
+def _encode_texts(plan: ScanPlan, ledger: Ledger, pool: Pool, dtype: str, console: Console) -> None:
+    """Encode what attacks tell the model of each sample that is left, in a pool of text encoders that ends before this returns.
+
+    What an earlier attempt encoded is kept. Shards are read for their captions alone.
+
+    Raises:
+        ConfigError: the text encoders cannot be loaded.
+    """
+    job, tally = plan.job, Tally()
+    prompts = Prompts(job.caption_source, job.seed)
+    work = _left(plan.readers, _state_without_retried(ledger))
+    reads = [ReadBatches(part, job.unit_size, job.pool.batch_size, prompts) for part in work]
+    if not reads:
+        return
+    load = partial(texts.ready, plan.pinned, dtype, pool.device, pool.threads)
+    with ScanProgress(console, plan.expected, tally, "texts") as progress:
+        for table in stream(reads, BATCH_SCHEMA, texts.texts_alone, load, pool):
+            tally.scored += sum(table.column("texts").to_pylist())
+            progress.show()
+
+
+def _left(readers: Sequence[ShardReader], state: LedgerState) -> list[ShardWork]:
+    """Shards that are not finished, with the units of them that are."""
+    return [
+        ShardWork(reader, state.committed.get(reader.place, frozenset()))
+        for reader in readers
+        if reader.place not in state.finished
+    ]
 
 
 def _dtype(prepared: Prepared, pool: Pool) -> str:
@@ -217,11 +255,7 @@ def _begun(prepared: Prepared, dtype: str) -> ScanRecord:
 def score_all(rows: Stream, ledger: Ledger, pool: Pool, console: Console) -> tuple[Monitor, float]:
     """Score everything that is not committed; return what was counted, and seconds from the first batch to the last."""
     state = _state_without_retried(ledger)
-    work = [
-        ShardWork(reader, state.committed.get(reader.place, frozenset()))
-        for reader in rows.readers
-        if reader.place not in state.finished
-    ]
+    work = _left(rows.readers, state)
     first: float | None = None
     with ScanProgress(console, rows.expected, state.tally, rows.what) as progress:
         monitor = Monitor(ledger, state.tally, rows.expected, Counter, progress.show)

@@ -84,6 +84,8 @@ def score(
     texts = list(captions) if captions is not None else [""] * len(images)
     _require(images, {"captions": texts, "keys": names, "member": member}, names)
     job = _job(model, attacks, seed, clip, replica)
+    if job.model.text == "stage":
+        raise ConfigError("text: stage is a scan's, which encodes its texts before it begins; use text: offload")
     place = available(device)
     scorer = load_scorer(job, dtype_on(job.model.dtype, place), place, None if place == "cuda" else os.cpu_count())
     section = job.model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from raymia.replica.folder import find_pipeline
 from raymia.replica.protocol import Replica
 from raymia.run.columns import EMBEDDING
 from raymia.run.record import Evaluations
+from raymia.scan.texts import staged_text
 from raymia.scan.told import require_told
 from raymia.services.protocol import BlackBox, ServiceError
 from raymia.shipped import clip_folder, model_folder
@@ -216,6 +218,8 @@ def _load_model(job: Job, dtype: str, device: str) -> Replica:
     """Load the model that a job attacks."""
     config = job.model
     options = config.options(dtype, device, also_float32=any(attack.precise for attack in job.attacks.values()))
+    if config.text == "stage":
+        options = replace(options, staged=staged_text(job.run))
     pipeline = find_pipeline(model_folder(config.model), with_weights=True, revision=config.revision)
     require_told(job, pipeline)
     return pipeline.load(options)

@@ -30,6 +30,9 @@ def require_told(job: Job, pipeline: PipelineFolder) -> None:
     lacks = pipeline.family.lacks(pipeline.path)
     if "condition" in lacks and job.caption_source != "own":
         raise ConfigError(f"caption_source: {job.caption_source}: {lacks['condition']}; leave it out")
+    if "words" in lacks and job.model.text == "stage":
+        family = pipeline.family.name
+        raise ConfigError(f"replica.text: stage: models of the family {family} have no text encoders; leave it out")
     for name, attack in job.attacks.items():
         for ability in sorted(attack.tells() & lacks.keys()):
             raise ConfigError(f"attacks.{name}: {lacks[ability]}")

@@ -13,7 +13,7 @@ from raymia.bench.shapes import SHAPES, VAE_OPTIONS
 from raymia.errors import ConfigError
 from raymia.replica.families import FAMILIES, LoadOptions
 from raymia.replica.folder import find_pipeline
-from raymia.replica.memory import GIB, SLACK, _FullTexts, _peak, predicted_memory
+from raymia.replica.memory import BESIDE_GIB, GIB, MIB, SLACK, _FullTexts, _peak, predicted_memory
 from tests.replica.test_every_family import cases, loaded
 
 MEASURED = {"flux": (22.201, 0.910), "sd15": (1.645, 0.509), "encode": (0.346, 5.023)}
@@ -104,3 +104,13 @@ def test_text_encoders_that_rest_elsewhere_are_held_for_a_call_alone(tmp_path: P
     calls = {call.what: call.gib for call in resident.calls}
     assert {call.what: call.gib for call in offloaded.calls} == pytest.approx({**calls, "text": calls["text"] + weights})
     assert resident.gib - offloaded.gib == pytest.approx(SLACK * weights)
+    staged = predicted_memory(found, LoadOptions(dtype="bfloat16", resolution_px=64, text="stage"))
+    assert staged is not None
+    assert staged.parts == offloaded.parts
+    # The calls of a stage of its own are not beside the denoiser's weights.
+    held = sum(part.weights_gib for part in staged.parts if part.resident)
+    alone = [call.gib + held * (call.what != "text") for call in staged.calls]
+    assert staged.gib == pytest.approx(SLACK * max(alone) + BESIDE_GIB)
+    assert staged.least_gib < offloaded.least_gib
+    states = found.load(LoadOptions(device="cpu", resolution_px=64)).text(["one"])
+    assert staged.prompt_mib == pytest.approx(sum(one.numel() * 2 for one in states.tensors().values()) / MIB)
