@@ -122,8 +122,10 @@ class ReplicaConfig(_Section):
         "replica; on a CPU it needs a C++ compiler.",
     )
 
-    def options(self, dtype: str = "float32", device: str = "cpu", also_float32: bool = False) -> LoadOptions:
-        """How the model is loaded onto a device, in a dtype."""
+    def options(
+        self, dtype: str = "float32", device: str = "cpu", also_float32: bool = False, gpus: int = 1
+    ) -> LoadOptions:
+        """How the model is loaded onto a device or several, in a dtype."""
         return LoadOptions(
             dtype=dtype,
             device=device,
@@ -135,6 +137,7 @@ class ReplicaConfig(_Section):
             guidance=self.guidance,
             own_sizes=self.micro_conditions == "own",
             text=self.text,
+            gpus=gpus,
         )
 
 
@@ -154,8 +157,10 @@ class PoolConfig(_Section):
     gpus_per_replica: float | None = Field(
         None,
         ge=0,
-        le=1,
-        description="By default 1 where the cluster has GPUs, else 0. A replica computes on one GPU at most, or shares it.",
+        le=16,
+        description="By default 1 where the cluster has GPUs, else 0. Replicas may share a GPU, and 2 or more spread the blocks of a "
+        "large denoiser over as many GPUs of one node, one after the other; attacks that take gradients or compute in float32 "
+        "need it on one.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where replicas compute; `auto` is the GPU where they are given one."
@@ -169,8 +174,15 @@ class PoolConfig(_Section):
         16, ge=1, le=MOST, description="Samples in front of a replica at once; unit_size should be a multiple."
     )
 
+    @property
+    def gpus(self) -> int:
+        """GPUs that a replica's denoiser is spread over."""
+        return max(1, int(self.gpus_per_replica or 1))
+
     @model_validator(mode="after")
     def _fixed_or_elastic(self) -> PoolConfig:
+        if (self.gpus_per_replica or 0) > 1 and self.gpus_per_replica != self.gpus:
+            raise ValueError("gpus_per_replica: expected a whole number above 1")
         elastic = (self.min_replicas, self.max_replicas, self.initial_replicas)
         if self.replicas is not None and any(elastic):
             raise ValueError("give either replicas, or min_replicas and max_replicas")

@@ -48,7 +48,7 @@ def test_a_good_job_has_its_defaults_and_overrides(tmp_path: Path) -> None:
         ({"seed": 2**63}, "`seed`: Input should be less than"),
         ({"seed": True}, "seed: expected no true"),
         ({"pool": {"batch_size": True}}, "batch_size: expected no true"),
-        ({"pool": {"gpus_per_replica": 2}}, "gpus_per_replica"),
+        ({"pool": {"gpus_per_replica": 1.5}}, "gpus_per_replica: expected a whole number above 1"),
         ({"attacks": {"loss": {"draws": True}}}, "attacks.loss: draws: expected no true"),
         ({"run": ""}, "`run`: expected a name"),
         ({"manifest": "a\0b"}, "`manifest`: expected a name without control characters"),

@@ -150,7 +150,7 @@ def _memory(plan: Any) -> Any:
     dtype = "bfloat16" if job.model.dtype == "auto" else job.model.dtype
     precise = any(attack.precise for attack in job.attacks.values())
     try:
-        return predicted_memory(plan.folder, job.model.options(dtype, "cuda", precise), job.pool.batch_size)
+        return predicted_memory(plan.folder, job.model.options(dtype, "cuda", precise, job.pool.gpus), job.pool.batch_size)
     except ConfigError as error:
         return str(error)
 

@@ -191,6 +191,8 @@ def print_memory(out: Terminal, memory: Memory | str, with_gradients: Sequence[s
     for call in memory.calls:
         table.add_row(call.what, "" if call.images == 1 else f"{call.images} in a call", "", "", f"{call.gib:.2f}")
     out.print(table)
+    if memory.gpus > 1:
+        out.say(f"Of each of the {memory.gpus} GPUs that the denoiser is spread over:")
     least, roomy = memory.smallest_gpu_gib, memory.roomy_gpu_gib
     if least is None:
         out.say(f"No GPU has room for it: {memory.least_gib:.0f} GiB with one image to a call.")

@@ -47,6 +47,7 @@ class LoadOptions:
         text: where text encoders are between two calls: ``resident`` on the device, or ``offload`` in the machine's memory; or
             ``stage``, for a replica without any, which is told what is kept in `staged`.
         staged: what another process kept, with ``stage``.
+        gpus: that the denoiser is spread over.
         text_alone: load text encoders and nothing else, for that other process; attributes of the rest are then missing.
     """
 
@@ -61,6 +62,7 @@ class LoadOptions:
     own_sizes: bool = False
     text: TextPlace = "resident"
     staged: StagedText | None = None
+    gpus: int = 1
     text_alone: bool = False
 
 
@@ -220,6 +222,7 @@ FAMILIES: Registry[Family] = Registry(
         "schedule",
         "scheduler_config",
         "self_test",
+        "spread",
         "staged_text",
         "tensors",
         "text_encoders",

@@ -22,6 +22,7 @@ from raymia.replica.conditioning import Conditioning
 from raymia.replica.device import DTYPES, MEMORY_BOUND, available, device_batches, fits, layout_on, quiet_libraries
 from raymia.replica.families import Family, LoadOptions
 from raymia.replica.parts import Parts
+from raymia.replica.spread import free_memory, spread
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +65,14 @@ class LatentDiffusion(ABC):
         self.autoencoder = self._load_autoencoder(parts, autoencoder_batch)
         require_sides(side, self.autoencoder.factor * family.grain)
         self._layout = layout_on(self.device.type, options.compiled)
-        self._denoiser = self._load_denoiser(parts).to(self.device)
         before = set(parts.loaded)
         if self._staged is None:
             self._load_text(parts)
         self._text_modules = [part for name, part in parts.loaded.items() if name not in before and isinstance(part, nn.Module)]
+        # Last, where it is spread over the GPUs' free memory.
+        denoiser = self._load_denoiser(parts)
+        several = self.device.type == "cuda" and options.gpus > 1
+        self._denoiser = spread(denoiser, free_memory(options.gpus)) if several else denoiser.to(self.device)
         self._compiled: Callable[..., Any] | None = None
         self._in_float32: LatentDiffusion | None = None
         if self.device.type in MEMORY_BOUND:

@@ -65,6 +65,8 @@ class Memory(BaseModel):
 
     parts: list[PartMemory]
     calls: list[CallMemory]
+    gpus: int
+    """That the denoiser is spread over; what follows is of each."""
     least_gib: float
     """With one image to a call."""
     gib: float
@@ -114,6 +116,10 @@ def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 
     for part in held:
         part.resident = options.text == "resident" or modules[part.part] not in replica._text_modules
     weights = sum(part.weights_gib for part in held if part.resident)
+    if options.gpus > 1:
+        # The denoiser is spread so that the same room is left on each; the rest is on the first.
+        first = sum(part.weights_gib for part in held if part.resident and modules[part.part] is not replica._denoiser)
+        weights = max(first, weights / options.gpus)
     resting = sum((part.weights_gib for part in held if not part.resident), 0.0)
     calls = [call if call.what != "text" else _with(call, resting) for call in calls]
     # Of a stage of their own, text encoders are alone on a GPU.
@@ -125,6 +131,7 @@ def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 
     return Memory(
         parts=held,
         calls=calls,
+        gpus=options.gpus,
         least_gib=_with_room(least),
         gib=_with_room(most),
         smallest_gpu_gib=_smallest(least),

@@ -217,7 +217,8 @@ def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None) -
 def _load_model(job: Job, dtype: str, device: str) -> Replica:
     """Load the model that a job attacks."""
     config = job.model
-    options = config.options(dtype, device, also_float32=any(attack.precise for attack in job.attacks.values()))
+    precise = any(attack.precise for attack in job.attacks.values())
+    options = config.options(dtype, device, precise, job.pool.gpus if device == "cuda" else 1)
     if config.text == "stage":
         options = replace(options, staged=staged_text(job.run))
     pipeline = find_pipeline(model_folder(config.model), with_weights=True, revision=config.revision)
