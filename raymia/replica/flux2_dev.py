@@ -13,6 +13,7 @@ from raymia.errors import ConfigError
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.configs import read_text_config
 from raymia.replica.families import Ability, LoadOptions
+from raymia.replica.flux import NO_GUIDANCE
 from raymia.replica.flux2 import AUTOENCODER, TEXT_TOKENS, TRANSFORMER, Flux2Diffusion, Flux2Family, latents_of_tokens
 from raymia.replica.own_pipeline import PROMPT, OneStep
 from raymia.replica.parts import Parts
@@ -23,8 +24,6 @@ LAYERS = (10, 20, 30)
 """Of the language model, whose states stand side by side."""
 IMAGE = "[IMG]"
 """Where an image stands in a text, which the pipeline takes out of prompts."""
-NO_GUIDANCE = 1.0
-"""What the model is told, unless a job says otherwise."""
 
 
 class Flux2Dev(Flux2Family):

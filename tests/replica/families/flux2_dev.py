@@ -19,8 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests.replica.families import flux2_klein as klein
 from tests.replica.families.case import PROMPTS, Case
-from tests.replica.families.flux2_klein import new_autoencoder, new_transformer, unpacked
 
 STATES = 16
 SPECIALS = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]"]
@@ -103,10 +103,10 @@ def save(folder: Path, chat_template: str = CHAT) -> Path:
         torch.manual_seed(0)
         pipeline = Flux2Pipeline(
             scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-            vae=new_autoencoder(),
+            vae=klein.new_autoencoder(),
             text_encoder=Mistral3ForConditionalGeneration(text_config(processor.tokenizer)),
             tokenizer=processor,
-            transformer=new_transformer(3 * STATES, guided=True),
+            transformer=klein.new_transformer(3 * STATES, guided=True),
         )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
@@ -114,24 +114,7 @@ def save(folder: Path, chat_template: str = CHAT) -> Path:
 
 def predict(pipeline: Any, noisy: Tensor, sigma: float, prompts: Sequence[str]) -> Tensor:
     """train_dreambooth_lora_flux2.py: as klein's, told a guidance scale."""
-    states, text_ids = pipeline.encode_prompt(list(prompts))
-    output = pipeline.transformer(
-        hidden_states=pipeline._pack_latents(noisy),
-        timestep=torch.full((len(noisy),), sigma),
-        guidance=torch.full((len(noisy),), 1.0),
-        encoder_hidden_states=states,
-        txt_ids=text_ids,
-        img_ids=pipeline._prepare_latent_ids(noisy),
-        return_dict=False,
-    )[0]
-    return unpacked(output, *noisy.shape[-2:])
-
-
-def encode(pipeline: Any, images: Tensor) -> Tensor:
-    """What the pipeline makes of an image that it is given to edit."""
-    with torch.no_grad():
-        latents: Tensor = pipeline._encode_vae_image(images, torch.Generator())
-    return latents
+    return klein.predict(pipeline, noisy, sigma, prompts, guidance=torch.full((len(noisy),), 1.0))
 
 
 CASE = Case(
@@ -139,7 +122,7 @@ CASE = Case(
     pipeline=Flux2Pipeline,
     save=save,
     predict=predict,
-    encode=encode,
+    encode=klein.encode,
     arguments={"guidance_scale": 1.0},
-    unpacked=unpacked,
+    unpacked=klein.unpacked,
 )
