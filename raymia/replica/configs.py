@@ -14,7 +14,7 @@ from typing import Any
 
 from raymia.errors import ConfigError, suggest
 from raymia.replica.documents import read_json
-from raymia.replica.parts import class_of, library_of, name_of
+from raymia.replica.parts import class_of, is_processor, library_of, name_of
 
 NOTES = ("_class_name", "_diffusers_version", "_name_or_path", "_commit_hash", "_attn_implementation_autoset")
 """Fields of any document that say where it comes from."""
@@ -74,6 +74,10 @@ FATAL = {
     "quantization_config": "quantised weights are not supported; save them as float16, bfloat16 or float32",
 }
 TOKENIZER_FILE = "tokenizer_config.json"
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "config.json")
+"""Documents beside it that a processor of texts and images is loaded from, where they are there."""
+AUDIO_FIELD, AUDIO_FILE = "audio_tokenizer", "audio_tokenizer_config.json"
+"""Where a processor may name a model that it would load from elsewhere."""
 
 
 def check_index(index: Mapping[str, Any], declared: Mapping[str, str], fields: tuple[str, ...], source: Path) -> None:
@@ -120,8 +124,7 @@ def check_part(folder: Path, part: str, path: str) -> None:
         if config.get(field) is not None:
             raise ConfigError(f"{file}: {field}: {reason}")
     (_check_transformers if library_of(path) == "transformers" else _check_diffusers)(config, path, file)
-    within = [one.items() for one in config.values() if isinstance(one, dict)]
-    for field, value in (item for items in (config.items(), *within) for item in items):
+    for field, value in (item for one in (config, *_within(config)) for item in one.items()):
         many = isinstance(value, int) and ("layers" in field or field == "depth") and value > MAX_LAYERS
         if many or (isinstance(value, list) and len(value) > MAX_LISTED):
             raise ConfigError(f"{file}: {field}: describes more than any model has; expected at most {MAX_LAYERS} layers")
@@ -147,22 +150,23 @@ def _check_transformers(config: Mapping[str, Any], path: str, file: Path) -> Non
     if architectures not in (None, []) and not (isinstance(architectures, list) and taken & set(map(str, architectures))):
         raise ConfigError(f"{file}: architectures are {architectures!r}; expected {name_of(path)}")
     harmless = (*OF_TRAINING, *OF_GENERATION.get(name_of(path), ()))
-    text = getattr(kind, "sub_configs", {}).get(TEXT_CONFIG)
-    if text is not None:
-        harmless = (*harmless, *OF_IMAGES, *_check_text(config, kind, text, path, file))
+    if TEXT_CONFIG in getattr(kind, "sub_configs", {}):
+        harmless = (*harmless, *OF_IMAGES, *_check_text(config, kind, path, file))
     _check_fields(config, kind, harmless, path, file)
 
 
-def _check_text(config: Mapping[str, Any], kind: Any, text: Any, path: str, file: Path) -> list[str]:
+def _check_text(config: Mapping[str, Any], kind: Any, path: str, file: Path) -> list[str]:
     """Refuse what stands in or beside the config of what sees texts and is not read; return what stands beside it.
 
-    Former versions wrote the fields of the text beside those of the whole. Where there is no `text_config` they are read.
+    Former versions wrote the fields of the text beside those of the whole. Where there is no `text_config` they are read by
+    classes that have one class of configs for the text, and by no others.
     """
+    described, text = kind.sub_configs[TEXT_CONFIG], _class_of_text(kind)
     of_text = {*_parameters(text), *ROTARY} - _parameters(kind).keys()
     beside = {field: value for field, value in config.items() if field in of_text}
     nested = config.get(TEXT_CONFIG)
     if nested is None:
-        return list(beside)
+        return list(beside) if described is text else []
     if not isinstance(nested, dict):
         raise ConfigError(f"{file}: {TEXT_CONFIG} is {nested!r}; expected the fields of a {text.__name__}")
     _check_fields(nested, text, (*OF_TRAINING, *OF_IMAGES, "tie_word_embeddings"), path, f"{file}: {TEXT_CONFIG}")
@@ -172,6 +176,12 @@ def _check_text(config: Mapping[str, Any], kind: Any, text: Any, path: str, file
                 f"{file}: {field} is {value!r} and {TEXT_CONFIG} says {nested.get(field)!r}, which alone is read; remove one"
             )
     return list(beside)
+
+
+def _class_of_text(kind: Any) -> Any:
+    """The class of the config of what sees texts; where its `model_type` would say which, the one that it has by default."""
+    described = kind.sub_configs[TEXT_CONFIG]
+    return described if hasattr(described, "model_type") else type(kind().get_text_config())
 
 
 def _built(kind: Any, fields: Mapping[str, Any]) -> Any:
@@ -261,13 +271,25 @@ def read_text_config(folder: Path, part: str, path: str) -> dict[str, Any]:
 def check_tokenizer_config(folder: Path, part: str, path: str) -> None:
     """Refuse a tokenizer of another class, one that would run code of its own, or one whose texts have no length.
 
+    Of a processor that has a tokenizer, its own class is asked for: the library makes its tokenizer of the files alone.
+
     Raises:
         ConfigError: names the file and field.
     """
-    file = folder / part / TOKENIZER_FILE
-    config = read_json(file)
-    if config.get("auto_map") is not None:
-        raise ConfigError(f"{file}: auto_map: {FATAL['auto_map']}")
-    own = str(config.get("tokenizer_class") or name_of(path))
-    if own.removesuffix("Fast") != name_of(path):
-        raise ConfigError(f"{file}: tokenizer_class is {own!r}; expected {name_of(path)}")
+    place, processor = folder / part, is_processor(path)
+    files, field = [place / TOKENIZER_FILE], "tokenizer_class"
+    if processor:
+        files, field = [*files, *(place / name for name in PROCESSOR_FILES if (place / name).exists())], "processor_class"
+    for file in files:
+        config = read_json(file)
+        if any(one.get("auto_map") is not None for one in (config, *_within(config))):
+            raise ConfigError(f"{file}: auto_map: {FATAL['auto_map']}")
+        own = str(config.get(field) or name_of(path))
+        if own.removesuffix("Fast") != name_of(path):
+            raise ConfigError(f"{file}: {field} is {own!r}; expected {name_of(path)}")
+        if processor and (config.get(AUDIO_FIELD) is not None or (place / AUDIO_FILE).exists()):
+            raise ConfigError(f"{place}: {AUDIO_FIELD}: names a model elsewhere, which is not loaded; remove it")
+
+
+def _within(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in config.values() if isinstance(one, dict)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from raymia.replica.tokenizers import as_chat, check_chat, check_tokenizer
 
 LAYERS = (9, 18, 27)
 """Of the language model, whose states stand side by side."""
+AS_CHAT = partial(as_chat, thinking=False)
 
 
 class Flux2Klein(Flux2Family):
@@ -48,7 +50,7 @@ class Flux2Klein(Flux2Family):
             )
         parts = Parts(folder, self.parts)
         check_tokenizer(parts, "tokenizer", encoder, TEXT_TOKENS)
-        check_chat(parts, "tokenizer", thinking=False)
+        check_chat(parts, "tokenizer", AS_CHAT)
         self.schedule(folder)
 
     def lacks(self, folder: Path) -> Mapping[Ability, str]:
@@ -77,7 +79,7 @@ class _Replica(Flux2Diffusion):
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """States of three layers side by side, of each prompt as a user's words in a chat; padding counts like words."""
-        texts = [as_chat(self._tokenizer, prompt, thinking=False) for prompt in prompts]
+        texts = [AS_CHAT(self._tokenizer, prompt) for prompt in prompts]
         tokens = tokens_of(self._tokenizer, texts, TEXT_TOKENS).to(self.device)
         # Its head, of a number for each of 150,000 words, is not asked.
         seen: Any = self._encoder.model(

@@ -44,8 +44,13 @@ def stem_of(path: str) -> str:
 
 
 def is_tokenizer(path: str) -> bool:
-    """Whether a class is a tokenizer, which has no weights."""
-    return name_of(path).endswith("Tokenizer")
+    """Whether a class is a tokenizer or a processor that has one, which have no weights."""
+    return name_of(path).endswith("Tokenizer") or is_processor(path)
+
+
+def is_processor(path: str) -> bool:
+    """Whether a class has a tokenizer, and beside it what prepares images, which no score depends on."""
+    return name_of(path).endswith("Processor")
 
 
 def weight_stems(declared: Mapping[str, str]) -> dict[str, str]:
@@ -119,7 +124,7 @@ class Parts:
         return self.loaded[part]
 
     def tokenizer(self, part: str = "tokenizer") -> Any:
-        """A tokenizer.
+        """A tokenizer, or a processor that has one.
 
         Raises:
             ConfigError: it cannot be read.

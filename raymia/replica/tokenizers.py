@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,12 @@ MAX_TOKENS = 4096
 """Length of texts where the text encoder has no largest one of its own."""
 TEMPLATES = "additional_chat_templates"
 """Folder within a tokenizer's that may hold templates of chats which are taken in the place of its own."""
-CHANGING = r"\b(?:strftime_now|random|lipsum)\b"
+CHANGING = r"\b(?:random|lipsum)\b"
 """What a template of chats may ask for that is another thing in the next call."""
+CLOCK = "strftime_now"
+"""What it may ask for that is another thing on another day, of which none may come into the text."""
+OTHER_DAY = f"{{%- macro {CLOCK}(format) -%}}another day{{%- endmacro %}}\n"
+"""Before a template, sets its clock."""
 UNMADE = (*(f"<0x{byte:02X}>" for byte in range(256)), "[toxicity=0]", "<unused99>")
 """Tokens of vocabularies that SentencePiece learned which no merge makes: of bytes that it has no other token for, and those of
 Gemma's that no text is made of."""
@@ -26,19 +30,24 @@ FILLED = 0.9
 """Share of a text encoder's vocabulary that its tokenizer has at least; the rest rounds it up for the hardware."""
 
 
+def tokenizer_of(loaded: Any) -> Any:
+    """The tokenizer itself, of one or of a processor that has one."""
+    return getattr(loaded, "tokenizer", loaded)
+
+
 def check_tokenizer(parts: Parts, part: str, encoder: Mapping[str, Any], length: int | None = None) -> None:
     """Refuse a tokenizer that is not whole, or whose texts its encoder cannot take.
 
     Args:
         parts: of the pipeline.
-        part: folder of the tokenizer.
+        part: folder of the tokenizer, or of a processor that has one.
         encoder: config of the text encoder, with the values of its class where it is silent.
         length: that the family pads texts to; none for the tokenizer's own.
 
     Raises:
         ConfigError: names the folder and what does not fit.
     """
-    place, tokenizer = parts.folder / part, parts.tokenizer(part)
+    place, tokenizer = parts.folder / part, tokenizer_of(parts.tokenizer(part))
     _check_vocabulary(place, tokenizer, int(encoder["vocab_size"]))
     _check_merges(place, tokenizer)
     longest = int(encoder.get("max_position_embeddings") or MAX_TOKENS)
@@ -94,26 +103,29 @@ def _check_merges(place: Path, tokenizer: Any) -> None:
         raise ConfigError(f"{place}: no merge makes the token {lost[0]!r} and {len(lost) - 1} more; the list of merges is cut")
 
 
-def as_chat(tokenizer: Any, prompt: str, thinking: bool = True) -> str:
+def as_chat(tokenizer: Any, prompt: str, template: str | None = None, thinking: bool = True) -> str:
     """A prompt as the words of a user whom an assistant is to answer, by the tokenizer's own template.
 
     Args:
         tokenizer: of transformers, which fills in templates in a sandbox.
         prompt: as it stands.
+        template: in the place of the tokenizer's own.
         thinking: whether the assistant thinks.
     """
     words = [{"role": "user", "content": prompt}]
-    text: str = tokenizer.apply_chat_template(words, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
+    text: str = tokenizer.apply_chat_template(
+        words, chat_template=template, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+    )
     return text
 
 
-def check_chat(parts: Parts, part: str, thinking: bool = True) -> None:
+def check_chat(parts: Parts, part: str, chat: Callable[[Any, str, str | None], str] = as_chat) -> None:
     """Refuse a tokenizer whose template of chats makes no text of a prompt, or not always the same.
 
     Args:
         parts: of the pipeline, with the tokenizer loaded.
-        part: folder of the tokenizer.
-        thinking: see `as_chat`.
+        part: folder of the tokenizer, or of a processor that has one.
+        chat: makes the family's text of a prompt; takes the tokenizer, the prompt and a template in the place of its own.
 
     Raises:
         ConfigError: names the folder and what is wrong with its template.
@@ -122,14 +134,16 @@ def check_chat(parts: Parts, part: str, thinking: bool = True) -> None:
     if (place / TEMPLATES).exists():
         raise ConfigError(f"{place}/{TEMPLATES}: several templates of chats; expected chat_template.jinja alone")
     try:
-        template = tokenizer.get_chat_template()
-        texts = [as_chat(tokenizer, prompt, thinking) for prompt in PROMPTS]
+        own = tokenizer.chat_template
+        template: str = own["default"] if isinstance(own, dict) else own
+        texts = [chat(tokenizer, prompt, None) for prompt in PROMPTS]
+        elsewhen = [chat(tokenizer, prompt, OTHER_DAY + template) for prompt in PROMPTS] if CLOCK in template else texts
     except Exception as error:
         # Whatever the library makes of somebody else's template.
         raise ConfigError(
             f"{place}: makes no chat of a prompt ({first_line(error)}); expected a chat_template.jinja that does"
         ) from error
-    changing = re.search(CHANGING, template)
+    changing = re.findall(CHANGING, template) + [CLOCK] * (elsewhen != texts)
     if changing:
         raise ConfigError(f"{place}: its template of chats asks for {changing[0]}, so that no score could be had twice")
     lost = [prompt for prompt, text in zip(PROMPTS, texts, strict=True) if prompt not in text]

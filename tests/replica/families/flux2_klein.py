@@ -73,13 +73,13 @@ def save(folder: Path, is_distilled: bool = False) -> Path:
     return folder
 
 
-def predict(pipeline: Any, noisy: Tensor, sigma: float, prompts: Sequence[str]) -> Tensor:
+def predict(pipeline: Any, noisy: Tensor, sigma: float, prompts: Sequence[str], guidance: Tensor | None = None) -> Tensor:
     """train_dreambooth_lora_flux2_klein.py: the transformer over tokens of latents, under stacked states and places."""
     states, text_ids = pipeline.encode_prompt(list(prompts))
     output = pipeline.transformer(
         hidden_states=pipeline._pack_latents(noisy),
         timestep=torch.full((len(noisy),), sigma),
-        guidance=None,
+        guidance=guidance,
         encoder_hidden_states=states,
         txt_ids=text_ids,
         img_ids=pipeline._prepare_latent_ids(noisy),
