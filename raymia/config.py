@@ -122,9 +122,7 @@ class ReplicaConfig(_Section):
         "replica; on a CPU it needs a C++ compiler.",
     )
 
-    def options(
-        self, dtype: str = "float32", device: str = "cpu", also_float32: bool = False, gpus: int = 1
-    ) -> LoadOptions:
+    def options(self, dtype: str = "float32", device: str = "cpu", also_float32: bool = False, gpus: int = 1) -> LoadOptions:
         """How the model is loaded onto a device or several, in a dtype."""
         return LoadOptions(
             dtype=dtype,
@@ -158,9 +156,9 @@ class PoolConfig(_Section):
         None,
         ge=0,
         le=16,
-        description="By default 1 where the cluster has GPUs, else 0. Replicas may share a GPU, and 2 or more spread the blocks of a "
-        "large denoiser over as many GPUs of one node, one after the other; attacks that take gradients or compute in float32 "
-        "need it on one.",
+        description="By default 1 where the cluster has GPUs, else 0. Replicas may share a GPU; 2 or more spread the blocks of "
+        "a large denoiser over as many GPUs of one node, which compute one after the other. Attacks that take gradients or "
+        "compute in float32 need it on one.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where replicas compute; `auto` is the GPU where they are given one."

@@ -104,6 +104,11 @@ def test_text_encoders_that_rest_elsewhere_are_held_for_a_call_alone(tmp_path: P
     calls = {call.what: call.gib for call in resident.calls}
     assert {call.what: call.gib for call in offloaded.calls} == pytest.approx({**calls, "text": calls["text"] + weights})
     assert resident.gib - offloaded.gib == pytest.approx(SLACK * weights)
+    over_two = predicted_memory(found, LoadOptions(dtype="bfloat16", resolution_px=64, gpus=2))
+    assert over_two is not None
+    held = sum(part.weights_gib for part in resident.parts)
+    first = held - next(part.weights_gib for part in resident.parts if part.part == "transformer")
+    assert resident.gib - over_two.gib == pytest.approx(SLACK * (held - max(held / 2, first)))
     staged = predicted_memory(found, LoadOptions(dtype="bfloat16", resolution_px=64, text="stage"))
     assert staged is not None
     assert staged.parts == offloaded.parts

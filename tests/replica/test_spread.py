@@ -17,10 +17,10 @@ from raymia.errors import ConfigError
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.families import FAMILIES
 from raymia.replica.folder import find_pipeline
-from raymia.replica.spread import device_map, require_spreadable, spread
+from raymia.replica.spread import device_map, spread
 from tests.replica.test_every_family import cases, loaded
 
-WHOLE = ("ddpm", "dit", "ldm")
+WHOLE = ("FluxTransformerBlock", "FluxSingleTransformerBlock")
 FIRST = torch.device("cuda", 0)
 
 
@@ -52,7 +52,7 @@ def _hollow(module: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("gpus", [2, 5])
-@pytest.mark.parametrize("name", [name for name in FAMILIES.names() if name not in WHOLE])
+@pytest.mark.parametrize("name", FAMILIES.names())
 def test_every_family_computes_over_several_gpus_and_mixes_none(
     name: str, gpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,26 +75,19 @@ def test_every_family_computes_over_several_gpus_and_mixes_none(
     assert output.shape == z.shape
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_a_denoiser_whose_class_does_not_say_what_stays_whole_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"pool\.gpus_per_replica: a \w+2DModel cannot be spread"):
-        require_spreadable(FAMILIES.get(name).parts)
-
-
 def test_blocks_go_in_order_to_where_the_same_room_is_left() -> None:
     with torch.device("meta"):
         flux = FluxTransformer2DModel(num_layers=8, num_single_layers=8)
-    whole = frozenset(flux._no_split_modules)
-    sizes = {name: sum(p.nbytes for p in flux.get_submodule(name).parameters()) for name in device_map(flux, whole, [10**12])}
+    sizes = {name: sum(p.nbytes for p in flux.get_submodule(name).parameters()) for name in device_map(flux, [10**12])}
     total = sum(sizes.values())
     assert total == sum(parameter.nbytes for parameter in flux.parameters())
     for free in ([total, total], [total, 2 * total, total], [total // 2, total // 2, total // 2]):
-        placed = device_map(flux, whole, free)
+        placed = device_map(flux, free)
         assert placed.keys() == sizes.keys()
-        blocks = [gpu for name, gpu in placed.items() if type(flux.get_submodule(name)).__name__ in whole]
+        blocks = [gpu for name, gpu in placed.items() if type(flux.get_submodule(name)).__name__ in WHOLE]
         assert blocks == sorted(blocks)
-        assert not any(gpu for name, gpu in placed.items() if type(flux.get_submodule(name)).__name__ not in whole)
+        assert not any(gpu for name, gpu in placed.items() if type(flux.get_submodule(name)).__name__ not in WHOLE)
         left = [room - sum(sizes[name] for name, gpu in placed.items() if gpu == number) for number, room in enumerate(free)]
         assert max(left) - min(left) <= 2 * max(sizes.values())
     with pytest.raises(ConfigError, match=r"do not fit 2 GPUs with .* GiB free"):
-        device_map(flux, whole, [total // 3, total // 3])
+        device_map(flux, [total // 3, total // 3])

@@ -14,9 +14,12 @@ from tests.replica.damaged import change, copied
 from tests.replica.families.flux import save
 
 
-def job(folder: Path, attacks: dict[str, object] | None = None, **replica: object) -> object:
+def job(
+    folder: Path, attacks: dict[str, object] | None = None, pool: dict[str, object] | None = None, **replica: object
+) -> object:
     section = {"model": str(folder), "resolution_px": 64, **replica}
-    return parse_job({"manifest": "-", "replica": section, "attacks": attacks or {"loss": {}}, "run": "-"}, "job.yaml")
+    content = {"manifest": "-", "replica": section, "attacks": attacks or {"loss": {}}, "pool": pool or {}, "run": "-"}
+    return parse_job(content, "job.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,24 @@ def test_what_a_model_cannot_be_told_is_refused_by_field_before_it_is_loaded(
     with pytest.raises(ConfigError, match=message):
         require_told(job(flux, attacks, **replica), pipeline)
     require_told(job(flux, {"loss": {}, "clid": {}, "gradient": {}}, guidance=3.5), pipeline)
+
+
+@pytest.mark.parametrize(
+    ("attacks", "replica", "message"),
+    [
+        ({"gradient": {}}, {}, r"attacks\.gradient: takes gradients, which needs .* pool\.gpus_per_replica: 1"),
+        ({"secmi": {}}, {}, r"attacks\.secmi: computes in float32, which needs the denoiser on one GPU"),
+        ({"loss": {}}, {"compile": True}, r"replica\.compile: goes with pool\.gpus_per_replica 1"),
+    ],
+)
+def test_what_needs_the_denoiser_on_one_gpu_is_refused_where_it_is_spread(
+    flux: Path, attacks: dict[str, object], replica: dict[str, object], message: str
+) -> None:
+    pipeline = find_pipeline(str(flux), with_weights=False)
+    pool = {"gpus_per_replica": 2}
+    with pytest.raises(ConfigError, match=message):
+        require_told(job(flux, attacks, pool, **replica), pipeline)
+    require_told(job(flux, {"loss": {}, "pia": {}}, pool), pipeline)
 
 
 def test_another_size_and_a_distilled_model_are_said(tiny: Path, tmp_path: Path) -> None:
