@@ -1,6 +1,7 @@
-"""What a dtype, or a compiled UNet, does to the scores: every signal of the attacks on the test bed, against float32.
+"""What a dtype, rounded weights or a compiled denoiser do to the scores: every signal on the test bed, against float32.
 
     python benchmarks/precision.py --samples 256 --dtype bfloat16
+    python benchmarks/precision.py --samples 256 --dtype float32 --weights int8 --model testbed-flow
 
 Prints each signal's rank correlation (Spearman's) with its float32 self, its largest move in standard deviations, and the
 AUC of both.
@@ -29,6 +30,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--weights", default="as_saved", help="what the denoiser's weights are kept in, such as int8")
+    parser.add_argument("--model", default="testbed")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--attacks", nargs="*", help="by default all that need nothing but the replica's own noise predictions")
     parser.add_argument("--json", action="store_true")
@@ -37,8 +40,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         job = job_of(options.attacks or grey, Path(folder))
         pixels, captions, keys, member = load_samples(options.samples)
-        plain = scored(job, "float32", False, pixels, captions, keys)
-        other = scored(job, options.dtype, options.compile, pixels, captions, keys)
+        plain = scored(job, "float32", {"model": options.model}, pixels, captions, keys)
+        changed = {"model": options.model, "compile": options.compile, "weights": options.weights}
+        other = scored(job, options.dtype, changed, pixels, captions, keys)
     rows = {}
     for name, scores in plain.items():
         rows[name] = {
@@ -50,7 +54,7 @@ def main() -> None:
     if options.json:
         print(json.dumps({"options": vars(options), "signals": rows}, indent=2))
         return
-    print(f"{options.samples} images, {options.dtype}, compiled: {options.compile}")
+    print(f"{options.model}, {options.samples} images, {options.dtype}, weights {options.weights}, compiled: {options.compile}")
     print(f"{'':44}{'rank':>9}{'move':>9}{'float32':>9}{'AUC':>7}")
     for name, row in rows.items():
         rank, move, before, after = row.values()
@@ -67,9 +71,9 @@ def job_of(attacks: list[str], folder: Path) -> Job:
 
 
 def scored(
-    job: Job, dtype: str, compiled: bool, pixels: np.ndarray, captions: list[str], keys: list[str]
+    job: Job, dtype: str, changed: dict[str, object], pixels: np.ndarray, captions: list[str], keys: list[str]
 ) -> dict[str, np.ndarray]:
-    replica = job.model.model_copy(update={"compile": compiled})
+    replica = job.model.model_copy(update=changed)
     scorer = load_scorer(job.model_copy(update={"replica": replica}), dtype, "auto", os.cpu_count())
     return score_all(scorer, pixels, captions, keys)
 

@@ -25,6 +25,7 @@ from raymia.data.remote import RemoteLimits
 from raymia.documents import DocumentError, parse_yaml, read_document
 from raymia.errors import ConfigError, describe_validation
 from raymia.replica.families import LoadOptions, TextPlace
+from raymia.replica.quantised import Weights
 from raymia.replica.schedule import Naming
 from raymia.run.record import CONTROL
 from raymia.services.protocol import SERVICES, Service
@@ -116,6 +117,12 @@ class ReplicaConfig(_Section):
         "are encoded first, by a pool that has the text encoders alone, and kept in the run directory until the scan is "
         "finished, so that a GPU never holds both: `scan --dry-run` says how much room they take. Changes no score.",
     )
+    weights: Weights = Field(
+        "as_saved",
+        description="What the denoiser's weights are kept in: `as_saved`, or rounded to a byte each, `int8` or `float8`, for "
+        "models that do not fit otherwise (`pip install 'raymia[quantised]'`). It changes scores a little, see "
+        "docs/performance.md; attacks that take gradients or compute in float32 need the weights as they were saved.",
+    )
     compile: bool = Field(
         False,
         description="Compile the denoiser with torch.compile: faster calls after a start of half a minute to minutes per "
@@ -135,6 +142,7 @@ class ReplicaConfig(_Section):
             guidance=self.guidance,
             own_sizes=self.micro_conditions == "own",
             text=self.text,
+            weights=self.weights,
             gpus=gpus,
         )
 

@@ -71,7 +71,8 @@ MAX_LAYERS, MAX_LISTED = 1000, 100
 """Of what one config describes: layers by one number, and blocks by one list."""
 FATAL = {
     "auto_map": "names code of its own, which is never run",
-    "quantization_config": "quantised weights are not supported; save them as float16, bfloat16 or float32",
+    "quantization_config": "quantised weights are not read; give them in float16, bfloat16 or float32, "
+    "and set replica.weights: int8 to round them when they are loaded",
 }
 TOKENIZER_FILE = "tokenizer_config.json"
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "config.json")

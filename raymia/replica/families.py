@@ -16,6 +16,7 @@ from raymia.replica.own_pipeline import OneStep, guided_step
 from raymia.replica.parameter_groups import UNET_GROUPS
 from raymia.replica.parts import Parts
 from raymia.replica.protocol import Replica
+from raymia.replica.quantised import Weights
 from raymia.replica.schedule import Naming, Schedule
 from raymia.replica.staged_text import StagedText
 
@@ -47,6 +48,7 @@ class LoadOptions:
         text: where text encoders are between two calls: ``resident`` on the device, or ``offload`` in the machine's memory; or
             ``stage``, for a replica without any, which is told what is kept in `staged`.
         staged: what another process kept, with ``stage``.
+        weights: what the denoiser's weights are kept in, whatever it computes in.
         gpus: that the denoiser is spread over.
         text_alone: load text encoders and nothing else, for that other process; attributes of the rest are then missing.
     """
@@ -62,6 +64,7 @@ class LoadOptions:
     own_sizes: bool = False
     text: TextPlace = "resident"
     staged: StagedText | None = None
+    weights: Weights = "as_saved"
     gpus: int = 1
     text_alone: bool = False
 
@@ -218,6 +221,7 @@ FAMILIES: Registry[Family] = Registry(
         "parameter_groups",
         "parts",
         "protocol",
+        "quantised",
         "qwen_autoencoder",
         "schedule",
         "scheduler_config",

@@ -22,6 +22,7 @@ from raymia.replica.conditioning import Conditioning
 from raymia.replica.device import DTYPES, MEMORY_BOUND, available, device_batches, fits, layout_on, quiet_libraries
 from raymia.replica.families import Family, LoadOptions
 from raymia.replica.parts import Parts
+from raymia.replica.quantised import quantise
 from raymia.replica.spread import free_memory, spread
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class LatentDiffusion(ABC):
         self._text_modules = [part for name, part in parts.loaded.items() if name not in before and isinstance(part, nn.Module)]
         # Last, where it is spread over the GPUs' free memory.
         denoiser = self._load_denoiser(parts)
+        if options.weights != "as_saved" and self.device.type != "meta":
+            quantise(denoiser, options.weights)
         several = self.device.type == "cuda" and options.gpus > 1
         self._denoiser = spread(denoiser, free_memory(options.gpus)) if several else denoiser.to(self.device)
         self._compiled: Callable[..., Any] | None = None

@@ -21,6 +21,7 @@ from raymia.replica.families import LoadOptions
 from raymia.replica.folder import PipelineFolder
 from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.parts import Parts, name_of
+from raymia.replica.quantised import saved_bytes
 from raymia.replica.tensors import new_part
 
 GIB, MIB = 2**30, 2**20
@@ -113,6 +114,9 @@ def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 
     if options.also_float32 and replica.in_float32() is not replica:
         (denoiser,) = (part for part, module in modules.items() if module is replica._denoiser)
         held.append(_part(denoiser, name_of(parts.declared[denoiser]), replica.in_float32()._denoiser))
+    if options.weights != "as_saved":
+        own = next(part for part in held if modules[part.part] is replica._denoiser)
+        own.weights_gib -= saved_bytes(replica._denoiser) / GIB
     for part in held:
         part.resident = options.text == "resident" or modules[part.part] not in replica._text_modules
     weights = sum(part.weights_gib for part in held if part.resident)

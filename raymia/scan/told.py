@@ -10,6 +10,7 @@ from raymia.errors import ConfigError
 from raymia.replica.documents import read_json
 from raymia.replica.folder import PipelineFolder
 from raymia.replica.latent_diffusion import require_sides
+from raymia.replica.quantised import require_quantisable
 
 
 def require_told(job: Job, pipeline: PipelineFolder) -> None:
@@ -25,7 +26,14 @@ def require_told(job: Job, pipeline: PipelineFolder) -> None:
     if job.model.shape == "buckets" and job.model.compile:
         raise ConfigError("replica.compile: goes with replica.shape: square; each further shape would be compiled anew")
     if job.pool.gpus > 1:
-        _require_on_one_gpu(job)
+        _require_whole(job, "the denoiser on one GPU; set pool.gpus_per_replica: 1")
+        if job.model.compile:
+            raise ConfigError("replica.compile: goes with pool.gpus_per_replica 1; leave one of them out")
+    if job.model.weights != "as_saved":
+        require_quantisable(job.model.weights)
+        _require_whole(job, "weights as they were saved; leave replica.weights out")
+        if job.pool.gpus > 1:
+            raise ConfigError("replica.weights: goes with pool.gpus_per_replica 1; leave one of them out")
     pipeline.family.check_options(pipeline.path, job.model.options())
     side = job.model.resolution_px
     require_sides(side, max(1, side // pipeline.latent_shape(side)[1]) * pipeline.family.grain)
@@ -40,14 +48,12 @@ def require_told(job: Job, pipeline: PipelineFolder) -> None:
             raise ConfigError(f"attacks.{name}: {lacks[ability]}")
 
 
-def _require_on_one_gpu(job: Job) -> None:
-    """Refuse what needs the denoiser on one GPU, of a job that spreads it."""
-    if job.model.compile:
-        raise ConfigError("replica.compile: goes with pool.gpus_per_replica 1; leave one of them out")
+def _require_whole(job: Job, what: str) -> None:
+    """Refuse attacks that need the denoiser as it was saved, on one device."""
     for name, attack in job.attacks.items():
         if attack.precise or attack.cost().backwards:
-            what = "computes in float32" if attack.precise else "takes gradients"
-            raise ConfigError(f"attacks.{name}: {what}, which needs the denoiser on one GPU; set pool.gpus_per_replica: 1")
+            how = "computes in float32" if attack.precise else "takes gradients"
+            raise ConfigError(f"attacks.{name}: {how}, which needs {what}")
 
 
 DISTILLED = ("turbo", "lightning", "hyper-sd", "hyper_sd", "lcm", "schnell", "distill", "dmd")

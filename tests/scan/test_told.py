@@ -51,6 +51,7 @@ def test_what_a_model_cannot_be_told_is_refused_by_field_before_it_is_loaded(
         ({"gradient": {}}, {}, r"attacks\.gradient: takes gradients, which needs .* pool\.gpus_per_replica: 1"),
         ({"secmi": {}}, {}, r"attacks\.secmi: computes in float32, which needs the denoiser on one GPU"),
         ({"loss": {}}, {"compile": True}, r"replica\.compile: goes with pool\.gpus_per_replica 1"),
+        ({"loss": {}}, {"weights": "int8"}, r"replica\.weights: goes with pool\.gpus_per_replica 1"),
     ],
 )
 def test_what_needs_the_denoiser_on_one_gpu_is_refused_where_it_is_spread(
@@ -61,6 +62,14 @@ def test_what_needs_the_denoiser_on_one_gpu_is_refused_where_it_is_spread(
     with pytest.raises(ConfigError, match=message):
         require_told(job(flux, attacks, pool, **replica), pipeline)
     require_told(job(flux, {"loss": {}, "pia": {}}, pool), pipeline)
+
+
+@pytest.mark.parametrize("name", ["gradient", "noise_optimisation"])
+def test_what_needs_weights_as_they_were_saved_is_refused_where_they_are_rounded(flux: Path, name: str) -> None:
+    pipeline = find_pipeline(str(flux), with_weights=False)
+    with pytest.raises(ConfigError, match=rf"attacks\.{name}: .* needs weights as they were saved; leave replica\.weights out"):
+        require_told(job(flux, {name: {}}, weights="float8"), pipeline)
+    require_told(job(flux, {"loss": {}}, weights="float8"), pipeline)
 
 
 def test_another_size_and_a_distilled_model_are_said(tiny: Path, tmp_path: Path) -> None:
