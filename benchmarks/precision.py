@@ -36,7 +36,8 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="*", help="by default all that need nothing but the replica's own noise predictions")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    grey = [name for name, kind in ATTACKS.all().items() if kind.access == Access.GREY]
+    whole = options.weights == "as_saved"
+    grey = [name for name, kind in ATTACKS.all().items() if kind.access == Access.GREY and (whole or not kind.precise)]
     with tempfile.TemporaryDirectory() as folder:
         job = job_of(options.attacks or grey, Path(folder))
         pixels, captions, keys, member = load_samples(options.samples)

@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -24,6 +25,7 @@ from raymia.data.members import ReadLimits
 from raymia.data.remote import RemoteLimits
 from raymia.documents import DocumentError, parse_yaml, read_document
 from raymia.errors import ConfigError, describe_validation
+from raymia.replica.adapters import Adapter, find_adapter
 from raymia.replica.families import LoadOptions, TextPlace
 from raymia.replica.quantised import Weights
 from raymia.replica.schedule import Naming
@@ -67,6 +69,21 @@ class _Section(BaseModel):
     @classmethod
     def _numbers_are_numbers(cls, values: object) -> object:
         return _no_booleans(cls, values)
+
+
+class AdapterConfig(_Section):
+    """An adapter on the attacked model, such as a LoRA from a model-sharing site."""
+
+    path: Place = Field(description="A safetensors file, or a folder of one.")
+    weight: float = Field(1.0, gt=-100, lt=100, description="By which what it adds is multiplied; 1 as it was trained.")
+    weight_name: Place | None = Field(None, description="Name of the file, in a folder of several.")
+
+    @field_validator("weight")
+    @classmethod
+    def _something(cls, weight: float) -> float:
+        if weight == 0:
+            raise ValueError("at 0 the adapter adds nothing; leave it out")
+        return weight
 
 
 class ReplicaConfig(_Section):
@@ -117,6 +134,11 @@ class ReplicaConfig(_Section):
         "are encoded first, by a pool that has the text encoders alone, and kept in the run directory until the scan is "
         "finished, so that a GPU never holds both: `scan --dry-run` says how much room they take. Changes no score.",
     )
+    adapters: list[AdapterConfig] = Field(
+        [],
+        max_length=16,
+        description="LoRA or LoKr files that are put onto the model, in order, unfused: it is then attacked as tuned by them.",
+    )
     weights: Weights = Field(
         "as_saved",
         description="What the denoiser's weights are kept in: `as_saved`, or rounded to a byte each, `int8` or `float8`, for "
@@ -143,6 +165,7 @@ class ReplicaConfig(_Section):
             own_sizes=self.micro_conditions == "own",
             text=self.text,
             weights=self.weights,
+            adapters=tuple(Adapter(find_adapter(one.path, one.weight_name), one.weight) for one in self.adapters),
             gpus=gpus,
         )
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from raymia.data.shapes import Shapes
 from raymia.errors import ConfigError
 from raymia.registry import Registry
+from raymia.replica.adapters import Adapter
 from raymia.replica.documents import present
 from raymia.replica.own_pipeline import OneStep, guided_step
 from raymia.replica.parameter_groups import UNET_GROUPS
@@ -48,6 +49,7 @@ class LoadOptions:
         text: where text encoders are between two calls: ``resident`` on the device, or ``offload`` in the machine's memory; or
             ``stage``, for a replica without any, which is told what is kept in `staged`.
         staged: what another process kept, with ``stage``.
+        adapters: that are put onto denoiser and text encoders, in order.
         weights: what the denoiser's weights are kept in, whatever it computes in.
         gpus: that the denoiser is spread over.
         text_alone: load text encoders and nothing else, for that other process; attributes of the rest are then missing.
@@ -64,6 +66,7 @@ class LoadOptions:
     own_sizes: bool = False
     text: TextPlace = "resident"
     staged: StagedText | None = None
+    adapters: tuple[Adapter, ...] = ()
     weights: Weights = "as_saved"
     gpus: int = 1
     text_alone: bool = False
@@ -202,6 +205,7 @@ FAMILIES: Registry[Family] = Registry(
     Family,  # type: ignore[type-abstract]
     "raymia.replica",
     beside=(
+        "adapters",
         "aspects",
         "autoencoder",
         "conditioning",

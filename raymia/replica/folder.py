@@ -24,7 +24,7 @@ from raymia.replica.hub import download, remote_files, remote_headers
 from raymia.replica.parts import Parts, beside_weights, is_tokenizer, weight_stems
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Naming, Schedule
-from raymia.replica.self_test import keep_texts, self_test
+from raymia.replica.self_test import keep_texts, require_changed, self_test
 from raymia.replica.staged_text import StagedText
 from raymia.replica.tensors import check_built, check_tensors
 from raymia.replica.weight_files import VARIANTS, WeightFiles, file_names, unreadable
@@ -127,11 +127,7 @@ class PipelineFolder:
             return self.revision
         digest = hashlib.sha256()
         for file in sorted(self._files()):
-            try:
-                with file.open("rb") as stream:
-                    content = hashlib.file_digest(stream, "sha256").hexdigest()
-            except OSError as error:
-                raise ConfigError(f"{file}: cannot be read ({error})") from error
+            content = file_digest(file)
             digest.update(f"{file.relative_to(self.path).as_posix()}\0{content}\0".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
@@ -144,6 +140,8 @@ class PipelineFolder:
         parts = Parts(self.path, self.parts)
         replica = self.family.load(parts, options)
         self_test(replica, self.family, parts, options)
+        if options.adapters:
+            require_changed(replica, parts, options)
         return replica
 
     def load_text(self, options: LoadOptions, kept: StagedText) -> Replica:
@@ -165,6 +163,19 @@ class PipelineFolder:
             yield from [] if weights.index is None else [weights.index]
         for pattern in beside_weights(self.parts):
             yield from (file for file in self.path.glob(pattern) if file.is_file() and not file.name.startswith("."))
+
+
+def file_digest(file: Path) -> str:
+    """sha256 of a file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error})") from error
 
 
 def find_pipeline(model: str, with_weights: bool, revision: str | None = None) -> PipelineFolder:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import diffusers
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from raymia.errors import ConfigError
+from raymia.replica.adapters import attach, switch, tuned
 from raymia.replica.autoencoder import Autoencoder, KLAutoencoder
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.device import DTYPES, MEMORY_BOUND, available, device_batches, fits, layout_on, quiet_libraries
@@ -72,10 +74,13 @@ class LatentDiffusion(ABC):
         self._text_modules = [part for name, part in parts.loaded.items() if name not in before and isinstance(part, nn.Module)]
         # Last, where it is spread over the GPUs' free memory.
         denoiser = self._load_denoiser(parts)
+        if options.adapters:
+            attach(getattr(diffusers, family.pipelines[0], None), parts, options.adapters)
         if options.weights != "as_saved" and self.device.type != "meta":
             quantise(denoiser, options.weights)
         several = self.device.type == "cuda" and options.gpus > 1
         self._denoiser = spread(denoiser, free_memory(options.gpus)) if several else denoiser.to(self.device)
+        self._empty_of_base: Conditioning | None = None
         self._compiled: Callable[..., Any] | None = None
         self._in_float32: LatentDiffusion | None = None
         if self.device.type in MEMORY_BOUND:
@@ -196,6 +201,26 @@ class LatentDiffusion(ABC):
             twin._denoiser = copy.deepcopy(self._denoiser).float()
             self._in_float32 = twin
         return self._in_float32
+
+    @contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """Within this block the model is its base, to the bit."""
+        empty, self._empty = self._empty, self._empty_of_base
+        switch(self._adapted(), on=False)
+        try:
+            yield
+        finally:
+            switch(self._adapted(), on=True)
+            self._empty, self._empty_of_base = empty, self._empty
+
+    def _adapted(self) -> list[nn.Module]:
+        """The modules that adapters are on, if any are."""
+        twin = [] if self._in_float32 is None else [self._in_float32._denoiser]
+        return [self._denoiser, *twin, *self._text_modules]
+
+    def told_alike(self) -> bool:
+        """Whether the text encoders have no adapters, so that texts mean the same to the base."""
+        return not tuned(self._text_modules)
 
     def parameters(self) -> dict[str, Tensor]:
         """The denoiser's parameters by name."""

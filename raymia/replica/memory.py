@@ -98,7 +98,7 @@ def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 
     parts = _Hollow(folder.path, folder.parts)
     try:
         with _FullTexts():
-            hollow = replace(options, device="meta", compiled=False, also_float32=False, text="resident")
+            hollow = replace(options, device="meta", compiled=False, also_float32=False, text="resident", adapters=())
             replica = folder.family.load(parts, hollow)
             if not isinstance(replica, LatentDiffusion):
                 return None

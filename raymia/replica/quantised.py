@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from raymia.errors import ConfigError
@@ -42,7 +40,7 @@ def quantise(denoiser: nn.Module, weights: Weights) -> None:
         ConfigError: torchao is not installed.
     """
     require_quantisable(weights)
-    library = _torchao()
+    library: Any = importlib.import_module("torchao.quantization")
     names = {name for name, _ in _layers(denoiser)}
     library.quantize_(denoiser, getattr(library, KINDS[weights])(), lambda _, name: name in names)
 
@@ -58,14 +56,3 @@ def _layers(denoiser: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     for name, module in denoiser.named_modules():
         if isinstance(module, nn.Linear) and name.partition(".")[0] in blocks:
             yield name, module
-
-
-def _torchao() -> Any:
-    """torchao's quantisation, which warns of PyTorch's news when it is imported."""
-    log = logging.getLogger(torch.utils._pytree.__name__)
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        return importlib.import_module("torchao.quantization")
-    finally:
-        log.setLevel(before)

@@ -81,11 +81,13 @@ def read_scheduler(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read; or ``model_index.json`` names another class, which makes another schedule of it.
     """
     config = read_json(path, UNBOUNDED)
+    if not isinstance(config.get("_class_name", ""), str | None):
+        raise ConfigError(f"{path}: _class_name is {config['_class_name']!r}; expected the name of a class of diffusers")
     index = path.parent.parent / "model_index.json"
     named = read_json(index).get("scheduler") if index.is_file() else None
     if named is None:
         return config
-    if not (isinstance(named, list) and len(named) == 2 and named[0] == "diffusers"):
+    if not (isinstance(named, list) and len(named) == 2 and named[0] == "diffusers" and isinstance(named[1], str)):
         raise ConfigError(
             f"{index}: scheduler is {named!r}; expected ['diffusers', 'DDIMScheduler'] or another class of diffusers"
         )

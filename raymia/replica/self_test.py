@@ -20,7 +20,7 @@ from raymia.errors import ConfigError, first_line
 from raymia.replica.families import Family, LoadOptions
 from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.noise import noise_like
-from raymia.replica.own_pipeline import OneStep, ask, encoded
+from raymia.replica.own_pipeline import PROMPT, OneStep, ask, encoded
 from raymia.replica.parts import Parts
 from raymia.replica.protocol import Replica
 from raymia.replica.staged_text import StagedText
@@ -116,6 +116,28 @@ def _require_alive(replica: Replica, z: Tensor, predicted: Tensor, t: int, parts
         )
     if replica.schedule.output_from_noise(predicted, z, t).abs().max() < SILENT:
         raise ConfigError(f"{parts.folder}: the denoiser puts out nothing; these are no weights of a trained model")
+
+
+def require_changed(replica: Replica, parts: Parts, options: LoadOptions) -> None:
+    """Refuse adapters that change nothing.
+
+    Args:
+        replica: with the adapters.
+        parts, options: that it was loaded from and by.
+
+    Raises:
+        ConfigError: its predictions are those of the base; names the files.
+    """
+    assert isinstance(replica, LatentDiffusion)
+    side, t = options.resolution_px, min(TIMESTEP, replica.schedule.timesteps // 2)
+    z = noise_like((1, *replica.latent_shape(side, side)), SEED).to(replica.device)
+    with torch.no_grad():
+        tuned = replica.predicted_noise(z, t, replica.text([PROMPT]))
+        with replica.without_adapters():
+            base = replica.predicted_noise(z, t, replica.text([PROMPT]))
+    if torch.equal(tuned, base):
+        files = ", ".join(str(adapter.file) for adapter in options.adapters)
+        raise ConfigError(f"{files}: changes nothing on {parts.folder}: every prediction is the base's; it was not trained")
 
 
 def _denoiser(replica: Replica, parts: Parts) -> nn.Module | None:

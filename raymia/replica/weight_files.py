@@ -146,6 +146,20 @@ def read_headers(weights: WeightFiles) -> dict[str, Header]:
     return join({file.name: _header(file) for file in weights.files}, announced, weights.files[0].parent)
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself, beside its tensors.
+
+    Raises:
+        ConfigError: see `read_headers`.
+    """
+    try:
+        with safe_open(file, "pt") as tensors:
+            return dict(tensors.metadata() or {})
+    except Exception as error:
+        # Whatever the library makes of somebody else's file.
+        raise ConfigError(f"{file}: {unreadable(file, error)}") from error
+
+
 def join(files: Mapping[str, Mapping[str, Header]], announced: Mapping[str, str] | None, part: object) -> dict[str, Header]:
     """The headers of all files as those of one model.
 

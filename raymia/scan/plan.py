@@ -19,7 +19,7 @@ from raymia.data.manifest import Manifest, labels_hold, load_manifest
 from raymia.data.selection import ShardReader, selection_digest, shard_readers
 from raymia.data.shapes import Shapes
 from raymia.errors import ConfigError
-from raymia.replica.folder import PipelineFolder, find_pipeline
+from raymia.replica.folder import PipelineFolder, file_digest, find_pipeline
 from raymia.replica.schedule import Schedule, level_names
 from raymia.run.ledger import Ledger
 from raymia.run.record import FORMAT, RUN_FILE, ScanRecord, SignalRecord
@@ -89,7 +89,9 @@ class ScanPlan:
         if self.job.hosted is not None:
             return self.job.hosted.fingerprint()
         assert self.folder is not None
-        return self.folder.fingerprint()
+        model = self.folder.fingerprint()
+        adapters = [file_digest(adapter.file) for adapter in self.job.model.options().adapters]
+        return model if not adapters else hashlib.sha256("\n".join([model, *adapters]).encode()).hexdigest()
 
 
 def make_plan(job: Job) -> ScanPlan:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import diffusers
+
 from raymia.config import Job
 from raymia.data.shapes import Shapes, square
 from raymia.errors import ConfigError
+from raymia.replica.adapters import check_adapter
 from raymia.replica.documents import read_json
 from raymia.replica.folder import PipelineFolder
 from raymia.replica.latent_diffusion import require_sides
@@ -34,6 +37,7 @@ def require_told(job: Job, pipeline: PipelineFolder) -> None:
         _require_whole(job, "weights as they were saved; leave replica.weights out")
         if job.pool.gpus > 1:
             raise ConfigError("replica.weights: goes with pool.gpus_per_replica 1; leave one of them out")
+    _check_adapters(job, pipeline)
     pipeline.family.check_options(pipeline.path, job.model.options())
     side = job.model.resolution_px
     require_sides(side, max(1, side // pipeline.latent_shape(side)[1]) * pipeline.family.grain)
@@ -46,6 +50,27 @@ def require_told(job: Job, pipeline: PipelineFolder) -> None:
     for name, attack in job.attacks.items():
         for ability in sorted(attack.tells() & lacks.keys()):
             raise ConfigError(f"attacks.{name}: {lacks[ability]}")
+
+
+def _check_adapters(job: Job, pipeline: PipelineFolder) -> None:
+    """Refuse adapters that cannot be put onto the model, as far as their headers and the job tell."""
+    options = job.model.options()
+    if not options.adapters:
+        return
+    for field, fits in (
+        ("replica.compile", not job.model.compile),
+        ("replica.text: stage", job.model.text != "stage"),
+        ("replica.weights", job.model.weights == "as_saved"),
+        ("pool.gpus_per_replica above 1", job.pool.gpus == 1),
+    ):
+        if not fits:
+            raise ConfigError(f"replica.adapters: go without {field}; leave one of them out")
+    kind = pipeline.family.pipelines[0] if pipeline.family.pipelines else ""
+    if not hasattr(getattr(diffusers, kind, None), "load_lora_weights"):
+        family = pipeline.family.name
+        raise ConfigError(f"replica.adapters: models of the family {family} take none in diffusers; leave them out")
+    for adapter in options.adapters:
+        check_adapter(adapter.file, pipeline.family.name)
 
 
 def _require_whole(job: Job, what: str) -> None:

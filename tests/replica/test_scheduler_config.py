@@ -172,6 +172,19 @@ def test_a_document_that_is_no_object_is_named(tiny: Path, tmp_path: Path, text:
         (folder / file).write_text(kept)
 
 
+@pytest.mark.parametrize("kind", [["DDIMScheduler"], {"a": 1}, 3])
+def test_a_class_that_is_no_name_is_said(tiny: Path, tmp_path: Path, kind: object) -> None:
+    """A list is no key of a table of classes."""
+    folder = copied(tiny, tmp_path / "own")
+    change(folder / "scheduler" / "scheduler_config.json", _class_name=kind)
+    with pytest.raises(ConfigError, match="_class_name is .*; expected the name of a class of diffusers"):
+        find_pipeline(str(folder), with_weights=True)
+    folder = copied(tiny, tmp_path / "named")
+    change(folder / "model_index.json", scheduler=["diffusers", kind])
+    with pytest.raises(ConfigError, match=r"scheduler is .*; expected \['diffusers', 'DDIMScheduler'\]"):
+        find_pipeline(str(folder), with_weights=True)
+
+
 def test_two_classes_must_mean_one_schedule(tiny: Path, tmp_path: Path) -> None:
     folder = copied(tiny, tmp_path / "p")
     change(folder / "model_index.json", scheduler=["diffusers", "DPMSolverMultistepScheduler"])
