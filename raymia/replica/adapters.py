@@ -21,7 +21,7 @@ from raymia.replica.parts import Parts
 from raymia.replica.weight_files import PICKLED, WeightFiles, read_headers, read_metadata
 
 PAIR = (
-    r"\.(?:lora_[AB](?:\.default)?\.weight|lora_(?:up|down)\.weight|lora(?:_linear_layer)?\.(?:up|down)\.weight"
+    r"\.(?:lora_[AB](?:\.default)?\.weight|lora_(?:up|down)\.weight|(?:\w+_)?lora(?:_linear_layer)?\.(?:up|down)\.weight"
     r"|lokr_(?:w[12](?:_[ab])?|t2))$"
 )
 """Ending of the tensors of an adapter's layer, in the layouts of peft, kohya, diffusers and LyCORIS' LoKr."""

@@ -177,7 +177,7 @@ def test_a_class_that_is_no_name_is_said(tiny: Path, tmp_path: Path, kind: objec
     """A list is no key of a table of classes."""
     folder = copied(tiny, tmp_path / "own")
     change(folder / "scheduler" / "scheduler_config.json", _class_name=kind)
-    with pytest.raises(ConfigError, match="_class_name is .*; expected the name of a class of diffusers"):
+    with pytest.raises(ConfigError, match=r"_class_name is .*; expected the name of a class of diffusers"):
         find_pipeline(str(folder), with_weights=True)
     folder = copied(tiny, tmp_path / "named")
     change(folder / "model_index.json", scheduler=["diffusers", kind])
