@@ -224,6 +224,13 @@ class PoolConfig(_Section):
         return self
 
 
+class ReferenceConfig(_Section):
+    """A model close to the attacked one that was not trained on the works in question."""
+
+    model: Place = Field(description="As `replica.model`: the base of a fine-tune, an earlier checkpoint, a sibling.")
+    revision: Place | None = Field(None, description="Revision of a hub id; none for the newest.")
+
+
 class LpipsConfig(_Section):
     """The perceptual distance of attacks that compare by LPIPS."""
 
@@ -351,6 +358,12 @@ class Job(_Section):
         description="A model that cannot have seen any of the samples, scanned with the same attacks into RUN/control: what it "
         "tells apart is no memory.",
     )
+    reference: Literal["base"] | ReferenceConfig | None = Field(
+        None,
+        description="What scores are held against, too: `base`, the model without its adapters; or `model`, another of the "
+        "same family. Every attack runs in front of both under the same noise, and `calibrated.NAME` is its score less the "
+        "reference's.",
+    )
     clip: Place | None = Field(
         None, description="CLIP for attacks that compare embeddings: a folder, ARCHITECTURE/TAG of open_clip, or `testbed`."
     )
@@ -388,8 +401,8 @@ class Job(_Section):
                 _require_possible(name, attack, self.hosted)
             if "clip" in attack.needs() and self.clip is None:
                 raise ConfigError(f"attacks.{name}: compares by CLIP, but the job has no `clip`; set one, or another metric")
-        if self.hosted is not None and (self.control_model or self.latent_cache):
-            field = "control_model" if self.control_model else "latent_cache"
+        if self.hosted is not None and (self.control_model or self.latent_cache or self.reference):
+            field = "control_model" if self.control_model else "latent_cache" if self.latent_cache else "reference"
             raise ConfigError(f"`{field}` goes with replica.model: a service offers images alone")
         return self
 
@@ -426,9 +439,16 @@ class Job(_Section):
         """The scan of the control model, into a run directory within this one's; none without a control model."""
         if self.control_model is None:
             return None
-        replica = self.model.model_copy(update={"model": self.control_model, "revision": None})
+        replica = self.model.model_copy(update={"model": self.control_model, "revision": None, "adapters": []})
         update = {"replica": replica, "run": f"{self.run}/{CONTROL}", "control_model": None, "labels_do_not_hold": True}
-        return self.model_copy(update=update)
+        return self.model_copy(update=update | {"reference": None})
+
+    def reference_job(self) -> Job | None:
+        """This job in front of the model that scores are held against; none where that is the model's base, or nothing."""
+        if not isinstance(self.reference, ReferenceConfig):
+            return None
+        changed: dict[str, Any] = {"model": self.reference.model, "revision": self.reference.revision, "adapters": []}
+        return self.model_copy(update={"replica": self.model.model_copy(update=changed), "reference": None})
 
 
 def _require_possible(name: str, attack: Attack, service: Service) -> None:

@@ -109,13 +109,18 @@ def scan(
 
 def _print_cost(job: Any, as_json: bool) -> None:
     from raymia.cli.printing import COSTS, print_cost, print_memory, print_texts
+    from raymia.scan.calibration import calibrates, with_reference
     from raymia.scan.cost import SOME_CAPTION, count, prompts_of
     from raymia.scan.plan import make_plan
 
     plan = make_plan(job)
-    alone = {name: dict(attack.cost()) for name, attack in job.attacks.items()}
+    both = job.reference is not None
+    alone = {
+        name: dict(with_reference(attack.cost()) if both and calibrates(attack) else attack.cost())
+        for name, attack in job.attacks.items()
+    }
     apart = {kind: sum(cost[kind] for cost in alone.values()) for kind in COSTS}
-    together = dict(count(job.attacks.values(), plan.schedule))
+    together = dict(count(job.attacks.values(), plan.schedule, both))
     samples = plan.expected
     in_total = {kind: None if samples is None else number * samples for kind, number in together.items()}
     price = None if plan.job.hosted is None else plan.job.hosted.price()
@@ -128,7 +133,7 @@ def _print_cost(job: Any, as_json: bool) -> None:
         costs["memory"] = memory if memory is None or isinstance(memory, str) else memory.model_dump()
         out.show_json(costs | {"prompts": prompts})
         return
-    print_cost(out, job.attacks, apart, together, samples, in_total)
+    print_cost(out, job.attacks, alone, apart, together, samples, in_total)
     if total_price is not None:
         out.say(f"Price of the queries, as the service states it: {total_price:,.2f}")
     if memory is not None:

@@ -157,6 +157,7 @@ def print_attacks(out: Terminal, attacks: Mapping[str, Attack]) -> None:
 def print_cost(
     out: Terminal,
     attacks: Mapping[str, Attack],
+    alone: Mapping[str, Mapping[str, int]],
     apart: Mapping[str, int],
     together: Mapping[str, int],
     samples: int | None,
@@ -165,8 +166,7 @@ def print_cost(
     """What a job costs per image, each attack alone and all together, and in total."""
     table = cost_table("Cost per image")
     for name, attack in attacks.items():
-        cost = dict(attack.cost())
-        table.add_row(name, str(attack.access), *(show_count(cost[kind]) for kind in COSTS))
+        table.add_row(name, str(attack.access), *(show_count(alone[name][kind]) for kind in COSTS))
     table.add_section()
     table.add_row("each alone", "", *(show_count(apart[kind]) for kind in COSTS))
     table.add_row("all together", "", *(show_count(together[kind]) for kind in COSTS), style="bold")

@@ -13,21 +13,30 @@ from raymia.attacks.base import Attack
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.schedule import Schedule
 from raymia.run.record import Evaluations
+from raymia.scan.calibration import Reference, calibrated, scores_of
 from raymia.trial.trial import NoImagesError, Trial
 
 SIDE_PX = 16
 SOME_CAPTION = "a caption of six different words"
 
 
-def count(attacks: Iterable[Attack], schedule: Schedule) -> Evaluations:
+def count(attacks: Iterable[Attack], schedule: Schedule, reference: bool = False) -> Evaluations:
     """Evaluations per image when these attacks run together, sharing what they can.
 
     The attacks run, on one image, in front of a model that computes next to nothing: what is counted is what a scan does.
+
+    Args:
+        attacks: of a job.
+        schedule: of the model.
+        reference: whether they run in front of a reference with the same autoencoder, too.
     """
     trial = _hollow_trial(schedule, images=torch.zeros(1, 3, SIDE_PX, SIDE_PX))
-    for attack in attacks:
-        attack.score(trial)
-    return trial.evaluations
+    named = {f"{attack.name}:{number}": attack for number, attack in enumerate(attacks)}
+    columns = scores_of(named, trial)
+    if not reference:
+        return trial.evaluations
+    _, further = calibrated(named, trial, columns, Reference(_Hollow(schedule), same_latents=True, same_texts=False))
+    return trial.evaluations + further
 
 
 def works_on_images(attack: Attack, schedule: Schedule) -> bool:

@@ -23,6 +23,7 @@ from raymia.replica.folder import PipelineFolder, file_digest, find_pipeline
 from raymia.replica.schedule import Schedule, level_names
 from raymia.run.ledger import Ledger
 from raymia.run.record import FORMAT, RUN_FILE, ScanRecord, SignalRecord
+from raymia.scan.calibration import calibrated_signal, calibrates
 from raymia.scan.cost import works_on_images
 from raymia.scan.latents import TRANSFORM, LatentCache
 from raymia.scan.told import caveats, require_told, shapes_of
@@ -30,6 +31,9 @@ from raymia.shipped import clip_folder, model_folder
 from raymia.urls import without_secrets
 
 log = logging.getLogger(__name__)
+
+SAME_SIGMA = 1e-4
+"""What the noise of two models at one level may differ by, as rounding of their configs does."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,9 @@ class ScanPlan:
         shards = [reader.shard.model_dump() for reader in self.readers]
         errors = "noise" if self.schedule.prediction_type == "epsilon" else "velocity"
         model = {"fingerprint": self._fingerprint(), "errors": errors}
+        other = self.job.reference_job()
+        if other is not None:
+            model["reference"] = find_pipeline(model_folder(other.model.model), True, other.model.revision).fingerprint()
         parts = {
             "job": self.job.identity(),
             "manifest": manifest,
@@ -115,14 +122,13 @@ def make_plan(job: Job) -> ScanPlan:
         require_told(job, pipeline)
         for caveat in caveats(job, pipeline):
             log.warning("%s", caveat)
-    signals: list[SignalRecord] = []
-    groups = () if pipeline is None else pipeline.family.groups
     for name, attack in job.attacks.items():
         try:
             attack.check(schedule)
         except ConfigError as error:
             raise ConfigError(f"attacks.{name}: {error}") from error
-        signals += described(name, attack, groups)
+    signals = signals_of(job, () if pipeline is None else pipeline.family.groups)
+    _check_reference(job, pipeline, schedule)
     # open_clip and lpips take seconds to import, which most jobs need not spend.
     if job.clip is not None:
         from raymia.features.clip import check_clip
@@ -195,6 +201,44 @@ def _latent_cache(job: Job, pipeline: PipelineFolder | None, schedule: Schedule,
         log.info("latent_cache: images are decoded all the same, for %s", ", ".join(on_images))
     channels, height, _ = pipeline.latent_shape(side)
     return LatentCache(job.latent_cache, key, channels, side // height, shapes, bool(on_images))
+
+
+def _check_reference(job: Job, pipeline: PipelineFolder | None, schedule: Schedule) -> None:
+    """Refuse a reference that is none of the attacked model's."""
+    if job.reference is None or pipeline is None:
+        return
+    other = job.reference_job()
+    if other is None:
+        if not job.model.adapters:
+            raise ConfigError(
+                "reference: base is the model without its adapters, and replica.adapters are none; give reference: {model: ..}"
+            )
+        return
+    if job.model.text == "stage":
+        raise ConfigError("reference.model: goes with replica.text: resident or offload; leave one of them out")
+    found = find_pipeline(model_folder(other.model.model), False, other.model.revision)
+    if found.family.name != pipeline.family.name:
+        raise ConfigError(
+            f"reference.model {other.subject}: of the family {found.family.name}; expected {pipeline.family.name}, as "
+            "replica.model"
+        )
+    theirs, levels = found.schedule(other.model.timesteps), range(0, schedule.timesteps, max(1, schedule.timesteps // 20))
+    alike = theirs.timesteps == schedule.timesteps and theirs.prediction_type == schedule.prediction_type
+    if not alike or any(abs(theirs.sigma(t) - schedule.sigma(t)) > SAME_SIGMA for t in levels):
+        raise ConfigError(
+            f"reference.model {other.subject}: has another noise schedule or prediction type than replica.model, so that the "
+            "same noise is another question"
+        )
+    require_told(other, found)
+
+
+def signals_of(job: Job, groups: Sequence[str]) -> list[SignalRecord]:
+    """The signals of a job's attacks, in front of a denoiser whose parameters have these groups; then the calibrated ones."""
+    signals = [signal for name, attack in job.attacks.items() for signal in described(name, attack, groups)]
+    if job.reference is None:
+        return signals
+    again = {key for key, attack in job.attacks.items() if calibrates(attack)}
+    return signals + [calibrated_signal(signal) for signal in signals if signal.attack in again]
 
 
 def described(key: str, attack: Attack, groups: Sequence[str]) -> list[SignalRecord]:

@@ -24,7 +24,7 @@ from raymia.replica.device import available, dtype_on
 from raymia.replica.folder import find_pipeline
 from raymia.run.columns import SIGNALS
 from raymia.scan.decoding import image_facts
-from raymia.scan.plan import described
+from raymia.scan.plan import signals_of
 from raymia.scan.rows import score_by_shape
 from raymia.scan.scorer import Scorer, load_scorer
 from raymia.scan.told import shapes_of
@@ -53,6 +53,7 @@ def score(
     batch_size: int = 16,
     device: str = "auto",
     clip: str | None = None,
+    reference: str | Mapping[str, Any] | None = None,
     progress: bool = True,
     **replica: Any,
 ) -> pd.DataFrame:
@@ -69,6 +70,7 @@ def score(
         batch_size: images in front of the model at once.
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
         clip: as in a job, for attacks that compare by it and for the blind baseline on embeddings.
+        reference: as in a job: ``"base"``, or ``{"model": ..}``, for signals ``calibrated.NAME``.
         progress: show a bar.
         replica: further fields of a job's `replica`, such as ``resolution_px=64`` or ``dtype="bfloat16"``.
 
@@ -83,7 +85,7 @@ def score(
     names = list(keys) if keys is not None else [_key(image, number) for number, image in enumerate(images)]
     texts = list(captions) if captions is not None else [""] * len(images)
     _require(images, {"captions": texts, "keys": names, "member": member}, names)
-    job = _job(model, attacks, seed, clip, replica)
+    job = _job(model, attacks, seed, clip, replica, reference)
     if job.model.text == "stage":
         raise ConfigError("text: stage is a scan's, which encodes its texts before it begins; use text: offload")
     place = available(device)
@@ -97,7 +99,7 @@ def score(
     for start in track(starts, "score", disable=not progress):
         part = slice(start, start + batch_size)
         rows += _score_batch(scorer, shapes, _Batch(names[part], texts[part], list(images[part])))
-    signals = [signal for key, attack in job.attacks.items() for signal in described(key, attack, scorer.replica.groups)]
+    signals = signals_of(job, scorer.replica.groups)
     table = pd.DataFrame(rows)
     for column in (*(signal.name for signal in signals), "reason", "detail"):
         table[column] = table.get(column, None)
@@ -122,10 +124,12 @@ def _job(
     seed: int,
     clip: str | None,
     replica: Mapping[str, Any],
+    reference: str | Mapping[str, Any] | None,
 ) -> Job:
     chosen = {key: dict(value) for key, value in attacks.items()} if isinstance(attacks, Mapping) else {a: {} for a in attacks}
     section = {"model": model, **replica}
     content = {"manifest": "-", "replica": section, "attacks": chosen, "seed": seed, "clip": clip, "run": "-"}
+    content |= {"reference": reference}
     return parse_job(content, "raymia.score")
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raymia.attacks.base import Attack, signal_key
+from raymia.attacks.base import Attack
 from raymia.config import Job
 from raymia.data.shapes import Placed
 from raymia.data.tar import Fault
@@ -21,9 +21,11 @@ from raymia.errors import first_line
 from raymia.replica.conditioning import UntellableError
 from raymia.replica.device import available
 from raymia.replica.folder import find_pipeline
+from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.protocol import Replica
 from raymia.run.columns import EMBEDDING
 from raymia.run.record import Evaluations
+from raymia.scan.calibration import Reference, calibrated, scores_of
 from raymia.scan.texts import staged_text
 from raymia.scan.told import require_told
 from raymia.services.protocol import BlackBox, ServiceError
@@ -57,6 +59,7 @@ class Scorer:
         black_box: BlackBox | None = None,
         device: torch.device | None = None,
         own_sizes: bool = False,
+        reference: Reference | None = None,
     ) -> None:
         """Take what is loaded.
 
@@ -68,7 +71,9 @@ class Scorer:
             black_box: the attacked service; by default the local pipeline over the replica.
             device: where images are put; by default the replica's.
             own_sizes: tell the model of the size of each image's file.
+            reference: against which scores are held, too.
         """
+        self._reference = reference
         self._replica = replica
         self._attacks = attacks
         self._seed = seed
@@ -169,9 +174,11 @@ class Scorer:
             latents=z,
             sizes=torch.tensor(sizes, dtype=torch.float32) if self._own_sizes and sizes is not None else None,
         )
-        columns: dict[str, Tensor] = {}
-        for key, attack in self._attacks.items():
-            columns |= {signal_key(signal, attack, key): scores for signal, scores in attack.score(trial).items()}
+        columns = scores_of(self._attacks, trial)
+        if self._reference is not None:
+            above, evaluations = calibrated(self._attacks, trial, columns, self._reference)
+            columns |= above
+            self.evaluations = self.evaluations + evaluations
         self.evaluations = self.evaluations + trial.evaluations
         table = torch.stack([column.double() for column in columns.values()], dim=1).cpu().numpy()
         outcomes = [_finite(dict(zip(columns, map(float, row), strict=True))) for row in table]
@@ -211,7 +218,21 @@ def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None) -
 
         lpips = Lpips(job.lpips.net, job.lpips.trunk, place)
     own_sizes = job.hosted is None and job.model.micro_conditions == "own"
-    return Scorer(replica, job.attacks, job.seed, clip, lpips, black_box, place, own_sizes)
+    reference = None if replica is None else _load_reference(job, replica, dtype, device)
+    return Scorer(replica, job.attacks, job.seed, clip, lpips, black_box, place, own_sizes, reference)
+
+
+def _load_reference(job: Job, replica: Replica, dtype: str, device: str) -> Reference | None:
+    """What a job holds scores against, beside its model's replica."""
+    other = job.reference_job()
+    if other is not None:
+        folders = [find_pipeline(model_folder(one.model.model), True, one.model.revision) for one in (job, other)]
+        same = folders[0].autoencoder_digest() == folders[1].autoencoder_digest()
+        return Reference(_load_model(other, dtype, device), same_latents=same, same_texts=False)
+    if job.reference != "base":
+        return None
+    assert isinstance(replica, LatentDiffusion)
+    return Reference(replica, True, replica.told_alike(), replica.without_adapters)
 
 
 def _load_model(job: Job, dtype: str, device: str) -> Replica:

@@ -30,12 +30,19 @@ class SharedReplica:
         evaluations: what was computed so far, in images.
     """
 
-    def __init__(self, replica: Replica) -> None:
-        """Begin with nothing computed."""
+    def __init__(self, replica: Replica, lender: SharedReplica | None = None, same_texts: bool = False) -> None:
+        """Begin with nothing computed.
+
+        Args:
+            replica: that computes.
+            lender: of another model with the same schedule, whose noise and noisy latents are taken where they are made.
+            same_texts: take what the lender's model was told, too.
+        """
         self._replica = replica
         self.evaluations = Evaluations()
         self._kept = Kept()
-        self._texts: dict[tuple[str, ...], Conditioning] = {}
+        self._drawn: Kept = Kept() if lender is None else lender._drawn
+        self._texts: dict[tuple[str, ...], Conditioning] = lender._texts if lender is not None and same_texts else {}
 
     @property
     def schedule(self) -> Schedule:
@@ -80,11 +87,11 @@ class SharedReplica:
 
     def noise(self, like: Float[Tensor, "batch c h w"], seeds: tuple[int, ...]) -> Float[Tensor, "batch c h w"]:
         """Standard normal noise in the shape of `like`, one seed per sample."""
-        return self._kept.once(like, ("noise", seeds), lambda: stacked_noise(tuple(like.shape[1:]), seeds, like.device))
+        return self._drawn.once(like, ("noise", seeds), lambda: stacked_noise(tuple(like.shape[1:]), seeds, like.device))
 
     def noisy(self, z0: Float[Tensor, "batch c h w"], seeds: tuple[int, ...], t: int) -> Float[Tensor, "batch c h w"]:
         """z_t: clean latents with the seeded noise at timestep `t`."""
-        return self._kept.once(z0, ("noisy", seeds, t), lambda: mix(self.schedule, z0, self.noise(z0, seeds), t))
+        return self._drawn.once(z0, ("noisy", seeds, t), lambda: mix(self.schedule, z0, self.noise(z0, seeds), t))
 
     def predicted_noise(
         self,
