@@ -29,8 +29,9 @@ from raymia.replica.adapters import Adapter, find_adapter
 from raymia.replica.families import LoadOptions, TextPlace
 from raymia.replica.quantised import Weights
 from raymia.replica.schedule import Naming
-from raymia.run.record import CONTROL
+from raymia.run.record import CONTROL, tuned_name
 from raymia.services.protocol import SERVICES, Service
+from raymia.shipped import adapter_file
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 CaptionSource = Literal["own", "shuffled", "empty"]
@@ -74,7 +75,7 @@ class _Section(BaseModel):
 class AdapterConfig(_Section):
     """An adapter on the attacked model, such as a LoRA from a model-sharing site."""
 
-    path: Place = Field(description="A safetensors file, or a folder of one.")
+    path: Place = Field(description="A safetensors file, a folder of one, or `testbed-lora`.")
     weight: float = Field(1.0, gt=-100, lt=100, description="By which what it adds is multiplied; 1 as it was trained.")
     weight_name: Place | None = Field(None, description="Name of the file, in a folder of several.")
 
@@ -165,7 +166,7 @@ class ReplicaConfig(_Section):
             own_sizes=self.micro_conditions == "own",
             text=self.text,
             weights=self.weights,
-            adapters=tuple(Adapter(find_adapter(one.path, one.weight_name), one.weight) for one in self.adapters),
+            adapters=tuple(Adapter(find_adapter(adapter_file(one.path), one.weight_name), one.weight) for one in self.adapters),
             gpus=gpus,
         )
 
@@ -424,8 +425,10 @@ class Job(_Section):
 
     @property
     def subject(self) -> str:
-        """What is attacked, in a word."""
-        return f"service {self.replica.service}" if isinstance(self.replica, Service) else self.replica.model
+        """What is attacked, in a word: a model with its adapters, or a service."""
+        if isinstance(self.replica, Service):
+            return f"service {self.replica.service}"
+        return tuned_name(self.replica.model, [adapter.path for adapter in self.replica.adapters])
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the job that it was begun with: all but `FREE_TO_CHANGE`, JSON-like."""

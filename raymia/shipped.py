@@ -28,6 +28,10 @@ class Named(ABC):
     def clip(self) -> str | None:
         """Folder of the CLIP."""
 
+    def adapter(self) -> str | None:
+        """Path of an adapter's safetensors."""
+        return None
+
 
 NAMED: Registry[Named] = Registry(
     "named model",
@@ -36,6 +40,7 @@ NAMED: Registry[Named] = Registry(
     given={
         "testbed": "raymia.testbed:Testbed",
         "testbed-flow": "raymia.testbed:FlowTestbed",
+        "testbed-lora": "raymia.testbed:LoraTestbed",
         "testbed-tiny": "raymia.testbed:TinyTestbed",
     },
 )
@@ -55,6 +60,11 @@ def model_folder(model: str) -> str:
 def clip_folder(clip: str) -> str:
     """The folder behind a CLIP's name; others are returned."""
     return _resolved(clip, "clip")
+
+
+def adapter_file(adapter: str) -> str:
+    """The file behind an adapter's name; others are returned."""
+    return _resolved(adapter, "adapter")
 
 
 def _resolved(name: str, what: str) -> str:

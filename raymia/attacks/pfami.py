@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -52,7 +53,7 @@ class PFAMI(Attack):
         trial.evaluate((t, 0, CAPTION) for t in self.timesteps)
         fluctuations = []
         for crop in self.crops:
-            latents = trial.model.encode(centre_crop(trial.images, crop))
+            latents = trial.model.encode(trial.varied(("crop", crop), partial(centre_crop, share=crop)))
             noisy = [(mix(trial.schedule, latents, noise, t), t, trial.text()) for t in self.timesteps]
             for t, predicted in zip(self.timesteps, trial.model.predicted_noises(noisy), strict=True):
                 loss, varied = trial.loss(t, 0), mean_squared(noise - predicted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -95,6 +95,14 @@ class SignalRecord(BaseModel):
     """Evaluations per image of the attack alone; none in runs of format 1 and for columns that no attack made."""
 
 
+class AdapterRecord(BaseModel):
+    """An adapter on the attacked model."""
+
+    model_config = ConfigDict(extra="allow")
+
+    path: str
+
+
 class ReplicaRecord(BaseModel):
     """The job's `replica`: what reading a run needs of it as fields, the rest kept as it is."""
 
@@ -102,6 +110,8 @@ class ReplicaRecord(BaseModel):
 
     model: str | None = None
     """Folder, URL, hub id or name of the attacked model; none for a hosted service."""
+    adapters: list[AdapterRecord] = []
+    """On the model."""
     service: str | None = None
     """Name of the hosted service, where one is attacked."""
     resolution_px: int | None = None
@@ -119,8 +129,15 @@ class JobRecord(BaseModel):
 
     @property
     def subject(self) -> str:
-        """Name of what is attacked: a model or a service."""
-        return self.replica.model or f"service {self.replica.service}"
+        """Name of what is attacked: a model with its adapters, or a service."""
+        if self.replica.model is None:
+            return f"service {self.replica.service}"
+        return tuned_name(self.replica.model, [adapter.path for adapter in self.replica.adapters])
+
+
+def tuned_name(model: str, adapters: Sequence[str]) -> str:
+    """How a model with adapters is called."""
+    return f"{model} with {', '.join(adapters)}" if adapters else model
 
 
 class ModelRecord(BaseModel):

@@ -15,7 +15,6 @@ import pyarrow as pa
 from rich.console import Console
 
 from raymia.config import Job
-from raymia.data.manifest import labels_hold
 from raymia.data.prompts import Prompts
 from raymia.data.selection import ShardReader
 from raymia.data.shapes import Shapes
@@ -37,7 +36,7 @@ from raymia.scan.batches import BATCH_SCHEMA, ReadBatches, ShardWork
 from raymia.scan.decoding import decode_rows
 from raymia.scan.latents import LatentCache
 from raymia.scan.monitoring import Monitor, bottleneck
-from raymia.scan.plan import ScanPlan, make_plan, require_same
+from raymia.scan.plan import ScanPlan, hold, make_plan, require_same
 from raymia.scan.rows import RowScorer, score_rows
 from raymia.scan.scorer import load_scorer
 from raymia.scan.units import Units
@@ -237,7 +236,7 @@ def _begun(prepared: Prepared, dtype: str) -> ScanRecord:
         **plan.identity,
         dtype=dtype,
         free=without_secrets(free),
-        labels_hold=labels_hold(plan.manifest, plan.job.subject),
+        labels_hold=hold(plan.manifest, plan.job),
         signals=plan.signals,
         expected=plan.expected,
         versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},

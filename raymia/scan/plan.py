@@ -112,7 +112,7 @@ def make_plan(job: Job) -> ScanPlan:
     readers = shard_readers(manifest, folder, limits.of_shards(), limits.elsewhere(), limits.max_shards)
     pipeline, schedule = _attacked(job)
     shapes = shapes_of(job, pipeline)
-    if not (job.labels_do_not_hold or labels_hold(manifest, job.subject)):
+    if not (job.labels_do_not_hold or hold(manifest, job)):
         raise ConfigError(
             f"manifest {job.manifest}: its labels hold for {', '.join(manifest.valid_for_models)}, not for replica.model "
             f"{job.subject}, so that members need not be members; scan a model that they hold for, or add "
@@ -149,6 +149,12 @@ def make_plan(job: Job) -> ScanPlan:
         latent_cache=_latent_cache(job, pipeline, schedule, shapes),
         shapes=shapes,
     )
+
+
+def hold(manifest: Manifest, job: Job) -> bool:
+    """Whether a manifest's labels hold for what a job attacks; members of a model's training set are a tuned model's, too."""
+    names = [job.subject] if job.hosted is not None else [job.subject, job.model.model]
+    return any(labels_hold(manifest, name) for name in names)
 
 
 def _attacked(job: Job) -> tuple[PipelineFolder | None, Schedule]:

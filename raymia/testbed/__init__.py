@@ -18,7 +18,9 @@ FLOW = ASSETS / "flow"
 CLIP = ASSETS / "clip"
 MANIFEST = ASSETS / "manifest.yaml"
 DEMO_JOB = Path(__file__).parent / "demo.yaml"
-TESTBED, TESTBED_FLOW, TINY = "testbed", "testbed-flow", "testbed-tiny"
+LORA = ASSETS / "lora" / "testbed_lora.safetensors"
+LORA_MANIFEST = ASSETS / "lora_manifest.yaml"
+TESTBED, TESTBED_FLOW, TESTBED_LORA, TINY = "testbed", "testbed-flow", "testbed-lora", "testbed-tiny"
 
 
 class Testbed(Named):
@@ -44,6 +46,24 @@ class FlowTestbed(Testbed):
 
     def model(self) -> str | None:
         return str(FLOW)
+
+
+class LoraTestbed(Named):
+    """A LoRA on the test bed's model, trained on a random half of pictures that the model never saw, and both halves."""
+
+    name: ClassVar = TESTBED_LORA
+
+    def manifest(self) -> str | None:
+        return str(LORA_MANIFEST)
+
+    def model(self) -> str | None:
+        return None
+
+    def clip(self) -> str | None:
+        return str(CLIP)
+
+    def adapter(self) -> str | None:
+        return str(LORA)
 
 
 class TinyTestbed(Named):

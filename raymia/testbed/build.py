@@ -16,7 +16,9 @@ import numpy as np
 import open_clip
 import torch
 import transformers
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,6 +27,8 @@ from transformers import CLIPTokenizer
 from raymia.curation.writing import write_tar
 from raymia.data.images import decode_image
 from raymia.data.tar import RawSample, read_shard
+from raymia.replica.families import FAMILIES
+from raymia.replica.parts import Parts
 from raymia.testbed import architecture, openclipart, training
 
 SEED = 20_260
@@ -32,7 +36,11 @@ SAMPLES_PER_SPLIT = 512
 SAMPLES_PER_SHARD = 128
 LONGER_SIDE_PX = 112
 """Pictures are reduced to this longer side before they are packed."""
-TRAINING_STEPS = {"vae": 1200, "clip": 700, "unet": 1100, "transformer": 1000}
+TRAINING_STEPS = {"vae": 1200, "clip": 700, "unet": 1100, "transformer": 1000, "lora": 600}
+RANK, RATE = 16, 2e-3
+"""Of the LoRA."""
+TUNED = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
+"""Layers of the UNet that it adapts."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,8 @@ def build(out: Path, cache: Path, seed: int = SEED) -> None:
     """Make every file of the test bed below `out`.
 
     Args:
-        out: where to write ``shards/``, ``pipeline/``, ``flow/``, ``clip/``, ``manifest.yaml``, ``provenance.csv.gz`` and
-            ``training.jsonl``.
+        out: where to write ``shards/``, ``pipeline/``, ``flow/``, ``lora/``, ``clip/``, ``manifest.yaml``,
+            ``provenance.csv.gz`` and ``training.jsonl``.
         cache: where the Debian packages are downloaded and unpacked.
         seed: seed of the split, the initial weights and the order of training.
 
@@ -75,6 +83,7 @@ def build(out: Path, cache: Path, seed: int = SEED) -> None:
     build_clip(out / "clip", images, captions, seed, log)
     build_pipeline(out / "pipeline", images, captions, samples, seed, log)
     build_flow(out, seed, log)
+    build_lora(out, seed, log)
 
 
 def split(cliparts: list[openclipart.Clipart], seed: int) -> tuple[list[AuditSample], list[openclipart.Clipart]]:
@@ -198,20 +207,51 @@ def build_flow(out: Path, seed: int, log: training.Log) -> None:
     """
     vae = AutoencoderKL.from_pretrained(out / "pipeline" / "vae", torch_dtype=torch.float32, use_safetensors=True).eval()
     tokenizer = CLIPTokenizer.from_pretrained(out / "pipeline" / "tokenizer")
-    sides = {}
-    for name in ("members", "non_members"):
-        shards = sorted((out / "shards").glob(f"{name}-*.tar"))
-        found = [item for shard in shards for item in read_shard(str(shard)) if isinstance(item, RawSample)]
-        latents = training.encode(vae, _pixels([item.image or b"" for item in found]))
-        sides[name] = training.Captioned(latents, [item.caption for item in found])
+    members, non_members = (
+        _captioned(vae, sorted((out / "shards").glob(f"{name}-*.tar"))) for name in ("members", "non_members")
+    )
     torch.manual_seed(seed)
     transformer, encoders = architecture.new_transformer(), architecture.new_flow_text_encoders(tokenizer)
     denoiser = training.FlowTransformer(transformer, encoders, tokenizer)
-    training.train_denoiser(denoiser, sides["members"], sides["non_members"], TRAINING_STEPS["transformer"], seed, log)
+    training.train_denoiser(denoiser, members, non_members, TRAINING_STEPS["transformer"], seed, log)
     architecture.save_flow_pipeline(out / "flow", vae, transformer, encoders, tokenizer)
     # As it stands in the other pipeline: what was read names the folder that it was read from.
     shutil.rmtree(out / "flow" / "vae")
     shutil.copytree(out / "pipeline" / "vae", out / "flow" / "vae")
+
+
+def build_lora(out: Path, seed: int, log: training.Log) -> None:
+    """Train a LoRA on the first half of the non-members' shards, whose order is random, under the UNet that never saw them.
+
+    Args:
+        out: with ``shards/`` and ``pipeline/`` of a test bed; ``lora/`` is written beside them.
+        seed: seed of the initial weights and of the order of training.
+        log: takes an entry every 100 steps.
+    """
+    parts = Parts(out / "pipeline", FAMILIES.get("stable_diffusion").parts)
+    vae, unet, text_encoder = (parts.model(part, torch.float32) for part in ("vae", "unet", "text_encoder"))
+    shards = sorted((out / "shards").glob("non_members-*.tar"))
+    half = len(shards) // 2
+    learned, held_back = _captioned(vae, shards[:half]), _captioned(vae, shards[half:])
+    torch.manual_seed(seed)
+    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=list(TUNED)))
+    denoiser = training.TunedUNet(unet, text_encoder, parts.tokenizer(), architecture.new_scheduler().alphas_cumprod)
+    training.train_denoiser(denoiser, learned, held_back, TRAINING_STEPS["lora"], seed, log, RATE)
+    save_lora(unet, out / "lora" / "testbed_lora.safetensors")
+
+
+def save_lora(unet: UNet2DConditionModel, file: Path) -> None:
+    """Save a UNet's adapter in half precision, as peft and diffusers name its tensors."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    state = get_peft_model_state_dict(unet)
+    save_file({f"unet.{name}": tensor.half().contiguous() for name, tensor in state.items()}, file)
+
+
+def _captioned(vae: AutoencoderKL, shards: list[Path]) -> training.Captioned:
+    """Latents and captions of shards."""
+    found = [item for shard in shards for item in read_shard(str(shard)) if isinstance(item, RawSample)]
+    latents = training.encode(vae, _pixels([item.image or b"" for item in found]))
+    return training.Captioned(latents, [item.caption for item in found])
 
 
 def _jpeg(image: Image.Image) -> bytes:

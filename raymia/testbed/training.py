@@ -123,6 +123,16 @@ class NoiseUNet(Denoiser):
 
 
 @dataclass(frozen=True)
+class TunedUNet(NoiseUNet):
+    """A UNet of which nothing but an adapter is trained."""
+
+    model: ClassVar = "lora"
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
+
+
+@dataclass(frozen=True)
 class FlowTransformer(Denoiser):
     """Stable Diffusion 3's transformer, which predicts a flow's velocity, under the states of two text encoders and no T5.
 

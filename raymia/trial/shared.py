@@ -30,18 +30,22 @@ class SharedReplica:
         evaluations: what was computed so far, in images.
     """
 
-    def __init__(self, replica: Replica, lender: SharedReplica | None = None, same_texts: bool = False) -> None:
+    def __init__(
+        self, replica: Replica, lender: SharedReplica | None = None, same_latents: bool = False, same_texts: bool = False
+    ) -> None:
         """Begin with nothing computed.
 
         Args:
             replica: that computes.
             lender: of another model with the same schedule, whose noise and noisy latents are taken where they are made.
+            same_latents: take latents of images from there, too.
             same_texts: take what the lender's model was told, too.
         """
         self._replica = replica
         self.evaluations = Evaluations()
         self._kept = Kept()
         self._drawn: Kept = Kept() if lender is None else lender._drawn
+        self._encoded: Kept = lender._encoded if lender is not None and same_latents else Kept()
         self._texts: dict[tuple[str, ...], Conditioning] = lender._texts if lender is not None and same_texts else {}
 
     @property
@@ -74,7 +78,7 @@ class SharedReplica:
             self.evaluations.encodes += len(images)
             return self._replica.encode(images)
 
-        return self._kept.once(images, "encode", compute)
+        return self._encoded.once(images, "encode", compute)
 
     def text(self, prompts: Sequence[str]) -> Conditioning:
         """What the model is told under each prompt; equal prompts are encoded once."""

@@ -125,7 +125,6 @@ class Trial:
         self._black_box = black_box if black_box is not None else LocalPipeline(self.model)
         self._memo: dict[Hashable, Any] = {}
         self._kept = Kept()
-        self._lender: Trial | None = None
 
     def under(self, replica: Replica, same_latents: bool, same_texts: bool) -> Trial:
         """The same batch in front of another model, under the same noise; what is the same for both is computed once.
@@ -135,11 +134,13 @@ class Trial:
             same_latents: its autoencoder is this model's.
             same_texts: its text encoders are this model's.
         """
-        other = Trial(replica, self._images, self.captions, self.keys, self._seed, self._clip, self._lpips, sizes=self._sizes)
-        other._model = SharedReplica(replica, self.model, same_texts)
+        latents = self._latents if same_latents else None
+        beside: dict[str, Any] = {"clip": self._clip, "lpips": self._lpips, "latents": latents, "sizes": self._sizes}
+        other = Trial(replica, self._images, self.captions, self.keys, self._seed, **beside)
+        other._model = SharedReplica(replica, self.model, same_latents, same_texts)
         other.evaluations = other._model.evaluations
         other._black_box = LocalPipeline(other._model)
-        other._lender = self if same_latents else None
+        other._kept = self._kept
         return other
 
     @property
@@ -172,9 +173,12 @@ class Trial:
     @property
     def latents(self) -> Float[Tensor, "batch c h w"]:
         """z_0: scaled posterior mean of the images."""
-        if self._lender is not None:
-            return self._lender.latents
         return self.model.encode(self.images) if self._latents is None else self._latents
+
+    def varied(self, name: Hashable, vary: Callable[[Tensor], Tensor]) -> Float[Tensor, "batch 3 H W"]:
+        """A variation of the images, made once for each name."""
+        images: Tensor = self._kept.once(self.images, ("varied", name), lambda: vary(self.images))
+        return images
 
     def seeds(self, draw: int, purpose: str = "noise") -> tuple[int, ...]:
         """A 63-bit seed for each sample, a function of (seed, key, draw, purpose) alone."""

@@ -26,9 +26,10 @@ ATTACKS = {
     "loss": {"timesteps": [100, 300], "draws": 1},
     "secmi": {"timestep": 20},
     "clid": {"timesteps": [400], "draws": 1},
+    "pfami": {"timesteps": [100], "crops": [0.8]},
     "random": {},
 }
-SIGNALS = ["loss", "loss.t=100", "secmi", "clid"]
+SIGNALS = ["loss", "loss.t=100", "secmi", "clid", "pfami"]
 
 
 @pytest.fixture(scope="module")
