@@ -82,6 +82,7 @@ def ranks_agree(scores: dict[str, Tensor], reference: dict[str, Tensor], at_leas
             assert correlation >= at_least, f"{name}: {correlation:.3f}"
 
 
+THROUGH_THE_OUTPUT = ("loss", "secmi", "pia", "sima", "clid", "gradient", "noise_optimisation")
 # Their means over timesteps are of errors in the space that a model was trained in.
 OVER_LEVELS = ("clid", "clid.words=0.33", "clid.words=0.67", "clid.loss", "gradient_masking", "loss")
 
@@ -115,7 +116,8 @@ def test_a_real_unet_as_v_prediction_ranks_as_it_does_as_epsilon(
     assert replica.schedule.prediction_type == "v_prediction"
     replica._denoiser = AsVelocity(replica)
     subject = real_trial(replica)
-    for attack in CASES:
+    # All others hold in the closed form; here are those whose arithmetic goes through the output, cheapest first.
+    for attack in (attack for attack in CASES if attack.name in THROUGH_THE_OUTPUT):
         # Over levels, errors of the velocity weigh high levels more.
         at_least = 0.99 if of_the_same_levels(attack.name) else 0.9
         expected = {name: score for name, score in reference[attack.name].items() if "." not in name}
@@ -126,7 +128,7 @@ def test_a_real_unet_as_v_prediction_ranks_as_it_does_as_epsilon(
 def test_half_precision_stays_finite_and_ranks_as_float32_does(dtype: str, reference: dict[str, dict[str, Tensor]]) -> None:
     subject = real_trial(load_replica(str(PIPELINE), LoadOptions(dtype=dtype, resolution_px=64)))
     # Few processors compute in float16: of what the network could overflow, the cheapest of each kind.
-    few = ("loss", "secmi", "pia", "sima", "gradient_masking", "autoencoder")
+    few = ("loss", "secmi", "pia", "gradient_masking")
     for attack in CASES if dtype == "bfloat16" else [attack for attack in CASES if attack.name in few]:
         scores = attack.score(subject)
         ranks_agree(scores, {attack.name: reference[attack.name][attack.name]}, 0.99)

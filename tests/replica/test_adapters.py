@@ -22,7 +22,7 @@ from raymia.replica.latent_diffusion import LatentDiffusion
 from tests.replica.test_every_family import cases
 
 ATTENTION = ["to_q", "to_k", "to_v"]
-TAKING = ["stable_diffusion", "sdxl", "sd3", "flux", "chroma", "qwen_image", "z_image", "sana", "flux2_klein", "flux2_dev"]
+TAKING = ["stable_diffusion", "sdxl", "sd3", "flux", "qwen_image", "z_image"]
 
 
 def found_of(name: str, folder: Path) -> PipelineFolder:

@@ -14,6 +14,7 @@ import raymia
 from raymia.errors import ConfigError
 from raymia.replica.folder import find_pipeline
 from raymia.run.ledger import Ledger
+from raymia.scan.cost import count
 from raymia.scan.plan import make_plan
 from raymia.scan.scorer import load_scorer
 from tests.conftest import good_members
@@ -90,11 +91,9 @@ def test_a_scan_says_and_costs_what_two_would_but_encodes_once(
     assert (above.attack, above.access, above.primary) == ("calibrated.loss", raw.access, raw.primary)
     assert above.cost.forwards == 2 * raw.cost.forwards
     assert above.cost.encodes == raw.cost.encodes
-    alone = make_job(tmp_path, tiny, "alone", attacks=ATTACKS, replica=replica)
-    scan(alone)
-    single = Ledger(alone.run).require_scan().evaluations
-    assert record.evaluations.forwards == 2 * single.forwards
-    assert record.evaluations.encodes == single.encodes
+    alone = count(job.attacks.values(), make_plan(job).schedule)
+    assert record.evaluations.forwards == 12 * 2 * alone.forwards
+    assert record.evaluations.encodes == 12 * alone.encodes
     metrics = raymia.evaluate(job.run).metrics
     assert {"loss", "calibrated.loss"} <= metrics.signals.keys()
     changed = make_job(tmp_path, tiny, "run", attacks=ATTACKS, replica=replica)
