@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 from pathlib import Path
 
@@ -11,8 +12,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
 from transformers import CLIPTokenizer
 
+import raymia
 from raymia.attacks.loss import Loss
 from raymia.data.images import decode_image
 from raymia.data.tar import RawSample, read_shard
@@ -22,7 +27,7 @@ from raymia.features.clip import Clip
 from raymia.replica.families import LoadOptions
 from raymia.replica.folder import load_replica
 from raymia.replica.protocol import Replica
-from raymia.testbed import ASSETS, CLIP, FLOW, PIPELINE
+from raymia.testbed import ASSETS, CLIP, FLOW, LORA, PIPELINE
 from raymia.testbed.architecture import (
     new_flow_text_encoders,
     new_text_encoder,
@@ -100,6 +105,29 @@ def test_the_trained_model_tells_members_and_the_untrained_one_does_not(
     save_untrained(tmp_path / "p", pipeline)
     low, high = noise_floor(PER_SPLIT, PER_SPLIT).auc
     assert low < loss_auc(load_replica(str(tmp_path / "p"), options), samples) < high
+
+
+def test_the_lora_is_told_by_what_is_above_its_base_and_one_of_chance_is_not(
+    samples: dict[str, list[RawSample]], tmp_path: Path
+) -> None:
+    pictures = [Image.open(io.BytesIO(sample.image or b"")) for sample in samples["non_members"]]
+    captions = [sample.caption for sample in samples["non_members"]]
+    learned = np.arange(len(pictures)) < len(pictures) // 2
+    tensors = load_file(LORA)
+    chance = torch.Generator().manual_seed(0)
+    untrained = tmp_path / "chance.safetensors"
+    save_file({name: 0.05 * torch.randn(one.shape, generator=chance) for name, one in tensors.items()}, untrained)
+
+    def aucs(adapter: str) -> dict[str, float]:
+        attacks = {"loss": {"timesteps": [300, 500], "draws": 1}}
+        options = {"adapters": [{"path": adapter}], "reference": "base", "resolution_px": 64, "progress": False}
+        rows = raymia.score(pictures, captions, model="testbed", attacks=attacks, batch_size=64, **options)
+        return {name: float(roc_auc_score(learned, rows[name])) for name in ("loss", "calibrated.loss")}
+
+    found = aucs("testbed-lora")
+    low, high = noise_floor(len(pictures) // 2, len(pictures) // 2).auc
+    assert found["calibrated.loss"] > found["loss"] + 0.05 > high + 0.05
+    assert all(low < auc < high for auc in aucs(str(untrained)).values())
 
 
 def test_both_models_share_autoencoder_and_words() -> None:
