@@ -63,12 +63,17 @@ def _common(
 
 
 @app.command()
-def demo(run: RunOption = None) -> None:
+def demo(
+    run: RunOption = None,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Ask of a LoRA what it was trained on, held against its base, in a minute or two.")
+    ] = False,
+) -> None:
     """Scan the shipped test bed on a local Ray and report: no download, a few minutes."""
     from raymia.config import load_job
-    from raymia.testbed import DEMO_JOB
+    from raymia.testbed import DEMO_JOB, DEMO_LORA_JOB
 
-    job = load_job(DEMO_JOB, run=run or "runs/demo")
+    job = load_job(DEMO_LORA_JOB, run=run or "runs/demo_lora") if lora else load_job(DEMO_JOB, run=run or "runs/demo")
     _scan_and_report(job, report=True)
 
 

@@ -19,6 +19,7 @@ import raymia.testbed
 from raymia.bench import shapes
 from raymia.cli import app
 from raymia.errors import ConfigError
+from raymia.scan.plan import make_plan
 
 ELSEWHERE = {"submit": "tests/faults/test_submission.py", "bench input": "tests/bench/test_bench.py"}
 """Commands that are invoked in another file of tests."""
@@ -141,6 +142,16 @@ def test_a_small_demo_scans_and_reports(scanned: Path, tmp_path: Path, monkeypat
     shown = run("demo", "--run", tmp_path / "demo")
     assert f"read {2 * PER_SIDE} = scored {2 * PER_SIDE}" in shown
     assert (tmp_path / "demo" / "report" / "index.html").is_file()
+
+
+def test_the_demo_of_a_lora_holds_it_against_its_base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    jobs = []
+    monkeypatch.setattr("raymia.cli.app._scan_and_report", lambda job, report: jobs.append(job))
+    run("demo", "--lora", "--run", tmp_path / "demo")
+    (job,) = jobs
+    plan = make_plan(job)
+    assert (job.subject, job.reference, plan.expected) == ("testbed with testbed-lora", "base", 512)
+    assert {"loss", "calibrated.loss"} <= set(plan.signal_names)
 
 
 def test_what_can_be_added_is_listed() -> None:
