@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def test_a_small_demo_scans_and_reports(scanned: Path, tmp_path: Path, monkeypat
 
 def test_the_demo_of_a_lora_holds_it_against_its_base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     jobs = []
-    monkeypatch.setattr("raymia.cli.app._scan_and_report", lambda job, report: jobs.append(job))
+    monkeypatch.setattr(sys.modules["raymia.cli.app"], "_scan_and_report", lambda job, report: jobs.append(job))
     run("demo", "--lora", "--run", tmp_path / "demo")
     (job,) = jobs
     plan = make_plan(job)
