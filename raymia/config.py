@@ -27,6 +27,7 @@ from raymia.errors import ConfigError, describe_validation
 from raymia.replica.families import LoadOptions, TextPlace
 from raymia.replica.quantised import Weights
 from raymia.replica.schedule import Naming
+from raymia.replica.single_file import PredictionType, Said
 from raymia.run.record import CONTROL
 from raymia.services.protocol import SERVICES, Service
 
@@ -73,9 +74,23 @@ class ReplicaConfig(_Section):
     """The attacked model and how it is run."""
 
     model: Place = Field(
-        description="A folder in diffusers' layout or its fsspec URL, a hub id, `testbed`, `testbed-flow` or `testbed-tiny`."
+        description="A folder in diffusers' layout or its fsspec URL, a hub id, a single .safetensors file, `testbed`, "
+        "`testbed-flow` or `testbed-tiny`."
     )
     revision: Place | None = Field(None, description="Revision of a hub id; none for the newest.")
+    base: Place | None = Field(
+        None,
+        description="Of a model in a single file: a folder or hub id of its family, for the parts that the file lacks. Files "
+        "of Stable Diffusion 3 and FLUX.1 need it.",
+    )
+    prediction_type: PredictionType | None = Field(
+        None,
+        description="Of a model in a single file that does not say it: what the UNet puts out, `epsilon` or `v_prediction`.",
+    )
+    zero_terminal_snr: bool | None = Field(
+        None,
+        description="Of a model in a single file that does not say it: whether its schedule ends without signal.",
+    )
     dtype: Dtype = Field(
         "auto",
         description="Of denoiser and text encoders; `auto` is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is faster "
@@ -128,6 +143,10 @@ class ReplicaConfig(_Section):
         description="Compile the denoiser with torch.compile: faster calls after a start of half a minute to minutes per "
         "replica; on a CPU it needs a C++ compiler.",
     )
+
+    def said(self) -> Said:
+        """What the job says of a model in a single file."""
+        return Said(self.base, self.prediction_type, self.zero_terminal_snr)
 
     def options(self, dtype: str = "float32", device: str = "cpu", also_float32: bool = False, gpus: int = 1) -> LoadOptions:
         """How the model is loaded onto a device or several, in a dtype."""

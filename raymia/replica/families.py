@@ -226,6 +226,7 @@ FAMILIES: Registry[Family] = Registry(
         "schedule",
         "scheduler_config",
         "self_test",
+        "single_file",
         "spread",
         "staged_text",
         "tensors",

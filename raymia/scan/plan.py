@@ -149,7 +149,7 @@ def _attacked(job: Job) -> tuple[PipelineFolder | None, Schedule]:
         return None, level_names()
     # The cache of latents is found by the autoencoder's weights, which of a hub id must be here.
     with_weights = job.latent_cache is not None
-    folder = find_pipeline(model_folder(job.model.model), with_weights, job.model.revision)
+    folder = find_pipeline(model_folder(job.model.model), with_weights, job.model.revision, job.model.said())
     return folder, folder.schedule(job.model.timesteps)
 
 

@@ -221,7 +221,7 @@ def _load_model(job: Job, dtype: str, device: str) -> Replica:
     options = config.options(dtype, device, precise, job.pool.gpus if device == "cuda" else 1)
     if config.text == "stage":
         options = replace(options, staged=staged_text(job.run))
-    pipeline = find_pipeline(model_folder(config.model), with_weights=True, revision=config.revision)
+    pipeline = find_pipeline(model_folder(config.model), with_weights=True, revision=config.revision, said=config.said())
     require_told(job, pipeline)
     return pipeline.load(options)
 
