@@ -219,7 +219,7 @@ def test_a_file_becomes_the_folder_that_it_was_made_from_and_predicts_alike(
 
 
 def original_sd3(state: Tensors) -> Tensors:
-    """Stability's names of a transformer's tensors: queries, keys and values are one, and the last scale stands behind its shift."""
+    """Stability's names of a transformer's tensors: queries, keys, values are one; the last scale stands behind its shift."""
     ends = {
         "pos_embed.pos_embed": "pos_embed",
         "pos_embed.proj": "x_embedder.proj",
@@ -557,7 +557,7 @@ def test_tensors_without_a_place_and_those_that_lack_are_refused(
     assert not [path for path in cache.iterdir() if path.is_dir()]
     original.pop("model.diffusion_model.out.2.bias")
     save_file(original, file)
-    with pytest.raises(ConfigError, match="the weights lack the tensor conv_out.bias"):
+    with pytest.raises(ConfigError, match=r"the weights lack the tensor conv_out\.bias"):
         find_pipeline(str(file), with_weights=False, said=EPSILON)
 
 
