@@ -29,6 +29,7 @@ from raymia.replica.adapters import Adapter, find_adapter
 from raymia.replica.families import LoadOptions, TextPlace
 from raymia.replica.quantised import Weights
 from raymia.replica.schedule import Naming
+from raymia.replica.single_file import PredictionType, Said
 from raymia.run.record import CONTROL, tuned_name
 from raymia.services.protocol import SERVICES, Service
 from raymia.shipped import adapter_file
@@ -87,13 +88,37 @@ class AdapterConfig(_Section):
         return weight
 
 
-class ReplicaConfig(_Section):
+class _Model(_Section):
+    """A model by its place, and what must be said of it beside."""
+
+    model: Place
+    revision: Place | None = Field(None, description="Revision of a hub id; none for the newest.")
+    base: Place | None = Field(
+        None,
+        description="Of a model in a single file: a folder or hub id of its family, for the parts that the file lacks. Files "
+        "of Stable Diffusion 3 and FLUX.1 need it.",
+    )
+    prediction_type: PredictionType | None = Field(
+        None,
+        description="Of a model in a single file that does not say it: what the UNet puts out, `epsilon` or `v_prediction`.",
+    )
+    zero_terminal_snr: bool | None = Field(
+        None,
+        description="Of a model in a single file that does not say it: whether its schedule ends without signal.",
+    )
+
+    def said(self) -> Said:
+        """What the job says of a model in a single file."""
+        return Said(self.base, self.prediction_type, self.zero_terminal_snr)
+
+
+class ReplicaConfig(_Model):
     """The attacked model and how it is run."""
 
     model: Place = Field(
-        description="A folder in diffusers' layout or its fsspec URL, a hub id, `testbed`, `testbed-flow` or `testbed-tiny`."
+        description="A folder in diffusers' layout or its fsspec URL, a hub id, a single .safetensors file, `testbed`, "
+        "`testbed-flow` or `testbed-tiny`."
     )
-    revision: Place | None = Field(None, description="Revision of a hub id; none for the newest.")
     dtype: Dtype = Field(
         "auto",
         description="Of denoiser and text encoders; `auto` is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is faster "
@@ -225,11 +250,10 @@ class PoolConfig(_Section):
         return self
 
 
-class ReferenceConfig(_Section):
+class ReferenceConfig(_Model):
     """A model close to the attacked one that was not trained on the works in question."""
 
     model: Place = Field(description="As `replica.model`: the base of a fine-tune, an earlier checkpoint, a sibling.")
-    revision: Place | None = Field(None, description="Revision of a hub id; none for the newest.")
 
 
 class LpipsConfig(_Section):
@@ -442,7 +466,7 @@ class Job(_Section):
         """The scan of the control model, into a run directory within this one's; none without a control model."""
         if self.control_model is None:
             return None
-        replica = self.model.model_copy(update={"model": self.control_model, "revision": None, "adapters": []})
+        replica = self.model.model_copy(update={**dict(_Model(model=self.control_model)), "adapters": []})
         update = {"replica": replica, "run": f"{self.run}/{CONTROL}", "control_model": None, "labels_do_not_hold": True}
         return self.model_copy(update=update | {"reference": None})
 
@@ -450,7 +474,7 @@ class Job(_Section):
         """This job in front of the model that scores are held against; none where that is the model's base, or nothing."""
         if not isinstance(self.reference, ReferenceConfig):
             return None
-        changed: dict[str, Any] = {"model": self.reference.model, "revision": self.reference.revision, "adapters": []}
+        changed: dict[str, Any] = {**dict(self.reference), "adapters": []}
         return self.model_copy(update={"replica": self.model.model_copy(update=changed), "reference": None})
 
 

@@ -441,12 +441,21 @@ def attacks(as_json: Json = False) -> None:
 
 
 @app.command()
-def families(as_json: Json = False) -> None:
+def families(
+    of: Annotated[
+        str | None, typer.Option("--of", metavar="FILE", help="Say what a single file is instead: a checkpoint or an adapter.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """List the model families that can be attacked: models, native resolution, parts."""
-    from raymia.cli.printing_seams import print_families
+    from raymia.cli.printing_seams import print_families, print_file
     from raymia.replica.families import FAMILIES
     from raymia.replica.parts import beside_weights, weight_stems
 
+    if of is not None:
+        facts = _facts_of(of)
+        out.show_json(facts) if as_json else print_file(out, facts)
+        return
     known = [kind() for kind in FAMILIES.all().values()]
     if not as_json:
         print_families(out, known)
@@ -464,6 +473,17 @@ def families(as_json: Json = False) -> None:
         for family in known
     ]
     out.show_json(rows)
+
+
+def _facts_of(file: str) -> dict[str, Any]:
+    """What a checkpoint or an adapter is, by its header."""
+    from raymia.replica.adapters import described, is_adapter
+    from raymia.replica.single_file import look
+
+    path = Path(file).expanduser()
+    if path.suffix == ".safetensors" and path.is_file() and is_adapter(path):
+        return described(path)
+    return look(file).described()
 
 
 @app.command()

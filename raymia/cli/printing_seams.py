@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from raymia.cli.console import Terminal, plain_table
 
@@ -28,3 +28,10 @@ def print_services(out: Terminal, services: Iterable[type[Service]]) -> None:
     for service in services:
         table.add_row(service.name, service.title, ", ".join(sorted(service.capabilities)))
     out.print(table)
+
+
+def print_file(out: Terminal, facts: Mapping[str, Any]) -> None:
+    """What a single file is, a line for each thing that is known of it."""
+    for name, value in facts.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else "not told" if value is None else str(value)
+        out.say(f"{name.replace('_', ' ')}: {shown or 'nothing'}")

@@ -38,6 +38,8 @@ REFUSED = {
     r"^control_model\.|^controlnet_": "a ControlNet, which is no membership target in itself",
 }
 """What a file is by the name of a tensor, that is no adapter which can be served."""
+SHOWN = 80
+"""Characters of what a file says of itself."""
 MOST = 100_000
 """Tensors of one file."""
 BASES = {
@@ -118,6 +120,32 @@ def check_adapter(file: Path, family: str) -> None:
         meant = [name for name, marks in BASES.items() if any(mark in said for mark in marks)]
         if meant and family not in meant:
             raise ConfigError(f"{file}: {field} says {said[:80]!r}, and replica.model is of the family {family}: another base")
+
+
+def is_adapter(file: Path) -> bool:
+    """Whether a safetensors file holds layers of an adapter, by the names of its tensors.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    return any(re.search(PAIR, name) for name in read_headers(WeightFiles(None, (file,))))
+
+
+def described(file: Path) -> dict[str, Any]:
+    """What a person or a program wants to know of an adapter's file.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    names = list(read_headers(WeightFiles(None, (file,))))
+    stems = sorted({re.sub(PAIR, "", name) for name in names if re.search(PAIR, name)})
+    metadata = read_metadata(file)
+    said = {field: metadata[field][:SHOWN] for field in FIELDS if field in metadata}
+    texts = sum(bool(re.match(r"text_encoder|lora_te", stem)) for stem in stems)
+    kind = "LoKr" if any(".lokr_" in name for name in names) else "LoRA"
+    refused = [what for pattern, what in REFUSED.items() if any(re.search(pattern, name) for name in names)]
+    row = {"file": str(file), "kind": kind, "layers": len(stems), "of_text_encoders": texts}
+    return {**row, "made_for": said or None, "refused": refused}
 
 
 def attach(kind: Any, parts: Parts, adapters: Sequence[Adapter]) -> None:

@@ -230,6 +230,7 @@ FAMILIES: Registry[Family] = Registry(
         "schedule",
         "scheduler_config",
         "self_test",
+        "single_file",
         "spread",
         "staged_text",
         "tensors",

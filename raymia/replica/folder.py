@@ -25,12 +25,12 @@ from raymia.replica.parts import Parts, beside_weights, is_tokenizer, weight_ste
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Naming, Schedule
 from raymia.replica.self_test import keep_texts, require_changed, self_test
+from raymia.replica.single_file import NOTHING, Said, SingleFile, is_single_file, look, settle, unpack
 from raymia.replica.staged_text import StagedText
 from raymia.replica.tensors import check_built, check_tensors
 from raymia.replica.weight_files import VARIANTS, WeightFiles, file_names, unreadable
 
 INDEX = "model_index.json"
-SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".bin", ".gguf")
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class PipelineFolder:
         path: the folder; for a hub id the snapshot in the local cache.
         family: of its model.
         revision: the hub's revision; none for a local folder.
+        identity: what identifies a model that was made of a single file; none for others.
     """
 
     path: Path
     family: Family
     revision: str | None = None
+    identity: str | None = None
 
     @cached_property
     def parts(self) -> dict[str, str]:
@@ -120,11 +122,14 @@ class PipelineFolder:
     def fingerprint(self) -> str:
         """What identifies the model: the hub's revision, or sha256 over the names and contents of all files it is loaded from.
 
+        Of a single file it is that file's, with what the job says of it.
+
         Raises:
             ConfigError: a file cannot be read.
         """
-        if self.revision is not None:
-            return self.revision
+        known = self.identity or self.revision
+        if known is not None:
+            return known
         digest = hashlib.sha256()
         for file in sorted(self._files()):
             content = file_digest(file)
@@ -178,18 +183,22 @@ def file_digest(file: Path) -> str:
         raise ConfigError(f"{file}: cannot be read ({error})") from error
 
 
-def find_pipeline(model: str, with_weights: bool, revision: str | None = None) -> PipelineFolder:
+def find_pipeline(model: str, with_weights: bool, revision: str | None = None, said: Said = NOTHING) -> PipelineFolder:
     """Find a pipeline folder and check it as far as that needs no loading: its documents, and the headers of its weights.
 
     Args:
-        model: a folder, an fsspec URL of one, or a hub id; of a hub id the configs and the weights' headers are asked for, and
-            the weights where `with_weights`.
+        model: a folder, an fsspec URL of one, a single file, or a hub id; of a hub id the configs and the weights' headers are
+            asked for, and the weights where `with_weights`.
         with_weights: whether the weights must be there.
         revision: of a hub id; none for the newest.
+        said: of a single file, what it does not say itself.
 
     Raises:
         ConfigError: names the folder, file or field, what was expected and what to do.
     """
+    if is_single_file(model):
+        return _of_single_file(model, said)
+    said.require_nothing(model)
     local = fetch(model) if "://" in model else _local(model)
     folder = _of_hub(model, with_weights, revision) if local is None else _of_path(local)
     folder.check()
@@ -223,21 +232,52 @@ def _local(model: str) -> Path | None:
         path = Path(model or "no name").expanduser()
         if path.is_dir():
             return path
-        is_file = path.is_file()
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"replica.model {model!r}: no name of a folder ({error}); give a folder or a hub id") from error
-    if is_file or model.endswith(SINGLE_FILES):
-        raise ConfigError(
-            f"replica.model {model!r}: a single file is not supported; give a folder in diffusers' layout, such as "
-            "diffusers' from_single_file(..).save_pretrained(FOLDER) writes"
-        )
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise ConfigError(f"replica.model {model!r}: no such folder; give a folder in diffusers' layout or a hub id")
+        raise ConfigError(
+            f"replica.model {model!r}: no such folder; give a folder in diffusers' layout, a .safetensors file or a hub id"
+        )
     return None
 
 
 def _of_path(path: Path, revision: str | None = None) -> PipelineFolder:
     return PipelineFolder(path, families.of(read_json(path / INDEX), path), revision)
+
+
+def _of_single_file(model: str, said: Said) -> PipelineFolder:
+    """The folder of a single file, with what it lacks from the job's base."""
+    found = look(model)
+    settle(found, said)
+    base = None if said.base is None else _base(said.base, found)
+    path, identity = unpack(found, said, base)
+    folder = replace(_of_path(path), identity=identity)
+    try:
+        folder.check()
+        folder.check_weights()
+    except ConfigError as error:
+        raise ConfigError(
+            f"replica.model {model!r}, a {found.kind.title}, as the folder that was made of it: {error}"
+        ) from error
+    return folder
+
+
+def _base(base: str, found: SingleFile) -> Parts:
+    """The pipeline that parts of a single file are taken from, with the weights of those that it lacks.
+
+    Raises:
+        ConfigError: it is of another family; see `find_pipeline`.
+    """
+    if is_single_file(base):
+        raise ConfigError(f"replica.base {base!r}: a single file; give a folder in diffusers' layout or a hub id")
+    local = fetch(base) if "://" in base else _local(base)
+    folder = _of_hub(base, False, None) if local is None else _of_path(local)
+    if folder.family.name != found.kind.family:
+        raise ConfigError(f"replica.base {base!r}: of the family {folder.family.name}; {found.path} is of {found.kind.family}")
+    folder.check()
+    if local is None:
+        _download_weights(base, folder, found.lacks(folder.parts))
+    return Parts(folder.path, folder.parts)
 
 
 def _check_remote(model: str, folder: PipelineFolder) -> None:
@@ -253,14 +293,20 @@ def _of_hub(model: str, with_weights: bool, revision: str | None) -> PipelineFol
     folder = _of_path(path, path.name)
     documents = [f"{part}/config.json" for part in weight_stems(folder.parts)]
     download(model, [*documents, *beside_weights(folder.parts)], folder.revision)
-    for part, stem in weight_stems(folder.parts).items() if with_weights else ():
+    if with_weights:
+        _download_weights(model, folder, weight_stems(folder.parts))
+    return folder
+
+
+def _download_weights(model: str, folder: PipelineFolder, parts: Iterable[str]) -> None:
+    for part in parts:
+        stem = weight_stems(folder.parts)[part]
         for variant in VARIANTS:
             single, index = file_names(stem, variant)
             shards = f"{stem}{f'.{variant}' if variant else ''}-*-of-*.safetensors"
             download(model, [f"{part}/{name}" for name in (single, index, shards)], folder.revision)
-            if any((path / part / name).is_file() for name in (single, index)):
+            if any((folder.path / part / name).is_file() for name in (single, index)):
                 break
-    return folder
 
 
 def _tensors(file: Path) -> dict[str, torch.Tensor]:

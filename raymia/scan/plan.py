@@ -81,7 +81,8 @@ class ScanPlan:
         model = {"fingerprint": self._fingerprint(), "errors": errors}
         other = self.job.reference_job()
         if other is not None:
-            model["reference"] = find_pipeline(model_folder(other.model.model), True, other.model.revision).fingerprint()
+            found = find_pipeline(model_folder(other.model.model), True, other.model.revision, other.model.said())
+            model["reference"] = found.fingerprint()
         parts = {
             "job": self.job.identity(),
             "manifest": manifest,
@@ -163,7 +164,7 @@ def _attacked(job: Job) -> tuple[PipelineFolder | None, Schedule]:
         return None, level_names()
     # The cache of latents is found by the autoencoder's weights, which of a hub id must be here.
     with_weights = job.latent_cache is not None
-    folder = find_pipeline(model_folder(job.model.model), with_weights, job.model.revision)
+    folder = find_pipeline(model_folder(job.model.model), with_weights, job.model.revision, job.model.said())
     return folder, folder.schedule(job.model.timesteps)
 
 
@@ -222,7 +223,7 @@ def _check_reference(job: Job, pipeline: PipelineFolder | None, schedule: Schedu
         return
     if job.model.text == "stage":
         raise ConfigError("reference.model: goes with replica.text: resident or offload; leave one of them out")
-    found = find_pipeline(model_folder(other.model.model), False, other.model.revision)
+    found = find_pipeline(model_folder(other.model.model), False, other.model.revision, other.model.said())
     if found.family.name != pipeline.family.name:
         raise ConfigError(
             f"reference.model {other.subject}: of the family {found.family.name}; expected {pipeline.family.name}, as "

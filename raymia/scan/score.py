@@ -92,7 +92,7 @@ def score(
     scorer = load_scorer(job, dtype_on(job.model.dtype, place), place, None if place == "cuda" else os.cpu_count())
     section = job.model
     bucketed = section.shape != "square"
-    found = find_pipeline(model_folder(section.model), with_weights=True, revision=section.revision) if bucketed else None
+    found = find_pipeline(model_folder(section.model), True, section.revision, section.said()) if bucketed else None
     shapes = shapes_of(job, found)
     starts = range(0, len(images), batch_size)
     rows: list[dict[str, Any]] = []

@@ -226,7 +226,8 @@ def _load_reference(job: Job, replica: Replica, dtype: str, device: str) -> Refe
     """What a job holds scores against, beside its model's replica."""
     other = job.reference_job()
     if other is not None:
-        folders = [find_pipeline(model_folder(one.model.model), True, one.model.revision) for one in (job, other)]
+        both = (job.model, other.model)
+        folders = [find_pipeline(model_folder(one.model), True, one.revision, one.said()) for one in both]
         same = folders[0].autoencoder_digest() == folders[1].autoencoder_digest()
         return Reference(_load_model(other, dtype, device), same_latents=same, same_texts=False)
     if job.reference != "base":
@@ -242,7 +243,7 @@ def _load_model(job: Job, dtype: str, device: str) -> Replica:
     options = config.options(dtype, device, precise, job.pool.gpus if device == "cuda" else 1)
     if config.text == "stage":
         options = replace(options, staged=staged_text(job.run))
-    pipeline = find_pipeline(model_folder(config.model), with_weights=True, revision=config.revision)
+    pipeline = find_pipeline(model_folder(config.model), with_weights=True, revision=config.revision, said=config.said())
     require_told(job, pipeline)
     return pipeline.load(options)
 

@@ -64,7 +64,7 @@ def ready(job: Job, dtype: str, device: str, threads: int | None) -> Callable[[p
         torch.set_num_threads(threads)
     config = job.model
     kept = staged_text(job.run)
-    pipeline = find_pipeline(model_folder(config.model), with_weights=True, revision=config.revision)
+    pipeline = find_pipeline(model_folder(config.model), with_weights=True, revision=config.revision, said=config.said())
     encoders = pipeline.load_text(config.options(dtype, device), kept)
     return partial(_encode, job=job, encoders=encoders, kept=kept)
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import raymia.testbed
@@ -21,6 +23,7 @@ from raymia.bench import shapes
 from raymia.cli import app
 from raymia.errors import ConfigError
 from raymia.scan.plan import make_plan
+from raymia.testbed import LORA
 
 ELSEWHERE = {"submit": "tests/faults/test_submission.py", "bench input": "tests/bench/test_bench.py"}
 """Commands that are invoked in another file of tests."""
@@ -153,6 +156,21 @@ def test_the_demo_of_a_lora_holds_it_against_its_base(monkeypatch: pytest.Monkey
     plan = make_plan(job)
     assert (job.subject, job.reference, plan.expected) == ("testbed with testbed-lora", "base", 512)
     assert {"loss", "calibrated.loss"} <= set(plan.signal_names)
+
+
+def test_what_a_file_is_is_said_by_its_header(tmp_path: Path) -> None:
+    shown = printed("families", "--of", LORA)
+    assert (shown["kind"], shown["of_text_encoders"], shown["refused"]) == ("LoRA", 0, None)
+    assert "kind: LoRA" in run("families", "--of", LORA)
+    names = {"input_blocks.0.0.weight": (4, 4, 3, 3), "middle_block.1.transformer_blocks.0.attn2.to_k.weight": (4, 768)}
+    tensors = {f"model.diffusion_model.{name}": torch.zeros(shape) for name, shape in names.items()}
+    save_file(tensors, tmp_path / "model.safetensors", {"modelspec.prediction_type": "epsilon"})
+    told = printed("families", "--of", tmp_path / "model.safetensors")
+    assert (told["kind"], told["prediction_type"], told["lacks"]) == (
+        "Stable Diffusion 1.x",
+        "epsilon",
+        ["vae", "text_encoder"],
+    )
 
 
 def test_what_can_be_added_is_listed() -> None:
