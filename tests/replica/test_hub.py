@@ -132,7 +132,7 @@ def test_without_the_hub_what_its_cache_holds_is_checked(hub: type[Hub], tiny: P
         ("x.ckpt", "pickled weights may run code when they are read"),
         ("/models/x.gguf", "GGUF holds quantised weights"),
         ("here/file", "not readable as safetensors"),
-        ("~/sd", "no such folder; give a folder in diffusers' layout or a hub id"),
+        ("~/sd", "no such folder; give a folder in diffusers' layout, a .safetensors file or a hub id"),
         ("~nobody-of-that-name/sd", "no (name of a|such) folder"),
         ("./sd/model", "no such folder"),
         ("/sd", "no such folder"),
