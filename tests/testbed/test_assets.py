@@ -110,8 +110,9 @@ def test_the_trained_model_tells_members_and_the_untrained_one_does_not(
 def test_the_lora_is_told_by_what_is_above_its_base_and_one_of_chance_is_not(
     samples: dict[str, list[RawSample]], tmp_path: Path
 ) -> None:
-    pictures = [Image.open(io.BytesIO(sample.image or b"")) for sample in samples["non_members"]]
-    captions = [sample.caption for sample in samples["non_members"]]
+    taken = samples["non_members"]
+    pictures = [Image.open(io.BytesIO(sample.image or b"")) for sample in taken]
+    captions = [sample.caption for sample in taken]
     learned = np.arange(len(pictures)) < len(pictures) // 2
     tensors = load_file(LORA)
     chance = torch.Generator().manual_seed(0)
