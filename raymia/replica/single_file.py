@@ -28,7 +28,7 @@ from raymia.replica.documents import read_json
 from raymia.replica.families import FAMILIES, Family
 from raymia.replica.fetching import cache_folder
 from raymia.replica.parts import Parts, beside_weights, stem_of, weight_stems
-from raymia.replica.weight_files import Header, WeightFiles, check_dtypes, file_names, read_headers, unreadable
+from raymia.replica.weight_files import PICKLED, Header, WeightFiles, check_dtypes, file_names, read_headers, read_metadata
 
 PredictionType = Literal["epsilon", "v_prediction"]
 FORMAT = 1
@@ -40,7 +40,6 @@ VOCABULARY = PACKAGED / "clip_vocabulary"
 """CLIP's, which all packaged tokenizers have."""
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
-PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 UNPICKLE = (
     "python -c \"import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], map_location='cpu', "
     "weights_only=True); "
@@ -264,7 +263,7 @@ def look(model: str) -> SingleFile:
     path = Path(model).expanduser()
     if not path.is_file():
         raise ConfigError(f"{where}: no such file; give a .safetensors file, a folder in diffusers' layout or a hub id")
-    headers, metadata = read_headers(WeightFiles(None, (path,))), _metadata(path)
+    headers, metadata = read_headers(WeightFiles(None, (path,))), read_metadata(path)
     quantised = next((name for name in headers if QUANTISED.search(name)), None)
     if quantised is not None:
         raise ConfigError(f"{where}: {quantised} says that weights are quantised; give the file it was made from")
@@ -276,15 +275,6 @@ def look(model: str) -> SingleFile:
         return SingleFile(path, kind, held, headers, {}, None)
     marks = _marks(headers, metadata, where)
     return SingleFile(path, kind, held, headers, marks, _terminal(headers, marks))
-
-
-def _metadata(path: Path) -> Mapping[str, str]:
-    try:
-        with safe_open(path, "pt") as tensors:
-            return tensors.metadata() or {}
-    except Exception as error:
-        # Whatever the library makes of somebody else's file.
-        raise ConfigError(f"{path}: {unreadable(path, error)}") from error
 
 
 def _kind(headers: Mapping[str, Header], where: str) -> Kind:
