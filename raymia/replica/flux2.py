@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -80,12 +80,13 @@ class Flux2Family(FlowFamily):
         side = resolution_px // (SIDE * factor_of_blocks(vae))
         return SIDE**2 * vae["latent_channels"], side, side
 
-    def check_shapes(self, folder: Path, states: int, guided: bool) -> None:
+    def check_shapes(self, folder: Path, text: Mapping[str, Any], layers: Sequence[int], guided: bool) -> None:
         """Refuse a transformer that does not fit its autoencoder or the text's states, or is told what its pipeline does not.
 
         Args:
             folder: of the pipeline.
-            states: width of what the text encoder gives.
+            text: config of the language model.
+            layers: of it whose states stand side by side.
             guided: whether the pipeline tells a guidance scale.
 
         Raises:
@@ -105,9 +106,15 @@ class Flux2Family(FlowFamily):
             "guidance_embeds": ((guided,), "a guidance scale that the pipeline tells none of" if not guided else "no guidance"),
         }
         check_fields(transformer, place, served)
+        states = len(layers) * text["hidden_size"]
         if transformer["joint_attention_dim"] != states:
             width = transformer["joint_attention_dim"]
             raise ConfigError(f"{place}: joint_attention_dim {width}, but the text's states are {states} wide together")
+        if text["num_hidden_layers"] <= layers[-1]:
+            raise ConfigError(
+                f"{folder}/text_encoder: num_hidden_layers {text['num_hidden_layers']}; expected more than {layers[-1]}, "
+                "whose states the transformer sees"
+            )
 
 
 class Flux2Diffusion(TransformerDiffusion):

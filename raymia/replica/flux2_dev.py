@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import torch
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 
-from raymia.errors import ConfigError
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.configs import read_text_config
 from raymia.replica.families import Ability, LoadOptions
@@ -42,12 +41,7 @@ class Flux2Dev(Flux2Family):
 
     def check(self, folder: Path) -> None:
         text = read_text_config(folder, "text_encoder", self.parts["text_encoder"])
-        self.check_shapes(folder, len(LAYERS) * text["hidden_size"], guided=True)
-        if text["num_hidden_layers"] <= LAYERS[-1]:
-            raise ConfigError(
-                f"{folder}/text_encoder: num_hidden_layers {text['num_hidden_layers']}; expected more than {LAYERS[-1]}, "
-                "whose states the transformer sees"
-            )
+        self.check_shapes(folder, text, LAYERS, guided=True)
         parts = Parts(folder, self.parts)
         check_tokenizer(parts, "tokenizer", text, TEXT_TOKENS)
         check_chat(parts, "tokenizer", as_chat)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 
-from raymia.errors import ConfigError
 from raymia.replica.conditioning import Conditioning, tokens_of
 from raymia.replica.configs import read_config
 from raymia.replica.documents import read_json
@@ -42,12 +41,7 @@ class Flux2Klein(Flux2Family):
 
     def check(self, folder: Path) -> None:
         encoder = read_config(folder, "text_encoder", self.parts["text_encoder"])
-        self.check_shapes(folder, len(LAYERS) * encoder["hidden_size"], guided=False)
-        if encoder["num_hidden_layers"] <= LAYERS[-1]:
-            raise ConfigError(
-                f"{folder}/text_encoder: num_hidden_layers {encoder['num_hidden_layers']}; expected more than {LAYERS[-1]}, "
-                "whose states the transformer sees"
-            )
+        self.check_shapes(folder, encoder, LAYERS, guided=False)
         parts = Parts(folder, self.parts)
         check_tokenizer(parts, "tokenizer", encoder, TEXT_TOKENS)
         check_chat(parts, "tokenizer", AS_CHAT)

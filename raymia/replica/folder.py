@@ -28,7 +28,7 @@ from raymia.replica.self_test import keep_texts, require_changed, self_test
 from raymia.replica.single_file import NOTHING, Said, SingleFile, is_single_file, look, settle, unpack
 from raymia.replica.staged_text import StagedText
 from raymia.replica.tensors import check_built, check_tensors
-from raymia.replica.weight_files import VARIANTS, WeightFiles, file_names, unreadable
+from raymia.replica.weight_files import VARIANTS, WeightFiles, file_digest, file_names, unreadable
 
 INDEX = "model_index.json"
 
@@ -168,19 +168,6 @@ class PipelineFolder:
             yield from [] if weights.index is None else [weights.index]
         for pattern in beside_weights(self.parts):
             yield from (file for file in self.path.glob(pattern) if file.is_file() and not file.name.startswith("."))
-
-
-def file_digest(file: Path) -> str:
-    """sha256 of a file.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error})") from error
 
 
 def find_pipeline(model: str, with_weights: bool, revision: str | None = None, said: Said = NOTHING) -> PipelineFolder:

@@ -99,7 +99,7 @@ def keep_texts(encoders: Replica, family: Family, parts: Parts, options: LoadOpt
         asked = _asked(family, parts, options, height, width)
         t = min(TIMESTEP, encoders.schedule.timesteps // 2)
         kept.keep_own(encoded(pipeline, parts, encoders.schedule, t, asked, encoders.device))
-        prompts += asked.prompts
+        prompts = list(dict.fromkeys([*prompts, *asked.prompts]))
     kept.keep(prompts, encoders.text(prompts))
 
 
@@ -130,7 +130,8 @@ def require_changed(replica: Replica, parts: Parts, options: LoadOptions) -> Non
     """
     assert isinstance(replica, LatentDiffusion)
     side, t = options.resolution_px, min(TIMESTEP, replica.schedule.timesteps // 2)
-    z = noise_like((1, *replica.latent_shape(side, side)), SEED).to(replica.device)
+    channels, height, width = replica.latent_shape(side, side)
+    z = noise_like((1, channels, min(height, SIDE), min(width, SIDE)), SEED).to(replica.device)
     with torch.no_grad():
         tuned = replica.predicted_noise(z, t, replica.text([PROMPT]))
         with replica.without_adapters():

@@ -28,7 +28,16 @@ from raymia.replica.documents import read_json
 from raymia.replica.families import FAMILIES, Family
 from raymia.replica.fetching import cache_folder
 from raymia.replica.parts import Parts, beside_weights, stem_of, weight_stems
-from raymia.replica.weight_files import PICKLED, Header, WeightFiles, check_dtypes, file_names, read_headers, read_metadata
+from raymia.replica.weight_files import (
+    PICKLED,
+    Header,
+    WeightFiles,
+    check_dtypes,
+    file_digest,
+    file_names,
+    read_headers,
+    read_metadata,
+)
 
 PredictionType = Literal["epsilon", "v_prediction"]
 FORMAT = 1
@@ -590,13 +599,12 @@ def _digest(file: Path) -> str:
         kept = note.read_text() if note.is_file() else ""
         if re.fullmatch(r"[0-9a-f]{64}", kept):
             return kept
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = file_digest(file)
         if facts.st_size >= NOTED_BYTES:
             note.parent.mkdir(parents=True, exist_ok=True)
             handle, draft = tempfile.mkstemp(dir=note.parent)
-            with os.fdopen(handle, "w") as stream_:
-                stream_.write(digest)
+            with os.fdopen(handle, "w") as stream:
+                stream.write(digest)
             os.replace(draft, note)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({first_line(error)})") from error

@@ -152,7 +152,6 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
     if plan.clusters is not None:
         ledger.write_clusters(plan.clusters)
     start = time.monotonic()
-    prompts = Prompts(job.caption_source, job.seed)
     staged = job.hosted is None and job.model.text == "stage"
     if staged:
         _encode_texts(plan, ledger, pool, dtype, console)
@@ -164,7 +163,7 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
         batch_size=job.pool.batch_size,
         shapes=plan.shapes,
         max_pixels=job.max_pixels,
-        prompts=prompts,
+        prompts=Prompts(job.caption_source, job.seed),
         row_type=scored(plan.signal_names),
         load=partial(load, plan.pinned, dtype, pool.device, pool.threads),
         cache=plan.latent_cache,

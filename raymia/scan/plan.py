@@ -19,8 +19,9 @@ from raymia.data.manifest import Manifest, labels_hold, load_manifest
 from raymia.data.selection import ShardReader, selection_digest, shard_readers
 from raymia.data.shapes import Shapes
 from raymia.errors import ConfigError
-from raymia.replica.folder import PipelineFolder, file_digest, find_pipeline
+from raymia.replica.folder import PipelineFolder, find_pipeline
 from raymia.replica.schedule import Schedule, level_names
+from raymia.replica.weight_files import file_digest
 from raymia.run.ledger import Ledger
 from raymia.run.record import FORMAT, RUN_FILE, ScanRecord, SignalRecord
 from raymia.scan.calibration import calibrated_signal, calibrates
