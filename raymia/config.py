@@ -390,7 +390,9 @@ class Job(_Section):
         "reference's.",
     )
     clip: Place | None = Field(
-        None, description="CLIP for attacks that compare embeddings: a folder, ARCHITECTURE/TAG of open_clip, or `testbed`."
+        None,
+        description="CLIP for attacks that compare embeddings: a folder, `testbed`, or ARCHITECTURE/TAG of open_clip, "
+        "the newest on the hub or with @REVISION.",
     )
     latent_cache: Place | None = Field(
         None,

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from raymia.digests import files_digest
 from raymia.documents import DocumentError, parse_json, read_document
 from raymia.errors import ConfigError, first_line
 
@@ -40,7 +41,8 @@ class Clip:
 
         Args:
             model: a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``, or
-                ``ARCHITECTURE/PRETRAINED_TAG`` of open_clip, fetched from the hub.
+                ``ARCHITECTURE/PRETRAINED_TAG`` of open_clip, fetched from the hub, with ``@REVISION`` of its repository there
+                or the newest.
             device: where it computes.
 
         Raises:
@@ -59,7 +61,7 @@ class Clip:
         preprocess = config["preprocess_cfg"]
         with _foreign(f"clip {model!r}: its tokenizer cannot be made"):
             self._tokenizer = open_clip.get_tokenizer(
-                f"local-dir:{Path(model).resolve()}" if is_folder else model.partition("/")[0]
+                f"local-dir:{Path(model).resolve()}" if is_folder else _hub_config(model)[0]
             )
         self._device = device
         self._side: int = config["model_cfg"]["vision_cfg"]["image_size"]
@@ -106,6 +108,38 @@ def check_clip(model: str) -> None:
         _check_tensors(config, weights)
     else:
         _hub_config(model)
+
+
+def pinned(model: str) -> str:
+    """The name of a CLIP with the revision that the hub gives now; a folder's is its own.
+
+    Args:
+        model: see `Clip`.
+
+    Raises:
+        ConfigError: the hub does not give it and its cache lacks it.
+    """
+    if Path(model).is_dir() or "@" in model:
+        return model
+    (config,) = _fetched(model, (CONFIG_FILE,))
+    # A file of a repository is kept in a folder that is named by its commit.
+    return f"{model}@{config.parent.name}"
+
+
+def fingerprint(model: str) -> str:
+    """What identifies a CLIP: sha256 over a folder's files, or the repository and its revision.
+
+    Args:
+        model: see `Clip`; of the hub one that is `pinned`.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        return files_digest(folder, (file for file in folder.rglob("*") if file.is_file()))
+    _, repository, revision = _hub_config(model)
+    return f"{repository}@{revision}"
 
 
 def _local(folder: Path) -> tuple[dict[str, dict[str, Any]], Path]:
@@ -174,9 +208,10 @@ def _check_tensors(config: dict[str, dict[str, Any]], weights: Path) -> None:
             )
 
 
-def _hub_config(model: str) -> tuple[str, str]:
-    """The architecture, and the hub's repository of the weights."""
-    architecture, _, tag = model.partition("/")
+def _hub_config(model: str) -> tuple[str, str, str | None]:
+    """The architecture, and the hub's repository of the weights with its revision, none for the newest."""
+    name, _, revision = model.partition("@")
+    architecture, _, tag = name.partition("/")
     pretrained = get_pretrained_cfg(architecture, tag)
     if not pretrained.get("hf_hub"):
         known = ", ".join(tag for name, tag in open_clip.list_pretrained() if name == architecture)
@@ -184,12 +219,17 @@ def _hub_config(model: str) -> tuple[str, str]:
             f"clip {model!r}: not a folder, and open_clip has no hub weights by that name; give a folder or ARCHITECTURE/TAG"
             + (f" with one of {known}" if known else "")
         )
-    return architecture, str(pretrained["hf_hub"]).rstrip("/")
+    return architecture, str(pretrained["hf_hub"]).rstrip("/"), revision or None
 
 
 def _from_hub(model: str) -> tuple[dict[str, dict[str, Any]], Path]:
     """The config, and the file of the weights, fetched from the hub."""
-    _, repository = _hub_config(model)
-    with _foreign(f"clip {model!r}: cannot fetch {WEIGHTS_FILE} of {repository}"):
-        config, weights = (Path(hf_hub_download(repository, name)) for name in (CONFIG_FILE, WEIGHTS_FILE))
+    config, weights = _fetched(model, (CONFIG_FILE, WEIGHTS_FILE))
     return _config(config), weights
+
+
+def _fetched(model: str, files: Sequence[str]) -> list[Path]:
+    """Files of the hub's repository, in its cache."""
+    _, repository, revision = _hub_config(model)
+    with _foreign(f"clip {model!r}: cannot fetch {', '.join(files)} of {repository}"):
+        return [Path(hf_hub_download(repository, name, revision=revision)) for name in files]

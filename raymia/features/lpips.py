@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.error import URLError
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
 
+from raymia.digests import file_digest
 from raymia.errors import ConfigError
 
 Net = Literal["alex", "vgg", "squeeze"]
@@ -89,3 +91,18 @@ def load_trunk(net: Net, trunk: str) -> dict[str, Tensor]:
         return load_file(trunk)
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"lpips.trunk {trunk!r}: not a readable safetensors file ({error})") from error
+
+
+def fingerprint(net: Net, trunk: str) -> str:
+    """What identifies an LPIPS: sha256 of the file of its trunk or the name of torchvision's, and the package with the heads.
+
+    Args:
+        net: architecture of the trunk.
+        trunk: ``torchvision``, or a safetensors file.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    # The names of torchvision's files hold the beginning of their sha256, which is checked.
+    weights = PurePosixPath(_PUBLISHED[net].DEFAULT.url).name if trunk == TORCHVISION else file_digest(Path(trunk))
+    return f"{net} {weights}, heads of lpips {version('lpips')}"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from raymia.digests import files_digest
 from raymia.errors import ConfigError
 from raymia.replica import families
 from raymia.replica.configs import check_index, check_part, check_tokenizer_config
@@ -28,7 +29,7 @@ from raymia.replica.self_test import keep_texts, require_changed, self_test
 from raymia.replica.single_file import NOTHING, Said, SingleFile, is_single_file, look, settle, unpack
 from raymia.replica.staged_text import StagedText
 from raymia.replica.tensors import check_built, check_tensors
-from raymia.replica.weight_files import VARIANTS, WeightFiles, file_digest, file_names, unreadable
+from raymia.replica.weight_files import VARIANTS, WeightFiles, file_names, unreadable
 
 INDEX = "model_index.json"
 
@@ -130,11 +131,7 @@ class PipelineFolder:
         known = self.identity or self.revision
         if known is not None:
             return known
-        digest = hashlib.sha256()
-        for file in sorted(self._files()):
-            content = file_digest(file)
-            digest.update(f"{file.relative_to(self.path).as_posix()}\0{content}\0".encode(errors="surrogateescape"))
-        return digest.hexdigest()
+        return files_digest(self.path, self._files())
 
     def load(self, options: LoadOptions) -> Replica:
         """Load the model, and hold its predictions against diffusers' own.

@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from raymia.digests import file_digest
 from raymia.errors import ConfigError, first_line
 from raymia.replica.documents import read_json
 from raymia.replica.families import FAMILIES, Family
@@ -33,7 +34,6 @@ from raymia.replica.weight_files import (
     Header,
     WeightFiles,
     check_dtypes,
-    file_digest,
     file_names,
     read_headers,
     read_metadata,
@@ -549,6 +549,9 @@ def _converted(found: SingleFile, part: str, folder: Path) -> dict[str, Tensor]:
             f"replica.model {found.path}: its {part} cannot be converted ({type(error).__name__}: {first_line(error)}): it is "
             f"of another architecture than {found.kind.title}, or cut; give a folder in diffusers' layout"
         ) from error
+    lacking = next((name for name, tensor in converted.items() if tensor is None), None)
+    if lacking is not None:
+        raise ConfigError(f"replica.model {found.path}: its {part} lacks what becomes {lacking}; download it again")
     left = held - sum(tensor.numel() for tensor in converted.values())
     if left:
         raise ConfigError(

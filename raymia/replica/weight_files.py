@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -145,19 +144,6 @@ def read_headers(weights: WeightFiles) -> dict[str, Header]:
     """
     announced = None if weights.index is None else placed(read_json(weights.index), weights.index)
     return join({file.name: _header(file) for file in weights.files}, announced, weights.files[0].parent)
-
-
-def file_digest(file: Path) -> str:
-    """sha256 of a file.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error})") from error
 
 
 def read_metadata(file: Path) -> dict[str, str]:

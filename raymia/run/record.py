@@ -147,6 +147,12 @@ class ModelRecord(BaseModel):
     """Revision on the hub, or digest of a local model's files or of a hosted service's options."""
     errors: str = "noise"
     """What means over levels are of errors of: the ``noise``, or the ``velocity`` that a model was trained on."""
+    reference: str | None = None
+    """Fingerprint of the model that scores are held against, where it is one of its own."""
+    clip: str | None = None
+    """Digest of the files of the CLIP that signals compare by, or its repository and revision on the hub."""
+    lpips: str | None = None
+    """What identifies the trunk and the heads of the LPIPS that signals compare by."""
 
 
 class Bottleneck(BaseModel):

@@ -13,15 +13,15 @@ from typing import Any
 import pyarrow as pa
 
 from raymia.attacks.base import Attack, signal_key
-from raymia.config import Job, as_it_was_meant, differences, without_free
+from raymia.config import Job, ReferenceConfig, as_it_was_meant, differences, without_free
 from raymia.data.clusters import load_clusters
 from raymia.data.manifest import Manifest, labels_hold, load_manifest
 from raymia.data.selection import ShardReader, selection_digest, shard_readers
 from raymia.data.shapes import Shapes
+from raymia.digests import file_digest
 from raymia.errors import ConfigError
 from raymia.replica.folder import PipelineFolder, find_pipeline
 from raymia.replica.schedule import Schedule, level_names
-from raymia.replica.weight_files import file_digest
 from raymia.run.ledger import Ledger
 from raymia.run.record import FORMAT, RUN_FILE, ScanRecord, SignalRecord
 from raymia.scan.calibration import calibrated_signal, calibrates
@@ -65,13 +65,23 @@ class ScanPlan:
         """Score columns in order."""
         return [signal.name for signal in self.signals]
 
-    @property
+    @cached_property
     def pinned(self) -> Job:
-        """The job with the revision of the model that was checked, which a hub's newest need not be when replicas load."""
-        if self.folder is None or self.folder.revision is None:
-            return self.job
-        replica = self.job.model.model_copy(update={"revision": self.folder.revision})
-        return self.job.model_copy(update={"replica": replica})
+        """The job with the revisions that were checked, which a hub's newest need not be when replicas load."""
+        changed: dict[str, Any] = {}
+        if self.folder is not None and self.folder.revision is not None:
+            changed["replica"] = self.job.model.model_copy(update={"revision": self.folder.revision})
+        if isinstance(self.job.reference, ReferenceConfig) and self._reference is not None:
+            changed["reference"] = self.job.reference.model_copy(update={"revision": self._reference.revision})
+        if self.job.clip is not None:
+            from raymia.features import clip
+
+            # A folder is named as the job names it: where a package lies differs from node to node.
+            given = clip_folder(self.job.clip)
+            pinned = clip.pinned(given)
+            if pinned != given:
+                changed["clip"] = pinned
+        return self.job.model_copy(update=changed) if changed else self.job
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -79,11 +89,12 @@ class ScanPlan:
         manifest = self.manifest.model_dump(mode="json")
         shards = [reader.shard.model_dump() for reader in self.readers]
         errors = "noise" if self.schedule.prediction_type == "epsilon" else "velocity"
-        model = {"fingerprint": self._fingerprint(), "errors": errors}
-        other = self.job.reference_job()
-        if other is not None:
-            found = find_pipeline(model_folder(other.model.model), True, other.model.revision, other.model.said())
-            model["reference"] = found.fingerprint()
+        model = {
+            "fingerprint": self._fingerprint(),
+            "errors": errors,
+            "reference": None if self._reference is None else self._reference.fingerprint(),
+            **self._beside(),
+        }
         parts = {
             "job": self.job.identity(),
             "manifest": manifest,
@@ -92,6 +103,28 @@ class ScanPlan:
             "model": model,
         }
         return dict(without_secrets(parts))
+
+    @cached_property
+    def _reference(self) -> PipelineFolder | None:
+        """The model that scores are held against, with its weights; none where it is no model of its own."""
+        other = self.job.reference_job()
+        if other is None:
+            return None
+        return find_pipeline(model_folder(other.model.model), True, other.model.revision, other.model.said())
+
+    def _beside(self) -> dict[str, str | None]:
+        """What identifies the models that signals compare by."""
+        found: dict[str, str | None] = {"clip": None, "lpips": None}
+        # open_clip and lpips take seconds to import, which most jobs need not spend.
+        if self.pinned.clip is not None:
+            from raymia.features import clip
+
+            found["clip"] = clip.fingerprint(clip_folder(self.pinned.clip))
+        if "lpips" in self.job.needs():
+            from raymia.features import lpips
+
+            found["lpips"] = lpips.fingerprint(self.job.lpips.net, self.job.lpips.trunk)
+        return found
 
     def _fingerprint(self) -> str:
         """What identifies the attacked model or service."""

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raymia.errors import ConfigError
-from raymia.features.clip import CONFIG_FILE, WEIGHTS_FILE, Clip, check_clip
+from raymia.features.clip import CONFIG_FILE, WEIGHTS_FILE, Clip, check_clip, fingerprint, pinned
 from raymia.testbed import CLIP
+from tests.hub import COMMIT, Hub
 
 
 @pytest.fixture
@@ -89,3 +90,30 @@ def test_weights_that_are_cut_missing_a_tensor_or_not_finite_are_refused(folder:
     (folder / WEIGHTS_FILE).unlink()
     with pytest.raises(ConfigError, match=f"no {WEIGHTS_FILE}"):
         check_clip(str(folder))
+
+
+def test_a_folder_is_identified_by_all_its_files(folder: Path) -> None:
+    assert pinned(str(folder)) == str(folder)
+    before = fingerprint(str(folder))
+    assert before == fingerprint(str(CLIP))
+    for file in sorted(folder.iterdir()):
+        content = file.read_bytes()
+        file.write_bytes(content + b" ")
+        assert fingerprint(str(folder)) != before
+        file.write_bytes(content)
+    assert fingerprint(str(folder)) == before
+
+
+def test_of_the_hub_the_revision_that_was_found_is_the_one_that_is_loaded(hub: type[Hub], folder: Path) -> None:
+    hub.folder = folder
+    model = pinned("ViT-B-32/openai")
+    assert model == f"ViT-B-32/openai@{COMMIT}"
+    assert fingerprint(model) == f"timm/vit_base_patch32_clip_224.openai@{COMMIT}"
+    hub.asked.clear()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    here = Clip(str(folder), torch.device("cpu")).embed_images(images)
+    assert torch.equal(Clip(model, torch.device("cpu")).embed_images(images), here)
+    assert hub.asked
+    assert all(f"/resolve/{COMMIT}/" in path for path in hub.asked)
+    with pytest.raises(ConfigError, match=r"cannot fetch open_clip_config\.json"):
+        Clip("ViT-B-32/openai@gone", torch.device("cpu"))

@@ -10,10 +10,11 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.fuzz.targets import TARGETS, Target
+from tests.fuzz.target import Target
+from tests.fuzz.targets import TARGETS
 
-AT_ONCE = 50
-"""Inputs of one target before the next has its turn."""
+TURN_S = 5.0
+"""For which one target is tried before the next has its turn."""
 
 
 def fuzz(targets: list[Target], seed: str, seconds: float) -> list[str]:
@@ -22,10 +23,9 @@ def fuzz(targets: list[Target], seed: str, seconds: float) -> list[str]:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for target in targets:
-            for _ in range(AT_ONCE):
+            turn = min(deadline, time.monotonic() + TURN_S)
+            while time.monotonic() < turn:
                 faults += once(target, f"{seed}:{target.name}:{target.tried}")
-                if time.monotonic() >= deadline:
-                    break
     return faults
 
 

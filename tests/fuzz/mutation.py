@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import random
 import struct
 import tarfile
 import zlib
+from typing import Any
 
 EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 """Numbers at which arithmetic on sizes goes wrong."""
@@ -172,3 +175,56 @@ def mutate_png(content: bytes, rng: random.Random) -> bytes:
             chunks.insert(where, (rng.choice(kinds), rng.randbytes(rng.choice((0, 1, 4, 13, 300)))))
     framed = (struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in chunks)
     return content[:8] + b"".join(framed)
+
+
+def mutate_safetensors(content: bytes, rng: random.Random) -> bytes:
+    """A copy of safetensors whose header is well made and lies: other names, shapes, dtypes, places and metadata."""
+    size = int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8 : 8 + size])
+    for _ in range(rng.randint(1, 3)):
+        _edit_header(header, rng)
+    written = json.dumps(header).encode()
+    return len(written).to_bytes(8, "little") + written + content[8 + size :]
+
+
+def _edit_header(header: dict[str, Any], rng: random.Random) -> None:
+    names = [name for name in header if name != "__metadata__"]
+    if not names:
+        return
+    name = rng.choice(names)
+    match rng.randrange(8):
+        case 0:
+            del header[name]
+        case 1:
+            header[_other_name(name, rng)] = header.pop(name)
+        case 2:
+            # Two names for one place, or more names than there are tensors.
+            header[_other_name(name, rng)] = header[name]
+        case 3:
+            header[name], other = header[rng.choice(names)], header[name]
+            header[rng.choice(names)] = other
+        case 4:
+            shape = list(header[name]["shape"])
+            rng.shuffle(shape)
+            header[name] = {**header[name], "shape": rng.choice((shape, [*shape, 1], [1, *shape], [math.prod(shape)], [0], []))}
+        case 5:
+            header[name] = {**header[name], "dtype": rng.choice(("F32", "I32", "U32", "F16", "BF16", "F64", "F8_E4M3", "Q4"))}
+        case 6:
+            field = rng.choice([*header.get("__metadata__", {}), "modelspec.prediction_type", "ss_v2", "v_pred", "ztsnr"])
+            value = rng.choice(
+                ("", "v", "epsilon", "true", "stable-diffusion-xl-v1-base", "sdxl", "flux-1-dev/lora", "\x1b[31m", "x" * 999)
+            )
+            header["__metadata__"] = {**header.get("__metadata__", {}), field: value}
+        case _:
+            start, end = header[name]["data_offsets"]
+            header[name] = {
+                **header[name],
+                "data_offsets": rng.choice(([end, start], [start, start], [start, end + 4], [0, end])),
+            }
+
+
+def _other_name(name: str, rng: random.Random) -> str:
+    parts = name.split(".")
+    at = rng.randrange(len(parts))
+    parts[at] = rng.choice(("0", "1", "99", "", "x", "lora_A", "lokr_w1", "dora_scale", "alpha", "v_pred", "a b", "\x1b[31m"))
+    return rng.choice((".".join(parts), ".".join(parts[at:]), f"{name}.{parts[at]}", parts[at]))

@@ -6,10 +6,7 @@ import io
 import json
 import random
 import shutil
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,7 +22,6 @@ from raymia.data.selection import ShardReader
 from raymia.data.shapes import square
 from raymia.data.tables import read_table
 from raymia.data.tar import RawSample, ShardEnd, read_shard, read_tar
-from raymia.errors import RaymiaError
 from raymia.replica.folder import find_pipeline
 from raymia.run.columns import QUARANTINE_SCHEMA
 from raymia.run.ledger import Ledger
@@ -35,6 +31,8 @@ from raymia.scan.decoding import decode_rows
 from raymia.testbed.architecture import save_tiny
 from tests.conftest import good_members, image_bytes, tar_bytes
 from tests.fuzz.mutation import mutate, mutate_png, mutate_tar, mutate_text, odd_tar
+from tests.fuzz.target import Target
+from tests.fuzz.weights import Adapters, SingleFiles
 from tests.run.records import scan_record
 
 SIDE_PX = 16
@@ -72,45 +70,6 @@ WORDS = (
     "{a,{b,{c,d}}}", "*?[", "🙂",
     "a" * 300,
 )  # fmt: skip
-
-
-class Target(ABC):
-    """One edge.
-
-    Attributes:
-        tried: how many inputs there were.
-        refusals: how often something was refused in words.
-    """
-
-    name: ClassVar[str]
-
-    def __init__(self, folder: Path) -> None:
-        """Make what inputs are made from, below an empty folder."""
-        self.folder = folder
-        self.tried = 0
-        self.refusals = 0
-
-    @abstractmethod
-    def once(self, rng: random.Random) -> None:
-        """Try one input. Whatever is raised, but for what the edge may raise, is a fault that was found."""
-
-    def _refusing(self, act: Callable[[], object]) -> bool:
-        """Do something that may be refused by an error of ours in one line; whether it was not."""
-        refusal = _refusal(act)
-        if refusal is None:
-            return True
-        assert "\n" not in refusal, f"more than a line: {refusal}"
-        assert refusal.isprintable(), f"control characters: {refusal!r}"
-        self.refusals += 1
-        return False
-
-
-def _refusal(act: Callable[[], object]) -> str | None:
-    try:
-        act()
-    except RaymiaError as error:
-        return str(error)
-    return None
 
 
 class Tars(Target):
@@ -377,5 +336,5 @@ def _quarantine(shard: str, unit: int) -> pa.Table:
     return pa.Table.from_pylist([row], schema=QUARANTINE_SCHEMA)
 
 
-TARGETS: tuple[type[Target], ...] = (Tars, Images, Captions, Documents, Tables, Models, Runs)
+TARGETS: tuple[type[Target], ...] = (Tars, Images, Captions, Documents, Tables, Models, SingleFiles, Adapters, Runs)
 """Every edge."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.__main__ import fuzz
-from tests.fuzz.targets import TARGETS, Target
+from tests.fuzz.target import Target
+from tests.fuzz.targets import TARGETS
 
 SECONDS = 60.0 / len(TARGETS)
 

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from raymia.errors import ConfigError
 from raymia.replica.folder import find_pipeline
 from raymia.replica.stable_diffusion import StableDiffusion
-from tests.replica.conftest import COMMIT, Answer, Hub
+from tests.hub import COMMIT, Answer, Hub
 from tests.replica.damaged import TEXT, UNET, copied, rewrite, without
 from tests.replica.test_tensors import shard
 

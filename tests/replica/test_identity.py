@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from raymia.cli import app
-from raymia.config import parse_job
+from raymia.config import ReferenceConfig, parse_job
 from raymia.errors import ConfigError
 from raymia.replica.folder import find_pipeline
 from raymia.run.ledger import Ledger
 from raymia.scan.plan import make_plan, require_same
+from raymia.testbed import CLIP
 from tests.conftest import good_members, tar_bytes
-from tests.replica.conftest import COMMIT, Hub
+from tests.hub import COMMIT, Hub
 from tests.replica.damaged import UNET, change, copied, rewrite, without
 from tests.replica.families.sdxl import euler, save_sdxl
 from tests.replica.test_tensors import shard
@@ -136,6 +137,30 @@ def test_a_run_is_not_resumed_with_another_tokenizer(tiny: Path, tmp_path: Path)
         require_same(ledger, make_plan(job))
 
 
+@pytest.mark.parametrize("which", ["reference", "clip", "lpips"])
+def test_a_run_is_resumed_with_the_models_beside_the_attacked_one_as_they_were_alone(
+    tiny: Path, tmp_path: Path, which: str
+) -> None:
+    other = copied(tiny, tmp_path / "other")
+    clip = Path(shutil.copytree(CLIP, tmp_path / "clip"))
+    trunk = tmp_path / "trunk.safetensors"
+    save_file({"features.0.weight": torch.ones(1)}, trunk)
+    metrics = {"attacks": {"pokemon": {"metrics": ["clip", "lpips"]}}, "lpips": {"trunk": str(trunk)}, "clip": str(clip)}
+    job = parse_job({**job_of(str(tiny), tmp_path), **metrics, "reference": {"model": str(other)}}, "job")
+    plan = make_plan(job)
+    ledger = Ledger(job.run)
+    ledger.require_writable()
+    ledger.write_run(scan_record(**{**plan.identity, "signals": plan.signals}))
+    assert require_same(ledger, make_plan(job)) is not None
+    if which == "lpips":
+        save_file({"features.0.weight": torch.zeros(1)}, trunk)
+    else:
+        file = clip / "open_clip_model.safetensors" if which == "clip" else other / UNET
+        save_file({name: tensor * 1.01 for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(ConfigError, match=rf"made by another job; restore these fields .*model\.{which}: [^;]*$"):
+        require_same(ledger, make_plan(job))
+
+
 def test_the_dry_run_of_a_job_names_the_tensor(tiny: Path, tmp_path: Path) -> None:
     folder = copied(tiny, tmp_path / "p")
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job_of(str(folder), tmp_path)))
@@ -152,5 +177,9 @@ def test_replicas_load_the_revision_that_was_checked(hub: type[Hub], tiny: Path,
     plan = make_plan(parse_job(job_of("me/model", tmp_path), "job"))
     assert plan.pinned.model.revision == plan.identity["model"]["fingerprint"] == COMMIT
     assert plan.identity["job"]["replica"]["revision"] is None, "another commit is told by the fingerprint alone"
+    beside = {"clip": "testbed", "attacks": {"pokemon": {"metrics": ["clip"]}}, "reference": {"model": "me/model"}}
+    both = make_plan(parse_job({**job_of(str(tiny), tmp_path), **beside}, "job")).pinned
+    assert isinstance(both.reference, ReferenceConfig)
+    assert (both.reference.revision, both.clip) == (COMMIT, "testbed")
     local = make_plan(parse_job(job_of(str(tiny), tmp_path), "job"))
     assert local.pinned is local.job

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, FluxTransformer2DModel
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from raymia.errors import ConfigError
@@ -27,130 +25,26 @@ from raymia.replica.weight_files import Header
 from raymia.testbed.architecture import save_tiny
 from tests.replica.families import sd3
 from tests.replica.families.sdxl import euler, save_sdxl
+from tests.replica.original import (
+    Tensors,
+    of_sd1,
+    of_sdxl,
+    original_clip,
+    original_open_clip,
+    original_unet,
+    original_vae,
+    tiny_kinds,
+    weights,
+)
 
 EPSILON = Said(prediction_type="epsilon")
 V = Said(prediction_type="v_prediction", zero_terminal_snr=False)
-Tensors = dict[str, Tensor]
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RAYMIA_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "models"
-
-
-def original_unet(state: Tensors, layers: int, blocks: int) -> Tensors:
-    """CompVis' names of a UNet's tensors: blocks are numbered through, and a block's parts within it."""
-    ends = {
-        "time_embedding.linear_1": "time_embed.0",
-        "time_embedding.linear_2": "time_embed.2",
-        "add_embedding.linear_1": "label_emb.0.0",
-        "add_embedding.linear_2": "label_emb.0.2",
-        "conv_in": "input_blocks.0.0",
-        "conv_norm_out": "out.0",
-        "conv_out": "out.2",
-    }
-    within = {
-        "norm1": "in_layers.0",
-        "conv1": "in_layers.2",
-        "time_emb_proj": "emb_layers.1",
-        "norm2": "out_layers.0",
-        "conv2": "out_layers.3",
-        "conv_shortcut": "skip_connection",
-    }
-    attends = {name.split(".attentions")[0] for name in state if ".attentions." in name}
-    named: Tensors = {}
-    for name, tensor in state.items():
-        place, leaf = name.rsplit(".", 1)
-        if place in ends:
-            named[f"{ends[place]}.{leaf}"] = tensor
-            continue
-        side, _, rest = name.partition(".")
-        if side == "mid_block":
-            kind, number, rest = rest.split(".", 2)
-            block = f"middle_block.{2 * int(number) if kind == 'resnets' else 1}"
-        else:
-            index, kind, number, rest = rest.split(".", 3)
-            first = int(index) * (layers + 1)
-            if side == "down_blocks":
-                block = f"input_blocks.{1 + first + (layers if kind == 'downsamplers' else int(number))}."
-                block += "1" if kind == "attentions" else "0"
-            else:
-                block = f"output_blocks.{first + (layers if kind == 'upsamplers' else int(number))}."
-                block += {"resnets": "0", "attentions": "1"}.get(kind, "2" if f"{side}.{index}" in attends else "1")
-        if kind == "resnets":
-            part, _, tail = rest.partition(".")
-            rest = f"{within[part]}.{tail}"
-        elif kind == "downsamplers":
-            rest = rest.replace("conv.", "op.")
-        named[f"{block}.{rest}"] = tensor
-    return {f"model.diffusion_model.{name}": tensor for name, tensor in named.items()}
-
-
-def original_vae(state: Tensors, blocks: int = 4) -> Tensors:
-    """CompVis' names of an autoencoder's tensors: decoding blocks are counted from the image, attention is of 1 x 1 kernels."""
-    named: Tensors = {}
-    attention = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-    for name, tensor in state.items():
-        name = re.sub(r"down_blocks\.(\d)\.resnets\.", r"down.\1.block.", name)
-        name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
-        name = re.sub(r"up_blocks\.(\d)\.resnets\.", lambda m: f"up.{blocks - 1 - int(m[1])}.block.", name)
-        name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{blocks - 1 - int(m[1])}.upsample", name)
-        name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
-        if "mid_block.attentions.0" in name:
-            name = name.replace("mid_block.attentions.0", "mid.attn_1")
-            for ours, theirs in attention.items():
-                name = name.replace(f".{ours}.", f".{theirs}.")
-            tensor = tensor[:, :, None, None].clone() if tensor.ndim == 2 else tensor
-        name = name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
-        named[f"first_stage_model.{name}"] = tensor
-    return named
-
-
-def original_open_clip(state: Tensors, prefix: str) -> Tensors:
-    """OpenCLIP's names of a text encoder's tensors: queries, keys and values are one, and the projection is turned."""
-    state = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
-    named: Tensors = {}
-    for name, tensor in state.items():
-        found = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)", name)
-        if name == "text_projection.weight":
-            named["text_projection"] = tensor.T.contiguous()
-        elif found is None:
-            ours = {"final_layer_norm": "ln_final", "embeddings.token_embedding": "token_embedding"}
-            place, leaf = name.rsplit(".", 1)
-            named["positional_embedding" if "position" in name else f"{ours[place]}.{leaf}"] = tensor
-        else:
-            layer, rest = f"transformer.resblocks.{found[1]}", found[2]
-            if ".k_proj" in rest or ".v_proj" in rest:
-                continue
-            if ".q_proj" in rest:
-                three = [state[name.replace("q_proj", one)] for one in ("q_proj", "k_proj", "v_proj")]
-                named[f"{layer}.attn.in_proj_{rest.rsplit('.', 1)[1]}"] = torch.cat(three)
-            else:
-                for ours_, theirs in (("self_attn", "attn"), ("layer_norm", "ln_"), ("fc1", "c_fc"), ("fc2", "c_proj")):
-                    rest = rest.replace(ours_, theirs)
-                named[f"{layer}.{rest}"] = tensor
-    return {f"{prefix}{name}": tensor for name, tensor in named.items()}
-
-
-def original_clip(state: Tensors, prefix: str) -> Tensors:
-    return {f"{prefix}text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in state.items()}
-
-
-def weights(folder: Path, part: str) -> Tensors:
-    [file] = (folder / part).glob("*.safetensors")
-    return load_file(file)
-
-
-def of_sd1(folder: Path) -> Tensors:
-    text = original_clip(weights(folder, "text_encoder"), "cond_stage_model.transformer.")
-    return {**original_unet(weights(folder, "unet"), 1, 3), **original_vae(weights(folder, "vae")), **text}
-
-
-def of_sdxl(folder: Path) -> Tensors:
-    first = original_clip(weights(folder, "text_encoder"), "conditioner.embedders.0.transformer.")
-    second = original_open_clip(weights(folder, "text_encoder_2"), "conditioner.embedders.1.model.")
-    return {**original_unet(weights(folder, "unet"), 1, 2), **original_vae(weights(folder, "vae")), **first, **second}
 
 
 @pytest.fixture(scope="module")
@@ -163,23 +57,6 @@ def tiny_sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_sdxl(tmp_path_factory.mktemp("sdxl") / "pipeline", DDIMScheduler.from_config(euler().config))
-
-
-def tiny_kind(monkeypatch: pytest.MonkeyPatch, name: str, folder: Path) -> None:
-    """Let files of a kind be told by a miniature's widths, and take its configs."""
-    config = json.loads((folder / "unet" / "config.json").read_text())
-    kinds = [
-        replace(
-            kind,
-            context=config["cross_attention_dim"],
-            added=config["projection_class_embeddings_input_dim"],
-            configs=folder,
-        )
-        if kind.name == name
-        else kind
-        for kind in KINDS
-    ]
-    monkeypatch.setattr(single_file, "KINDS", tuple(kinds))
 
 
 def same(found: Path, expected: Path, parts: Any) -> None:
@@ -196,7 +73,7 @@ def test_a_file_becomes_the_folder_that_it_was_made_from_and_predicts_alike(
     name: str, tiny_sd1: Path, tiny_sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, original = (tiny_sd1, of_sd1) if name == "sd1" else (tiny_sdxl, of_sdxl)
-    tiny_kind(monkeypatch, name, folder)
+    monkeypatch.setattr(single_file, "KINDS", tiny_kinds(name, folder))
     file = tmp_path / "model.safetensors"
     save_file(original(folder), file)
     found = find_pipeline(str(file), with_weights=False, said=EPSILON)
@@ -371,7 +248,7 @@ def test_flux_has_the_tensors_of_its_class_at_its_own_width(guided: bool) -> Non
 def test_what_a_file_lacks_is_named_and_taken_from_the_base(
     tiny_sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny_kind(monkeypatch, "sdxl", tiny_sdxl)
+    monkeypatch.setattr(single_file, "KINDS", tiny_kinds("sdxl", tiny_sdxl))
     file = tmp_path / "model.safetensors"
     save_file({name: one for name, one in of_sdxl(tiny_sdxl).items() if not name.startswith("first_stage_model.")}, file)
     with pytest.raises(ConfigError, match=r"a SDXL without its vae; set replica\.base"):
@@ -548,13 +425,18 @@ def test_a_name_that_no_weights_are_read_from_is_refused_with_what_to_do(name: s
 def test_tensors_without_a_place_and_those_that_lack_are_refused(
     tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    tiny_kind(monkeypatch, "sd1", tiny_sd1)
+    monkeypatch.setattr(single_file, "KINDS", tiny_kinds("sd1", tiny_sd1))
     original, file = of_sd1(tiny_sd1), tmp_path / "model.safetensors"
     extra = {"model.diffusion_model.another.weight": torch.ones(3)}
     save_file({**original, **extra}, file)
     with pytest.raises(ConfigError, match=r"unet: 3 of \d+ numbers have no place"):
         find_pipeline(str(file), with_weights=False, said=EPSILON)
     assert not [path for path in cache.iterdir() if path.is_dir()]
+    kept = original.pop("first_stage_model.encoder.down.2.downsample.conv.bias")
+    save_file(original, file)
+    with pytest.raises(ConfigError, match=r"its vae lacks what becomes encoder\.down_blocks\.2\.downsamplers\.0\.conv\.bias"):
+        find_pipeline(str(file), with_weights=False, said=EPSILON)
+    original["first_stage_model.encoder.down.2.downsample.conv.bias"] = kept
     original.pop("model.diffusion_model.out.2.bias")
     save_file(original, file)
     with pytest.raises(ConfigError, match=r"the weights lack the tensor conv_out\.bias"):

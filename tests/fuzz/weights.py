@@ -1,0 +1,119 @@
+"""Weights of one file that somebody else made: checkpoints that are turned into folders, and adapters."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from raymia.replica import single_file
+from raymia.replica.adapters import Adapter, check_adapter, described, is_adapter
+from raymia.replica.families import LoadOptions
+from raymia.replica.folder import find_pipeline
+from raymia.replica.latent_diffusion import LatentDiffusion
+from raymia.replica.single_file import Said, is_single_file, look
+from raymia.testbed.architecture import save_tiny
+from tests.fuzz.mutation import mutate, mutate_safetensors
+from tests.fuzz.target import Target
+from tests.replica.original import of_sd1, tiny_kinds
+
+METADATA = {
+    "format": "pt",
+    "modelspec.architecture": "stable-diffusion-v1",
+    "modelspec.prediction_type": "epsilon",
+    "modelspec.title": "a title",
+    "ss_base_model_version": "sd_v1",
+}
+SAID = (
+    Said(),
+    Said(prediction_type="epsilon"),
+    Said(prediction_type="v_prediction", zero_terminal_snr=False),
+    Said(prediction_type="epsilon", zero_terminal_snr=True),
+)
+
+
+class SingleFiles(Target):
+    """Checkpoints of one file: turned into a folder that is read as any other, or refused in one line."""
+
+    name = "single_files"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        model = folder / "model"
+        save_tiny(model)
+        self._kinds = tiny_kinds("sd1", model)
+        self._file = folder / "model.safetensors"
+        save_file({name: one.contiguous() for name, one in of_sd1(model).items()}, self._file, METADATA)
+        self._base = self._file.read_bytes()
+
+    def once(self, rng: random.Random) -> None:
+        self._file.write_bytes(_damaged(self._base, rng))
+        said, cache = rng.choice(SAID), self.folder / "cache"
+        with patch.object(single_file, "KINDS", self._kinds), patch.dict(os.environ, {"RAYMIA_CACHE": str(cache)}):
+            self._refusing(lambda: is_single_file(str(self._file)) and look(str(self._file)).described())
+            if self._refusing(lambda: find_pipeline(str(self._file), True, said=said)):
+                found = find_pipeline(str(self._file), True, said=said)
+                assert found.family.name == "stable_diffusion"
+                assert found.fingerprint() == find_pipeline(str(self._file), True, said=said).fingerprint()
+        left = [path.name for path in cache.rglob("*") if path.name.endswith((".part", ".tmp"))]
+        assert not left, f"left behind: {left}"
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+class Adapters(Target):
+    """Adapters: on the model whole, so that off is the base to the bit, or refused in one line."""
+
+    name = "adapters"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        model = folder / "model"
+        save_tiny(model)
+        self._model = find_pipeline(str(model), with_weights=True)
+        self._file = folder / "lora.safetensors"
+        replica = self._load()
+        replica._denoiser.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"]))
+        generator = torch.Generator().manual_seed(0)
+        layers = {
+            f"unet.{name}": torch.randn(one.shape, generator=generator)
+            for name, one in get_peft_model_state_dict(replica._denoiser).items()
+        }
+        save_file(layers, self._file, METADATA)
+        self._base = self._file.read_bytes()
+        self._bare = _predicted(self._load())
+
+    def once(self, rng: random.Random) -> None:
+        self._file.write_bytes(_damaged(self._base, rng))
+        self._refusing(lambda: is_adapter(self._file) and described(self._file))
+        if not self._refusing(lambda: check_adapter(self._file, "stable_diffusion")):
+            return
+        loaded: list[LatentDiffusion] = []
+        if self._refusing(lambda: loaded.append(self._load(Adapter(self._file, 1.0)))):
+            assert not torch.equal(_predicted(loaded[0]), self._bare)
+            with loaded[0].without_adapters():
+                assert torch.equal(_predicted(loaded[0]), self._bare)
+
+    def _load(self, *adapters: Adapter) -> Any:
+        return self._model.load(LoadOptions(device="cpu", resolution_px=64, adapters=adapters))
+
+
+def _predicted(replica: LatentDiffusion) -> torch.Tensor:
+    z = torch.randn(1, *replica.latent_shape(64, 64), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return replica.predicted_noise(z, 300, replica.text(["a picture"]))
+
+
+def _damaged(content: bytes, rng: random.Random) -> bytes:
+    """A copy of a safetensors file with damage where lies are told; what follows the header is numbers."""
+    if rng.random() < 0.7:
+        return mutate_safetensors(content, rng)
+    size = min(len(content), 4096)
+    return mutate(content[:size], rng) + content[size:]
