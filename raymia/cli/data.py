@@ -27,12 +27,15 @@ def data_index(
     shards: Annotated[list[str] | None, typer.Argument(help="Shards whose membership is unknown.")] = None,
     member: Annotated[list[str] | None, typer.Option("--member", help="Shards of members.")] = None,
     non_member: Annotated[list[str] | None, typer.Option("--non-member", help="Shards of non-members.")] = None,
+    generated: Annotated[
+        list[str] | None, typer.Option("--generated", help="Shards of images that a model made, as a control.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the data set; by default the manifest's file name.")] = None,
 ) -> None:
     """Write a manifest by reading tars: counts and digests of every shard. Brace patterns and globs are expanded."""
     from raymia.data.index import index_shards
 
-    labels = _by_split(member, non_member, shards, "shards")
+    labels = _by_split(member, non_member, generated, shards, "shards")
     try:
         manifest, summaries = index_shards(name or output.stem, labels, output.parent.resolve())
     except ValidationError as error:
@@ -59,12 +62,17 @@ def data_verify(manifest_file: Annotated[str, typer.Argument(metavar="M.yaml")],
 
 
 def _by_split(
-    member: list[str] | None, non_member: list[str] | None, unknown: list[str] | None, what: str
+    member: list[str] | None,
+    non_member: list[str] | None,
+    generated: list[str] | None,
+    unknown: list[str] | None,
+    what: str,
 ) -> dict[str, tuple[Label, list[str]]]:
     """What a user names for each split, with its label; splits for which nothing is named are left out."""
     given: dict[str, tuple[Label, list[str] | None]] = {
         "members": (True, member),
         "non_members": (False, non_member),
+        "generated": ("generated", generated),
         "all": ("unknown", unknown),
     }
     by_split = {split: (label, named) for split, (label, named) in given.items() if named}
@@ -107,6 +115,10 @@ def data_pack(
         list[str] | None,
         typer.Option("--non-member", help="A folder of images, tars or img2dataset's output: the non-members."),
     ] = None,
+    generated: Annotated[
+        list[str] | None,
+        typer.Option("--generated", help="A folder of images, tars or img2dataset's output that a model made: a control."),
+    ] = None,
     captions: Annotated[str | None, typer.Option(help="Parquet or CSV of file and caption, for a folder of images.")] = None,
     per_shard: Annotated[int, typer.Option(min=1, help="Images that go into a shard.")] = 1000,
     name: Annotated[str | None, typer.Option(help="Name of the data set; by default the folder's.")] = None,
@@ -117,10 +129,10 @@ def data_pack(
     from raymia.curation.inputs import find_parts
     from raymia.curation.pack import pack, pack_manifest
 
-    if sources and len(sources) == 1 and sources[0].endswith((".yaml", ".yml")) and not (member or non_member):
+    if sources and len(sources) == 1 and sources[0].endswith((".yaml", ".yml")) and not (member or non_member or generated):
         made, attrition = pack_manifest(sources[0], name, out_folder, err)
     else:
-        named = _by_split(member, non_member, sources, "images")
+        named = _by_split(member, non_member, generated, sources, "images")
         several = [split for split, (_, places) in named.items() if len(places) > 1]
         if several:
             raise ConfigError(f"{several[0]}: one source for each split; put the images into one folder or table")

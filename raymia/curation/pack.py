@@ -27,7 +27,7 @@ from raymia.curation.parts import DroppedPart, Part, Parts, ShardPart, dropped_r
 from raymia.curation.samples import Packed, Row, file_samples, lost, named, shard_samples
 from raymia.curation.writing import write_tar
 from raymia.data.images import MAX_PIXELS
-from raymia.data.manifest import Label, Manifest, Split, load_manifest
+from raymia.data.manifest import Label, Manifest, Split, known, load_manifest
 from raymia.data.tar import Fault
 from raymia.documents import DocumentError, parse_json
 from raymia.engine.stage import run_parts
@@ -84,7 +84,7 @@ def pack(
     storage.write_table(ATTRITION_FILE, table)
     for line in remarks(table):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    analysis = analyse(table.to_pandas(), {key: None if value == "unknown" else value for key, value in labels.items()})
+    analysis = analyse(table.to_pandas(), {split: known(label) for split, label in labels.items()})
     splits = []
     for split, label in labels.items():
         shards = packed[split]

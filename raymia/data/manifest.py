@@ -34,8 +34,8 @@ SIGNATURES = re.compile(
 )
 """Names of the parameters of an address that open a door, and change when it is signed anew."""
 
-Label = bool | Literal["unknown"]
-"""Whether the samples of a split are members, as a manifest writes it."""
+Label = bool | Literal["unknown", "generated"]
+"""Whether the samples of a split are members, as a manifest writes it; or that a model made them, as a control."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 """A name that is also fit for a file or folder."""
 
@@ -60,7 +60,10 @@ class Split(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name = Field(description="Letters, digits, `_`, `.` and `-`; names folders of the run directory.")
-    member: Label = Field(description="Whether the samples were in the model's training set.")
+    member: Label = Field(
+        description="Whether the samples were in the model's training set: true, false or `unknown`; or `generated`, which are "
+        "images that a model made, as a control."
+    )
     shards: tuple[str, ...] = Field(
         (), description="Paths or fsspec URLs with {0000..0003} braces and * globs; relative to the manifest."
     )
@@ -76,8 +79,13 @@ class Split(BaseModel):
 
     @property
     def label(self) -> bool | None:
-        """Whether the samples are members; none where that is unknown."""
-        return None if self.member == "unknown" else self.member
+        """Whether the samples are members; none where that is unknown, or they are a control."""
+        return known(self.member)
+
+
+def known(label: Label) -> bool | None:
+    """Whether samples of a label are members; none where that is unknown, or they are a control."""
+    return label if isinstance(label, bool) else None
 
 
 class Manifest(BaseModel):
@@ -117,6 +125,11 @@ class Manifest(BaseModel):
         """The number of samples; none where a split does not announce its own."""
         counts = [split.samples for split in self.splits]
         return None if None in counts else sum(count for count in counts if count is not None)
+
+    @property
+    def generated(self) -> list[str]:
+        """Names of the splits of images that a model made."""
+        return [split.name for split in self.splits if split.member == "generated"]
 
     @field_validator("splits")
     @classmethod

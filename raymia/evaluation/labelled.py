@@ -13,6 +13,7 @@ from raymia.errors import ConfigError
 from raymia.evaluation.crossfit import Groups, can_fold, cluster_groups
 from raymia.evaluation.roc import Floats
 from raymia.evaluation.signals import LEVELS, signals_of
+from raymia.run.columns import GENERATED
 from raymia.run.record import Access, SignalRecord
 
 
@@ -43,7 +44,7 @@ class LabelledSamples:
         Args:
             table: `member` (true, false or missing), a column per signal, perhaps `cluster`.
         """
-        known = table["member"].notna().to_numpy()
+        known = table["member"].notna().to_numpy() & ~generated_rows(table)
         rows = table if known.all() else table[known]
         return cls(
             rows=rows,
@@ -103,6 +104,21 @@ class LabelledSamples:
     def with_shuffled_labels(self) -> LabelledSamples:
         """The same samples, as many of them members, under labels that mean nothing."""
         return replace(self, member=np.random.default_rng(self.seed).permutation(self.member))
+
+
+def generated_rows(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """(rows,) which are images that a model made, as a control; none where the table does not say.
+
+    Raises:
+        ConfigError: one is said to be a member, too.
+    """
+    if GENERATED not in table:
+        return np.zeros(len(table), bool)
+    generated = table[GENERATED].eq(True).to_numpy(bool)
+    both = generated & table["member"].eq(True).to_numpy(bool)
+    if both.any():
+        raise ConfigError(f"row {int(np.flatnonzero(both)[0])}: is a member and `{GENERATED}`; expected one of the two")
+    return generated
 
 
 def check_table(table: pd.DataFrame, signals: Sequence[SignalRecord], title: str) -> None:

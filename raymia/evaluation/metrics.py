@@ -14,12 +14,14 @@ from raymia.evaluation.controls import compare_with_control, label_shuffle
 from raymia.evaluation.embeddings import embeddings
 from raymia.evaluation.fitted import FittedScores, fit_scores
 from raymia.evaluation.frechet import FrechetShift, frechet_shift
-from raymia.evaluation.labelled import LabelledSamples, check_table
+from raymia.evaluation.generated import compare_generated, generated_warnings
+from raymia.evaluation.labelled import LabelledSamples, check_table, generated_rows
 from raymia.evaluation.measuring import measure_scores, unmeasured
 from raymia.evaluation.posterior import PRIOR
 from raymia.evaluation.results import Evaluation, RunMetrics, RunVerdict
 from raymia.evaluation.signals import PROBABILITY, UNTRIED, describe_signals, scored_rows, table_counts
 from raymia.evaluation.warnings import baseline_warnings, control_warnings, label_warnings, scan_warnings, shuffle_warnings
+from raymia.run.columns import GENERATED
 from raymia.run.ledger import Ledger
 from raymia.run.record import Counts, RunRecord, ScanRecord, SignalRecord
 
@@ -76,7 +78,8 @@ def evaluate_table(
     Args:
         table: `member` (true, false or missing), a column per signal, and what blind baselines take: `caption`, image
             statistics, `clip_embedding`; `cluster` for near-duplicates. Missing baselines' columns leave them out. Rows with a
-            `reason` could not be scored; they are counted and take no further part.
+            `reason` could not be scored; they are counted and take no further part. Rows that are `generated` are a control:
+            they are held against the non-members, and take no further part.
         signals: descriptions of the score columns; by default every further numeric column, see `describe_signals`.
         title: names the table in errors and on the page.
         seed: of folds, halves, shuffled labels and bootstrap draws.
@@ -93,15 +96,18 @@ def evaluate_table(
     counts = counts or table_counts(table)
     table = scored_rows(table).reset_index(drop=True)
     check_table(table, signals, title)
-    known = table["member"].notna().to_numpy()
+    known = table["member"].notna().to_numpy() & ~generated_rows(table)
     labelled = LabelledSamples.of_table(table, signals, seed)
-    warnings = label_warnings(labelled, int((~known).sum()))
+    generated = generated_rows(table)
+    unlabelled = ~known & ~generated
+    warnings = label_warnings(labelled, int(unlabelled.sum()))
     if not labelled.both_classes:
         return Evaluation(title=title, run=None, metrics=_without_verdict(labelled, counts, warnings), table=table)
     fitted = fit_scores(labelled)
     shuffle = label_shuffle(labelled)
-    beforehand = choose_beforehand(labelled, table[~known], prior, calibrate_on)
+    beforehand = choose_beforehand(labelled, table[unlabelled], prior, calibrate_on)
     compared = compare_with_control(labelled, control)
+    made = compare_generated(labelled, table[generated])
     measured = measure_scores(labelled, fitted, compared)
     metrics = RunMetrics(
         counts=counts,
@@ -115,10 +121,17 @@ def evaluate_table(
         label_shuffle=shuffle,
         embedding_shift=_embedding_shift(labelled),
         control_model=compared.model,
-        warnings=warnings + baseline_warnings(labelled.rows) + shuffle_warnings(shuffle) + control_warnings(compared),
+        generated=made,
+        warnings=[
+            *warnings,
+            *baseline_warnings(labelled.rows),
+            *shuffle_warnings(shuffle),
+            *control_warnings(compared),
+            *generated_warnings(made),
+        ],
         signals=measured.signals,
     )
-    table = _with_scores(table, known, beforehand, fitted)
+    table = _with_scores(table, known, unlabelled, beforehand, fitted)
     return Evaluation(title=title, run=None, metrics=metrics, table=table, bands=measured.bands)
 
 
@@ -126,7 +139,8 @@ def _load(ledger: Ledger) -> tuple[RunRecord, Counts, pd.DataFrame]:
     run = ledger.require_run()
     ledger.check(run)
     counts = ledger.counts(run.expected)
-    return run, counts, join_clusters(ledger.frame(), ledger.clusters())
+    table = join_clusters(ledger.frame(), ledger.clusters())
+    return run, counts, table.assign(**{GENERATED: table["split"].isin(run.manifest.generated)})
 
 
 def _subject(run: RunRecord) -> str:
@@ -149,16 +163,19 @@ def _embedding_shift(labelled: LabelledSamples) -> FrechetShift | None:
     return None if vectors is None else frechet_shift(vectors, labelled.member, labelled.seed)
 
 
-def _with_scores(table: pd.DataFrame, known: NDArray[np.bool_], beforehand: Beforehand, fitted: FittedScores) -> pd.DataFrame:
+def _with_scores(
+    table: pd.DataFrame, known: NDArray[np.bool_], unlabelled: NDArray[np.bool_], beforehand: Beforehand, fitted: FittedScores
+) -> pd.DataFrame:
     """The table with what was computed; nothing for samples of unknown membership but their probabilities.
 
     Args:
         known: (rows,) whose membership is.
+        unlabelled: (rows,) whose membership is in question.
     """
     computed: dict[str, NDArray[np.float64]] = {}
     if beforehand.labelled is not None:
         computed[PROBABILITY] = np.full(len(table), np.nan)
-        computed[PROBABILITY][known], computed[PROBABILITY][~known] = beforehand.labelled, beforehand.unlabelled
+        computed[PROBABILITY][known], computed[PROBABILITY][unlabelled] = beforehand.labelled, beforehand.unlabelled
     for name, scores in fitted.columns.items():
         computed[name] = np.full(len(table), np.nan)
         computed[name][known] = scores

@@ -11,6 +11,7 @@ from pydantic import BaseModel, computed_field
 
 from raymia.evaluation.controls import LabelShuffle
 from raymia.evaluation.frechet import FrechetShift
+from raymia.evaluation.generated import GeneratedControl
 from raymia.evaluation.intervals import Interval, NoiseFloor
 from raymia.evaluation.measures.auc import Auc
 from raymia.evaluation.measures.base import tpr_measures
@@ -91,6 +92,8 @@ class RunMetrics(BaseModel):
     embedding_shift: FrechetShift | None = None
     """Between the splits' CLIP embeddings, where a CLIP was configured."""
     control_model: str | None = None
+    generated: GeneratedControl | None = None
+    """Where signals put images that a model made, where the manifest has any."""
     warnings: list[str]
     signals: dict[str, SignalMetrics]
 

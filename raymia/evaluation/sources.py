@@ -15,6 +15,7 @@ from raymia.data.tables import is_table, read_table
 from raymia.errors import ConfigError
 from raymia.evaluation.metrics import evaluate_run, evaluate_table
 from raymia.evaluation.results import Evaluation
+from raymia.run.columns import GENERATED
 from raymia.run.ledger import Ledger
 from raymia.run.record import Counts
 from raymia.shipped import NAMED
@@ -49,6 +50,8 @@ def read_captions(source: str) -> pd.DataFrame:
         ConfigError: a column is missing, or a label is neither true nor false nor empty.
     """
     table = read_table(source, ("caption", "member"), "table")
+    if GENERATED in table:
+        table = table.assign(**{GENERATED: _labels(table[GENERATED], source)})
     return table.assign(caption=table["caption"].fillna("").astype(str), member=_labels(table["member"], source))
 
 
@@ -75,6 +78,7 @@ def read_samples(source: str) -> tuple[pd.DataFrame, Counts]:
     if not rows:
         raise ConfigError(f"manifest {source}: no sample can be read ({', '.join(reasons)}); see `raymia data verify`")
     table = pd.DataFrame(rows).astype({"member": object})
+    table[GENERATED] = table["split"].isin(manifest.generated)
     return join_clusters(table, load_clusters(manifest, folder)), counts
 
 
@@ -84,6 +88,6 @@ def _labels(values: pd.Series, source: str) -> pd.Series:
     wrong = words.notna() & (words != "") & ~words.isin(list(LABELS)) & (words != "unknown")
     if wrong.any():
         row = values[wrong]
-        says = f"`member` is {row.iloc[0]!r} in row {row.index[0]}"
+        says = f"`{values.name}` is {row.iloc[0]!r} in row {row.index[0]}"
         raise ConfigError(f"table {source}: {says}; expected true or false, or nothing where it is unknown")
     return labels.where(labels.notna(), None)

@@ -26,6 +26,7 @@ from raymia.report.figures import NamedFigure, inline_svg, write_figures
 from raymia.report.plots import run_figures
 from raymia.report.tables import tables
 from raymia.report.thumbnails import Identity, thumbnails
+from raymia.run.columns import GENERATED
 from raymia.run.ledger import Ledger
 from raymia.run.record import ScanRecord
 from raymia.spreadsheet import csv_text
@@ -49,6 +50,7 @@ class SheetImage:
 
     key: str
     member: bool | None
+    generated: bool
     caption: str
     probability: float | None
     scores: dict[str, SheetScore]
@@ -138,6 +140,7 @@ def _sheet_image(row: pd.Series, alarms: dict[str, np.ndarray], sources: dict[Id
     return SheetImage(
         key=row["key"],
         member=None if pd.isna(row["member"]) else bool(row["member"]),
+        generated=bool(row.get(GENERATED, False)),
         caption=row["caption"],
         probability=float(row["probability"]) if "probability" in row and pd.notna(row["probability"]) else None,
         scores=scores,

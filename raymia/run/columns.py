@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from raymia.data.statistics import STATISTICS
 
-Stage = Literal["read", "decode", "score", "embed", "fault", "commit"]
-"""Which stage fills a column: reading the shard, decoding, scoring, embedding texts, whichever failed, or committing."""
+Stage = Literal["read", "decode", "score", "embed", "fault", "commit", "evaluate"]
+"""Which stage fills a column: reading the shard, decoding, scoring, embedding texts, whichever failed, committing, or
+evaluating what the manifest says."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ SIGNALS = "signals"
 """Attribute of a score table that holds descriptions of its signals, as run.json has them."""
 EMBEDDING, TEXT_EMBEDDING = "clip_embedding", "clip_text_embedding"
 """Columns of the CLIP embeddings of the image and of its caption."""
+GENERATED = "generated"
+"""Column that says which images a model made, as a control."""
 
 COLUMNS = (
     Column("key", pa.string(), "read"),
@@ -61,6 +64,7 @@ COLUMNS = (
     Column("unit", pa.int64(), "commit"),
     Column("split", pa.string(), "commit"),
     Column("member", pa.bool_(), "commit"),
+    Column(GENERATED, pa.bool_(), "evaluate"),
 )
 """Every column, in the order in which tables have them."""
 BY_NAME = {column.name: column for column in COLUMNS}

@@ -173,7 +173,9 @@ def test_an_attacker_with_more_access_may_do_what_one_with_less_may() -> None:
 
 def test_every_column_has_one_stage_and_schemas_are_made_of_them() -> None:
     assert len(BY_NAME) == len(COLUMNS)
-    staged = [field.name for stage in ("read", "decode", "score", "embed", "fault", "commit") for field in fields(stage)]
+    staged = [
+        field.name for stage in ("read", "decode", "score", "embed", "fault", "commit", "evaluate") for field in fields(stage)
+    ]
     assert sorted(staged) == sorted(BY_NAME)
     assert [field.name for field in named("split", "key")] == ["split", "key"]
     row = scored(["loss"])
