@@ -216,6 +216,7 @@ FAMILIES: Registry[Family] = Registry(
         "fetching",
         "flux2",
         "folder",
+        "gguf_file",
         "hub",
         "latent_diffusion",
         "memory",

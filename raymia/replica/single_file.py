@@ -25,9 +25,11 @@ from torch import Tensor
 
 from raymia.digests import file_digest
 from raymia.errors import ConfigError, first_line
+from raymia.replica import gguf_file
 from raymia.replica.documents import read_json
 from raymia.replica.families import FAMILIES, Family
 from raymia.replica.fetching import cache_folder
+from raymia.replica.gguf_file import gguf_headers, gguf_tensors
 from raymia.replica.parts import Parts, beside_weights, stem_of, weight_stems
 from raymia.replica.weight_files import (
     PICKLED,
@@ -48,7 +50,7 @@ NOTED_BYTES = 2**26
 VOCABULARY = PACKAGED / "clip_vocabulary"
 """CLIP's, which all packaged tokenizers have."""
 
-ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", gguf_file.ENDING)
 UNPICKLE = (
     "python -c \"import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], map_location='cpu', "
     "weights_only=True); "
@@ -265,14 +267,17 @@ def look(model: str) -> SingleFile:
             f"{where}: pickled weights may run code when they are read, and are never loaded; where nothing can come to harm, "
             f"convert them: {UNPICKLE}"
         )
-    if ending == ".gguf":
-        raise ConfigError(f"{where}: GGUF holds quantised weights, which are not read; give the file it was made from")
     if "://" in model:
         raise ConfigError(f"{where}: a single file is read from this machine alone; download it and give its path")
     path = Path(model).expanduser()
     if not path.is_file():
-        raise ConfigError(f"{where}: no such file; give a .safetensors file, a folder in diffusers' layout or a hub id")
-    headers, metadata = read_headers(WeightFiles(None, (path,))), read_metadata(path)
+        raise ConfigError(
+            f"{where}: no such file; give a .safetensors or .gguf file, a folder in diffusers' layout or a hub id"
+        )
+    if ending == gguf_file.ENDING:
+        headers, metadata = gguf_headers(path), {}
+    else:
+        headers, metadata = read_headers(WeightFiles(None, (path,))), read_metadata(path)
     quantised = next((name for name in headers if QUANTISED.search(name)), None)
     if quantised is not None:
         raise ConfigError(f"{where}: {quantised} says that weights are quantised; give the file it was made from")
@@ -539,8 +544,11 @@ def _converted(found: SingleFile, part: str, folder: Path) -> dict[str, Tensor]:
     names = [name for name in found.held[part] if not DROPPED.match(name)]
     config = read_json(folder / part / "config.json")
     try:
-        with safe_open(found.path, "pt") as tensors:
-            state = {name: tensors.get_tensor(name) for name in names}
+        if found.path.suffix.lower() == gguf_file.ENDING:
+            state = gguf_tensors(found.path, names)
+        else:
+            with safe_open(found.path, "pt") as tensors:
+                state = {name: tensors.get_tensor(name) for name in names}
         held = sum(tensor.numel() for tensor in state.values())
         converted = _converter(found.kind, part)(state, config)
     except Exception as error:

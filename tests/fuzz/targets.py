@@ -32,7 +32,7 @@ from raymia.testbed.architecture import save_tiny
 from tests.conftest import good_members, image_bytes, tar_bytes
 from tests.fuzz.mutation import mutate, mutate_png, mutate_tar, mutate_text, odd_tar
 from tests.fuzz.target import Target
-from tests.fuzz.weights import Adapters, SingleFiles
+from tests.fuzz.weights import Adapters, GgufFiles, SingleFiles
 from tests.run.records import scan_record
 
 SIDE_PX = 16
@@ -336,5 +336,5 @@ def _quarantine(shard: str, unit: int) -> pa.Table:
     return pa.Table.from_pylist([row], schema=QUARANTINE_SCHEMA)
 
 
-TARGETS: tuple[type[Target], ...] = (Tars, Images, Captions, Documents, Tables, Models, SingleFiles, Adapters, Runs)
+TARGETS: tuple[type[Target], ...] = (Tars, Images, Captions, Documents, Tables, Models, SingleFiles, GgufFiles, Adapters, Runs)
 """Every edge."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import gguf
+import numpy as np
 import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -18,8 +21,10 @@ from raymia.replica import single_file
 from raymia.replica.adapters import Adapter, check_adapter, described, is_adapter
 from raymia.replica.families import LoadOptions
 from raymia.replica.folder import find_pipeline
+from raymia.replica.gguf_file import gguf_headers, gguf_tensors
 from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.single_file import Said, is_single_file, look
+from raymia.replica.weight_files import Header
 from raymia.testbed.architecture import save_tiny
 from tests.fuzz.mutation import mutate, mutate_safetensors
 from tests.fuzz.target import Target
@@ -66,6 +71,37 @@ class SingleFiles(Target):
         left = [path.name for path in cache.rglob("*") if path.name.endswith((".part", ".tmp"))]
         assert not left, f"left behind: {left}"
         shutil.rmtree(cache, ignore_errors=True)
+
+
+class GgufFiles(Target):
+    """GGUF: every tensor of the shape that was said, or refused in one line."""
+
+    name = "gguf"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._file = folder / "model.gguf"
+        writer = gguf.GGUFWriter(self._file, "flux")
+        writer.add_array("words", ["a", "b"])
+        writer.add_array("comfy.gguf.orig_shape.w", [4, 8, 4])
+        numbers = np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)
+        for name, kind in (("w", gguf.GGMLQuantizationType.F32), ("x", gguf.GGMLQuantizationType.Q8_0)):
+            writer.add_tensor(name, gguf.quants.quantize(numbers, kind), raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        self._base = self._file.read_bytes()
+
+    def once(self, rng: random.Random) -> None:
+        self._file.write_bytes(mutate(self._base, rng))
+        if self._refusing(lambda: gguf_headers(self._file)):
+            headers = gguf_headers(self._file)
+            self._refusing(lambda: self._read(headers))
+
+    def _read(self, headers: Mapping[str, Header]) -> None:
+        for name, tensor in gguf_tensors(self._file, headers).items():
+            assert tuple(tensor.shape) == headers[name].shape
 
 
 class Adapters(Target):

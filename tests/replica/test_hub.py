@@ -128,9 +128,9 @@ def test_without_the_hub_what_its_cache_holds_is_checked(hub: type[Hub], tiny: P
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("models/x.safetensors", "no such file; give a .safetensors file, a folder in diffusers' layout or a hub id"),
+        ("models/x.safetensors", "no such file; give a .safetensors or .gguf file, a folder in diffusers' layout or a hub id"),
         ("x.ckpt", "pickled weights may run code when they are read"),
-        ("/models/x.gguf", "GGUF holds quantised weights"),
+        ("/models/x.gguf", "no such file"),
         ("here/file", "not readable as safetensors"),
         ("~/sd", "no such folder; give a folder in diffusers' layout, a .safetensors file or a hub id"),
         ("~nobody-of-that-name/sd", "no (name of a|such) folder"),

@@ -30,7 +30,9 @@ from tests.replica.original import (
     of_sd1,
     of_sdxl,
     original_clip,
+    original_flux,
     original_open_clip,
+    original_sd3,
     original_unet,
     original_vae,
     tiny_kinds,
@@ -93,126 +95,6 @@ def test_a_file_becomes_the_folder_that_it_was_made_from_and_predicts_alike(
     other = find_pipeline(str(file), with_weights=True, said=V)
     assert other.fingerprint() != found.fingerprint()
     assert other.schedule("own").prediction_type == "v_prediction"
-
-
-def original_sd3(state: Tensors) -> Tensors:
-    """Stability's names of a transformer's tensors: queries, keys, values are one; the last scale stands behind its shift."""
-    ends = {
-        "pos_embed.pos_embed": "pos_embed",
-        "pos_embed.proj": "x_embedder.proj",
-        "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
-        "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
-        "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
-        "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
-        "context_embedder": "context_embedder",
-        "proj_out": "final_layer.linear",
-        "norm_out.linear": "final_layer.adaLN_modulation.1",
-    }
-    within = {
-        "attn.norm_q": "x_block.attn.ln_q",
-        "attn.norm_k": "x_block.attn.ln_k",
-        "attn.norm_added_q": "context_block.attn.ln_q",
-        "attn.norm_added_k": "context_block.attn.ln_k",
-        "attn2.norm_q": "x_block.attn2.ln_q",
-        "attn2.norm_k": "x_block.attn2.ln_k",
-        "attn.to_out.0": "x_block.attn.proj",
-        "attn.to_add_out": "context_block.attn.proj",
-        "attn2.to_out.0": "x_block.attn2.proj",
-        "norm1.linear": "x_block.adaLN_modulation.1",
-        "norm1_context.linear": "context_block.adaLN_modulation.1",
-        "ff.net.0.proj": "x_block.mlp.fc1",
-        "ff.net.2": "x_block.mlp.fc2",
-        "ff_context.net.0.proj": "context_block.mlp.fc1",
-        "ff_context.net.2": "context_block.mlp.fc2",
-    }
-    joined = {
-        "attn.to_q": ("x_block.attn.qkv", "attn.to_k", "attn.to_v"),
-        "attn.add_q_proj": ("context_block.attn.qkv", "attn.add_k_proj", "attn.add_v_proj"),
-        "attn2.to_q": ("x_block.attn2.qkv", "attn2.to_k", "attn2.to_v"),
-    }
-    last = max(int(name.split(".")[1]) for name in state if name.startswith("transformer_blocks."))
-    named: Tensors = {}
-    for name, tensor in state.items():
-        place, leaf = (name, "") if name == "pos_embed.pos_embed" else name.rsplit(".", 1)
-        if place in ends:
-            if place == "norm_out.linear":
-                scale, shift = tensor.chunk(2)
-                tensor = torch.cat([shift, scale])
-            named[f"{ends[place]}.{leaf}".rstrip(".")] = tensor
-            continue
-        _, number, place = place.split(".", 2)
-        block = f"transformer_blocks.{number}."
-        if place in within:
-            if place == "norm1_context.linear" and int(number) == last:
-                scale, shift = tensor.chunk(2)
-                tensor = torch.cat([shift, scale])
-            named[f"joint_blocks.{number}.{within[place]}.{leaf}"] = tensor
-        elif place in joined:
-            ours, *others = joined[place]
-            named[f"joint_blocks.{number}.{ours}.{leaf}"] = torch.cat(
-                [tensor, *(state[f"{block}{one}.{leaf}"] for one in others)]
-            )
-    return {f"model.diffusion_model.{name}": tensor for name, tensor in named.items()}
-
-
-def original_flux(state: Tensors) -> Tensors:
-    """Black Forest Labs' names of a transformer's tensors."""
-    ends = {
-        "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
-        "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
-        "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
-        "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
-        "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
-        "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
-        "context_embedder": "txt_in",
-        "x_embedder": "img_in",
-        "proj_out": "final_layer.linear",
-        "norm_out.linear": "final_layer.adaLN_modulation.1",
-    }
-    double = {
-        "norm1.linear": "img_mod.lin",
-        "norm1_context.linear": "txt_mod.lin",
-        "attn.norm_q": "img_attn.norm.query_norm",
-        "attn.norm_k": "img_attn.norm.key_norm",
-        "attn.norm_added_q": "txt_attn.norm.query_norm",
-        "attn.norm_added_k": "txt_attn.norm.key_norm",
-        "ff.net.0.proj": "img_mlp.0",
-        "ff.net.2": "img_mlp.2",
-        "ff_context.net.0.proj": "txt_mlp.0",
-        "ff_context.net.2": "txt_mlp.2",
-        "attn.to_out.0": "img_attn.proj",
-        "attn.to_add_out": "txt_attn.proj",
-    }
-    single = {
-        "norm.linear": "modulation.lin",
-        "attn.norm_q": "norm.query_norm",
-        "attn.norm_k": "norm.key_norm",
-        "proj_out": "linear2",
-    }
-    joined = {
-        ("transformer_blocks", "attn.to_q"): ("img_attn.qkv", "attn.to_k", "attn.to_v"),
-        ("transformer_blocks", "attn.add_q_proj"): ("txt_attn.qkv", "attn.add_k_proj", "attn.add_v_proj"),
-        ("single_transformer_blocks", "attn.to_q"): ("linear1", "attn.to_k", "attn.to_v", "proj_mlp"),
-    }
-    named: Tensors = {}
-    for name, tensor in state.items():
-        place, leaf = name.rsplit(".", 1)
-        if place in ends:
-            if place == "norm_out.linear":
-                scale, shift = tensor.chunk(2)
-                tensor = torch.cat([shift, scale])
-            named[f"{ends[place]}.{leaf}"] = tensor
-            continue
-        kind, number, place = place.split(".", 2)
-        known = double if kind == "transformer_blocks" else single
-        block = f"{'double' if known is double else 'single'}_blocks.{number}"
-        if place in known:
-            named[f"{block}.{known[place]}.{'scale' if 'attn.norm' in place else leaf}"] = tensor
-        elif (kind, place) in joined:
-            ours, *others = joined[kind, place]
-            parts = [tensor, *(state[f"{kind}.{number}.{one}.{leaf}"] for one in others)]
-            named[f"{block}.{ours}.{leaf}"] = torch.cat(parts)
-    return named
 
 
 def test_a_transformer_takes_the_rest_from_the_jobs_base(tmp_path: Path) -> None:
@@ -415,7 +297,7 @@ def test_a_file_that_is_no_whole_model_is_refused_by_what_it_is(tensors: Tensors
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("m.ckpt", "weights_only=True"), ("m.PT", "never loaded"), ("m.gguf", "GGUF"), ("m.safetensors", "no such file")],
+    [("m.ckpt", "weights_only=True"), ("m.PT", "never loaded"), ("m.gguf", "no such file"), ("m.safetensors", "no such file")],
 )
 def test_a_name_that_no_weights_are_read_from_is_refused_with_what_to_do(name: str, expected: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=expected):
