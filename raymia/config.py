@@ -79,6 +79,9 @@ class AdapterConfig(_Section):
     path: Place = Field(description="A safetensors file, a folder of one, or `testbed-lora`.")
     weight: float = Field(1.0, gt=-100, lt=100, description="By which what it adds is multiplied; 1 as it was trained.")
     weight_name: Place | None = Field(None, description="Name of the file, in a folder of several.")
+    token: Place | None = Field(
+        None, description="Of a textual inversion: its word in captions; by default the one that the file names, or its name."
+    )
 
     @field_validator("weight")
     @classmethod
@@ -191,7 +194,9 @@ class ReplicaConfig(_Model):
             own_sizes=self.micro_conditions == "own",
             text=self.text,
             weights=self.weights,
-            adapters=tuple(Adapter(find_adapter(adapter_file(one.path), one.weight_name), one.weight) for one in self.adapters),
+            adapters=tuple(
+                Adapter(find_adapter(adapter_file(one.path), one.weight_name), one.weight, one.token) for one in self.adapters
+            ),
             gpus=gpus,
         )
 

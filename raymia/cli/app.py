@@ -478,11 +478,15 @@ def families(
 def _facts_of(file: str) -> dict[str, Any]:
     """What a checkpoint or an adapter is, by its header."""
     from raymia.replica.adapters import described, is_adapter
+    from raymia.replica.inversions import described_inversion, is_inversion
     from raymia.replica.single_file import look
 
     path = Path(file).expanduser()
-    if path.suffix == ".safetensors" and path.is_file() and is_adapter(path):
-        return described(path)
+    if path.suffix == ".safetensors" and path.is_file():
+        if is_inversion(path):
+            return described_inversion(path)
+        if is_adapter(path):
+            return described(path)
     return look(file).described()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from raymia.errors import ConfigError, first_line
+from raymia.replica.inversions import Words, attach_inversions, is_inversion
 from raymia.replica.own_pipeline import assembled
 from raymia.replica.parts import Parts
 from raymia.replica.weight_files import PICKLED, WeightFiles, read_headers, read_metadata
@@ -34,7 +35,6 @@ REFUSED = {
     r"on_input$": "IA3, which diffusers does not load",
     r"\.diff(?:_b)?$": "differences of whole weights, which diffusers does not load",
     r"^(?:model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\.": "a checkpoint: give it as replica.model",
-    r"^(?:emb_params|clip_[lg])$": "a textual inversion: of one word of the captions, and of no weights",
     r"^control_model\.|^controlnet_": "a ControlNet, which is no membership target in itself",
 }
 """What a file is by the name of a tensor, that is no adapter which can be served."""
@@ -60,10 +60,12 @@ class Adapter:
     Attributes:
         file: its safetensors.
         weight: by which what it adds is multiplied.
+        token: of a textual inversion, its word in captions; none for the one that the file names.
     """
 
     file: Path
     weight: float
+    token: str | None = None
 
 
 def find_adapter(path: str, weight_name: str | None) -> Path:
@@ -148,13 +150,17 @@ def described(file: Path) -> dict[str, Any]:
     return {**row, "made_for": said or None, "refused": refused}
 
 
-def attach(kind: Any, parts: Parts, adapters: Sequence[Adapter]) -> None:
+def attach(kind: Any, parts: Parts, family: str, adapters: Sequence[Adapter]) -> Words:
     """Put adapters onto the loaded parts of a pipeline, unfused and switched on.
 
     Args:
         kind: diffusers' class of the pipeline.
+        family: of the model, by name.
         parts: of which all that the pipeline has are loaded.
         adapters: in order.
+
+    Returns:
+        The words of captions that textual inversions stand for.
 
     Raises:
         ConfigError: a file that matches no module or only some, or does not fit; or the pipeline takes none.
@@ -164,7 +170,9 @@ def attach(kind: Any, parts: Parts, adapters: Sequence[Adapter]) -> None:
     modules = [part for part in parts.loaded.values() if isinstance(part, nn.Module)]
     dtypes = [next(module.parameters()).dtype for module in modules]
     pipeline = assembled(kind, parts)
-    for number, adapter in enumerate(adapters):
+    inversions = [adapter for adapter in adapters if is_inversion(adapter.file)]
+    layered = [adapter for adapter in adapters if adapter not in inversions]
+    for number, adapter in enumerate(layered):
         name = f"adapter_{number}"
         with _nothing_left_over(adapter.file):
             pipeline.load_lora_weights(
@@ -175,11 +183,14 @@ def attach(kind: Any, parts: Parts, adapters: Sequence[Adapter]) -> None:
                 adapter_name=name,
             )
         _require_all(adapter.file, modules, name)
-    pipeline.set_adapters([f"adapter_{number}" for number in range(len(adapters))], [one.weight for one in adapters])
+    if layered:
+        pipeline.set_adapters([f"adapter_{number}" for number in range(len(layered))], [one.weight for one in layered])
+    words = attach_inversions(pipeline, parts, family, [(one.file, one.token) for one in inversions])
     for module, dtype in zip(modules, dtypes, strict=True):
         for parameter in (one for one in module.parameters() if one.dtype != dtype and one.is_floating_point()):
             parameter.data = parameter.data.to(dtype)
         module.eval().requires_grad_(False)
+    return words
 
 
 def switch(modules: Sequence[nn.Module], on: bool) -> None:

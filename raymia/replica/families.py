@@ -218,6 +218,7 @@ FAMILIES: Registry[Family] = Registry(
         "folder",
         "gguf_file",
         "hub",
+        "inversions",
         "latent_diffusion",
         "memory",
         "noise",

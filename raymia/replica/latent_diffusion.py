@@ -23,6 +23,7 @@ from raymia.replica.autoencoder import Autoencoder, KLAutoencoder
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.device import DTYPES, MEMORY_BOUND, available, device_batches, fits, layout_on, quiet_libraries
 from raymia.replica.families import Family, LoadOptions
+from raymia.replica.inversions import Words
 from raymia.replica.parts import Parts
 from raymia.replica.quantised import quantise
 from raymia.replica.spread import free_memory, spread
@@ -62,6 +63,8 @@ class LatentDiffusion(ABC):
         self._staged = options.staged
         self.denoiser_batch = options.denoiser_batch or usual
         self._empty: Conditioning | None = None
+        self._words = Words({})
+        self._tuned = True
         if options.text_alone:
             self._load_text(parts)
             return
@@ -75,7 +78,8 @@ class LatentDiffusion(ABC):
         # Last, where it is spread over the GPUs' free memory.
         denoiser = self._load_denoiser(parts)
         if options.adapters:
-            attach(getattr(diffusers, family.pipelines[0], None), parts, options.adapters)
+            kind = getattr(diffusers, family.pipelines[0], None)
+            self._words = attach(kind, parts, family.name, options.adapters)
         if options.weights != "as_saved" and self.device.type != "meta":
             quantise(denoiser, options.weights)
         several = self.device.type == "cuda" and options.gpus > 1
@@ -142,7 +146,7 @@ class LatentDiffusion(ABC):
         if self._staged is not None:
             return self._staged.told(prompts, self.device)
         with self.text_encoders_at_hand():
-            return self._encode_prompts(prompts)
+            return self._encode_prompts(self._words.put(prompts) if self._tuned else prompts)
 
     @contextmanager
     def text_encoders_at_hand(self) -> Iterator[None]:
@@ -207,10 +211,12 @@ class LatentDiffusion(ABC):
         """Within this block the model is its base, to the bit."""
         empty, self._empty = self._empty, self._empty_of_base
         switch(self._adapted(), on=False)
+        self._tuned = False
         try:
             yield
         finally:
             switch(self._adapted(), on=True)
+            self._tuned = True
             self._empty, self._empty_of_base = empty, self._empty
 
     def _adapted(self) -> list[nn.Module]:
@@ -219,8 +225,12 @@ class LatentDiffusion(ABC):
         return [self._denoiser, *twin, *self._text_modules]
 
     def told_alike(self) -> bool:
-        """Whether the text encoders have no adapters, so that texts mean the same to the base."""
-        return not tuned(self._text_modules)
+        """Whether the text encoders have no adapters and no words of their own, so that texts mean the same to the base."""
+        return not self._words.names and not tuned(self._text_modules)
+
+    def words(self) -> list[str]:
+        """Words of captions that adapters stand for."""
+        return list(self._words.names)
 
     def parameters(self) -> dict[str, Tensor]:
         """The denoiser's parameters by name."""

@@ -133,9 +133,10 @@ def require_changed(replica: Replica, parts: Parts, options: LoadOptions) -> Non
     channels, height, width = replica.latent_shape(side, side)
     z = noise_like((1, channels, min(height, SIDE), min(width, SIDE)), SEED).to(replica.device)
     with torch.no_grad():
-        tuned = replica.predicted_noise(z, t, replica.text([PROMPT]))
+        prompt = " ".join([PROMPT, *replica.words()])
+        tuned = replica.predicted_noise(z, t, replica.text([prompt]))
         with replica.without_adapters():
-            base = replica.predicted_noise(z, t, replica.text([PROMPT]))
+            base = replica.predicted_noise(z, t, replica.text([prompt]))
     if torch.equal(tuned, base):
         files = ", ".join(str(adapter.file) for adapter in options.adapters)
         raise ConfigError(f"{files}: changes nothing on {parts.folder}: every prediction is the base's; it was not trained")

@@ -79,7 +79,8 @@ ELSE = {
     "and is none: give the model that it was made for as replica.model, and this file as an adapter",
     r"^control_model\.|controlnet|input_hint_block": "a ControlNet, which steers a model and is none; give the model",
     r"^(image_proj|ip_adapter)\.": "an IP-Adapter, which steers a model and is none; give the model",
-    r"^(emb_params|clip_[lg]|string_to_param.*)$": "a textual inversion, which is a word and no model; give the model",
+    r"^(emb_params|clip_[lg]|string_to_param.*)$": "a textual inversion, which is a word and no model: give the model as "
+    "replica.model, and this file as an adapter",
     r"distilled_guidance_layer|single_stream_modulation": "a Chroma or FLUX.2; of these give a folder in diffusers' layout",
     r"^(down_blocks|transformer_blocks|single_transformer_blocks)\.": "a denoiser in diffusers' own "
     "layout; put it into a folder in that layout, beside the other parts",

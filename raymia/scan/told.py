@@ -12,6 +12,7 @@ from raymia.errors import ConfigError
 from raymia.replica.adapters import check_adapter
 from raymia.replica.documents import read_json
 from raymia.replica.folder import PipelineFolder
+from raymia.replica.inversions import check_inversion, is_inversion, word_of
 from raymia.replica.latent_diffusion import require_sides
 from raymia.replica.quantised import require_quantisable
 
@@ -70,6 +71,15 @@ def _check_adapters(job: Job, pipeline: PipelineFolder) -> None:
         family = pipeline.family.name
         raise ConfigError(f"replica.adapters: models of the family {family} take none in diffusers; leave them out")
     for adapter in options.adapters:
+        if is_inversion(adapter.file):
+            if adapter.weight != 1:
+                raise ConfigError(f"{adapter.file}: a textual inversion has no weight; leave replica.adapters.weight out")
+            check_inversion(adapter.file, adapter.token, pipeline.family.name, pipeline.path)
+            continue
+        if adapter.token is not None:
+            raise ConfigError(
+                f"{adapter.file}: is no textual inversion, which alone has a word; leave replica.adapters.token out"
+            )
         check_adapter(adapter.file, pipeline.family.name)
 
 
@@ -103,6 +113,13 @@ def caveats(job: Job, pipeline: PipelineFolder) -> list[str]:
     sampler = read_json(pipeline.path / "model_index.json").get("scheduler") or [None, None]
     if any(word in name for word in DISTILLED) or sampler[-1] in OF_FEW_STEPS:
         found.append('replica.model: by its name or sampler distilled to few steps; a "no signal" means little there')
+    for adapter in job.model.options().adapters:
+        if is_inversion(adapter.file):
+            word = word_of(adapter.file, adapter.token)
+            found.append(
+                f"replica.adapters: {adapter.file} stands for the word {word!r} in captions; those without it are scored as by "
+                "the model without the file"
+            )
     return found
 
 

@@ -22,6 +22,7 @@ from raymia.replica.adapters import Adapter, check_adapter, described, is_adapte
 from raymia.replica.families import LoadOptions
 from raymia.replica.folder import find_pipeline
 from raymia.replica.gguf_file import gguf_headers, gguf_tensors
+from raymia.replica.inversions import check_inversion, described_inversion, is_inversion
 from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.single_file import Said, is_single_file, look
 from raymia.replica.weight_files import Header
@@ -123,28 +124,37 @@ class Adapters(Target):
             for name, one in get_peft_model_state_dict(replica._denoiser).items()
         }
         save_file(layers, self._file, METADATA)
-        self._base = self._file.read_bytes()
+        self._bases = [self._file.read_bytes()]
+        save_file({"<cat>": torch.randn(2, 64, generator=generator)}, self._file, METADATA)
+        self._bases.append(self._file.read_bytes())
         self._bare = _predicted(self._load())
 
     def once(self, rng: random.Random) -> None:
-        self._file.write_bytes(_damaged(self._base, rng))
+        self._file.write_bytes(_damaged(rng.choice(self._bases), rng))
         self._refusing(lambda: is_adapter(self._file) and described(self._file))
-        if not self._refusing(lambda: check_adapter(self._file, "stable_diffusion")):
+        self._refusing(lambda: is_inversion(self._file) and described_inversion(self._file))
+        if not self._refusing(self._check):
             return
         loaded: list[LatentDiffusion] = []
         if self._refusing(lambda: loaded.append(self._load(Adapter(self._file, 1.0)))):
-            assert not torch.equal(_predicted(loaded[0]), self._bare)
+            assert not torch.equal(_predicted(loaded[0], *loaded[0].words()), self._bare)
             with loaded[0].without_adapters():
                 assert torch.equal(_predicted(loaded[0]), self._bare)
+
+    def _check(self) -> None:
+        if is_inversion(self._file):
+            check_inversion(self._file, None, "stable_diffusion", self._model.path)
+        else:
+            check_adapter(self._file, "stable_diffusion")
 
     def _load(self, *adapters: Adapter) -> Any:
         return self._model.load(LoadOptions(device="cpu", resolution_px=64, adapters=adapters))
 
 
-def _predicted(replica: LatentDiffusion) -> torch.Tensor:
+def _predicted(replica: LatentDiffusion, *words: str) -> torch.Tensor:
     z = torch.randn(1, *replica.latent_shape(64, 64), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        return replica.predicted_noise(z, 300, replica.text(["a picture"]))
+        return replica.predicted_noise(z, 300, replica.text([" ".join(["a picture", *words])]))
 
 
 def _damaged(content: bytes, rng: random.Random) -> bytes:

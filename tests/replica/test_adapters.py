@@ -155,8 +155,6 @@ def test_an_adapter_that_matches_none_or_some_modules_or_changes_nothing_is_refu
         (["unet.to_q.lora_A.weight", "unet.to_q.lora_magnitude_vector"], {}, "it is DoRA"),
         (["lora_unet_mid.hada_w1_a"], {}, "it is LoHa"),
         (["lora_unet_mid.diff"], {}, "differences of whole weights"),
-        (["emb_params"], {}, "a textual inversion"),
-        (["clip_l", "clip_g"], {}, "a textual inversion"),
         (["model.diffusion_model.input_blocks.0.0.weight"], {}, "a checkpoint: give it as replica.model"),
         (["unet.conv_in.weight"], {}, "no adapter's; expected LoRA or LoKr"),
         (["unet.q.lora_A.weight"], {"ss_base_model_version": "sdxl_base_v1-0"}, "says 'sdxl_base_v1-0', and .* another base"),
