@@ -127,17 +127,24 @@ def print_counts(out: Terminal, counts: Counts) -> None:
 
 
 def print_audit(out: Terminal, audit: Audit) -> None:
-    """The statement, then p against size, false positives and blind baselines."""
+    """The statement, both tests, then p against size, false positives and blind baselines."""
     out.say(audit.statement)
     test = audit.test
-    table = Table(title=f"{test.n_suspect} suspect and {test.n_control} control samples, {test.signals} signals")
-    for heading in ("samples tested of each", "median p", "share of draws with p < 0.05"):
+    units = (test.units_suspect, test.units_control)
+    if units != (test.n_suspect, test.n_control):
+        out.say(f"Works that belong together count once: {units[0]} suspect and {units[1]} control units.")
+    fitted = "too few to fit" if test.p_splits is None else f"p = {test.p_splits:.2g}"
+    marks = [" (counts)" if test.counted == name else "" for name in ("mean", "splits")]
+    out.say(f"Mean of {test.primary} primary signals{marks[0]}: p = {test.p_mean:.2g}")
+    out.say(f"Direction fitted to {test.signals} signals, over 50 splits{marks[1]}: {fitted}")
+    table = Table(title=f"{test.n_suspect} suspect and {test.n_control} control samples: the mean, on random subsets")
+    for heading in ("of each", "median p", "share of draws with p < 0.05"):
         table.add_column(heading, justify="right")
     for point in test.by_size:
         table.add_row(str(point.n), f"{point.median_p:.2g}", f"{point.significant:.0%}")
     out.print(table)
     if test.false_positives is not None:
-        out.say(f"Control against control: p < 0.05 in {test.false_positives:.1%} of draws (5 % is due).")
+        out.say(f"Control against control: p < 0.05 in {test.false_positives:.1%} of draws (at most 5 % is due).")
     for name, auc in audit.blind.items():
         out.say(f"Blind, suspect against control, {name}: AUC {shown(auc)}")
 

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
+from raymia.data.clusters import join_clusters
 from raymia.errors import ConfigError
 from raymia.evaluation.blind import blind_scores
+from raymia.evaluation.crossfit import cluster_groups
 from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.set_level import SIGNIFICANT, SetTest, set_test
 from raymia.evaluation.signals import describe_signals, scored_rows, signals_of
@@ -54,7 +56,7 @@ def audit(suspect: pd.DataFrame | str, control: pd.DataFrame | str, access: Acce
     Args:
         suspect, control: run directories, ``RUN#SPLIT`` for one split of a run; or tables of `raymia.score`.
         access: signals of attacks that need more are left out.
-        seed: of the split into samples to fit on and samples to test.
+        seed: of the splits into samples to fit on and samples to test.
 
     Raises:
         ConfigError: no such run or split, or the sets were scored with different models or attacks.
@@ -67,7 +69,14 @@ def audit(suspect: pd.DataFrame | str, control: pd.DataFrame | str, access: Acce
     names = signals_of(access, ours.signals)
     if not names:
         raise ConfigError(f"{ours.name}: no signal of an attack that {access} access allows; scan with such attacks")
-    test = set_test(ours.table[names].to_numpy(float), theirs.table[names].to_numpy(float), seed)
+    described = {signal.name: signal for signal in ours.signals}
+    test = set_test(
+        ours.table[names].to_numpy(float),
+        theirs.table[names].to_numpy(float),
+        np.array([described[name].primary for name in names]),
+        (cluster_groups(ours.table), cluster_groups(theirs.table)),
+        seed,
+    )
     both = pd.concat([ours.table, theirs.table], ignore_index=True)
     suspected = np.arange(len(both)) < len(ours.table)
     blind = {name: delong(scores, suspected) for name, scores in blind_scores(both, suspected, seed).items()}
@@ -77,7 +86,7 @@ def audit(suspect: pd.DataFrame | str, control: pd.DataFrame | str, access: Acce
         access=str(access),
         test=test,
         blind=blind,
-        statement=_statement(test, blind),
+        statement=_statement(test, blind, _in_both(ours.table, theirs.table)),
     )
 
 
@@ -87,7 +96,7 @@ def _load(source: pd.DataFrame | str, name: str) -> _Samples:
     place, _, split = source.partition("#")
     ledger = Ledger(place)
     run = ledger.require_scan()
-    table = ledger.frame()
+    table = join_clusters(ledger.frame(), ledger.clusters())
     if split:
         known = sorted(table["split"].unique())
         if split not in known:
@@ -96,7 +105,13 @@ def _load(source: pd.DataFrame | str, name: str) -> _Samples:
     return _Samples(source, table, run.model, run.signals)
 
 
-def _statement(test: SetTest, blind: dict[str, Interval]) -> str:
+def _in_both(suspect: pd.DataFrame, control: pd.DataFrame) -> int:
+    """Clusters of near-duplicates that have samples in both sets."""
+    named = [set(table["cluster"].dropna()) if "cluster" in table else set() for table in (suspect, control)]
+    return len(named[0] & named[1])
+
+
+def _statement(test: SetTest, blind: dict[str, Interval], in_both: int) -> str:
     alarmed = [name for name, auc in blind.items() if auc.low > 0.5]
     if test.p >= SIGNIFICANT:
         statement = f"No evidence that the suspect set was trained on (p = {test.p:.2g}). That is no evidence that it was not."
@@ -109,6 +124,11 @@ def _statement(test: SetTest, blind: dict[str, Interval]) -> str:
         statement = f"The suspect set scores higher than the control: evidence that it was trained on (p = {test.p:.2g})."
     if test.false_positives is not None and test.false_positives > 2 * SIGNIFICANT:
         statement += (
-            f" Beware: control against control is significant in {test.false_positives:.0%} of draws, where 5 % is due."
+            f" Beware: control against control is significant in {test.false_positives:.0%} of draws, where at most 5 % is due."
+        )
+    if in_both:
+        statement += (
+            f" Beware: {in_both} clusters of works that belong together stand in both sets; a control that has twins among the "
+            "suspect works was not certainly unseen."
         )
     return f"{statement} {CAVEAT}"

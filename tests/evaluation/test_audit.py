@@ -69,11 +69,11 @@ def test_an_attacker_without_the_signal_finds_nothing_and_controls_take_no_part(
 
 
 def test_runs_of_different_models_small_sets_and_unknown_splits_are_refused(tmp_path: Path) -> None:
-    one = write_run(tmp_path / "one", ours=(30, 0.0, "a"), few=(10, 0.0, "a"))
+    one = write_run(tmp_path / "one", ours=(30, 0.0, "a"), few=(9, 0.0, "a"))
     other = write_run(tmp_path / "other", model="b", theirs=(30, 0.0, "a"))
     with pytest.raises(ConfigError, match="differ in `model`"):
         audit(one, other)
-    with pytest.raises(RaymiaError, match="10 scored samples; expected at least 20"):
+    with pytest.raises(RaymiaError, match="9 scored samples or clusters; expected at least 10"):
         audit(f"{one}#few", f"{one}#ours")
     with pytest.raises(ConfigError, match="no split 'nope'"):
         audit(f"{one}#nope", one)

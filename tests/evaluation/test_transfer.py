@@ -6,13 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import kstest, norm
+from scipy.stats import norm
 
 from raymia.evaluation.combined import combined_scores
 from raymia.evaluation.intervals import delong, holm
 from raymia.evaluation.labelled import LabelledSamples
 from raymia.evaluation.roc import exact_roc
-from raymia.evaluation.set_level import set_test, welch
 from raymia.evaluation.transfer import halves, transfer
 from raymia.run.record import SignalRecord
 
@@ -85,14 +84,3 @@ def test_a_combination_beats_its_parts_and_controls_take_no_part() -> None:
     assert set(combined) == {"combined.grey"}
     best = max(exact_roc(columns[f"s{i}"], member).auc for i in range(3))
     assert best + 0.05 < exact_roc(combined["combined.grey"], member).auc < 0.9
-
-
-def test_p_of_a_set_is_uniform_where_suspect_and_control_are_alike_and_small_where_not() -> None:
-    random = np.random.default_rng(7)
-    alike = [welch(random.normal(size=(60, 5)), random.normal(size=(60, 5)), seed) for seed in range(300)]
-    assert kstest(alike, "uniform").pvalue > 0.01
-    found = set_test(random.normal(0.4, 1, (200, 5)), random.normal(0, 1, (300, 5)))
-    assert found.p < 0.001
-    assert found.false_positives is not None
-    assert found.false_positives < 0.1
-    assert found.by_size[0].median_p > found.by_size[-1].median_p
