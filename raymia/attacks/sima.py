@@ -10,6 +10,7 @@ from torch.linalg import vector_norm
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.schedule import Schedule
+from raymia.trial.frequency import Share, lowpass
 from raymia.trial.parameters import Timestep, Timesteps
 from raymia.trial.trial import Trial
 
@@ -18,8 +19,10 @@ class SimA(Attack):
     """Minus the p-norm of the noise predicted in the clean latents, told that they stand at timestep t.
 
     score = -||E(z_0, t, c)||_p. The prediction points away from the nearest training images, so that it is short at one.
+    ``sima.lowpass`` is the same of the prediction with its high frequencies scaled down.
 
-    Source: Rao et al., Score-based Membership Inference on Diffusion Models, arXiv 2509.25003.
+    Source: Rao et al., Score-based Membership Inference on Diffusion Models, arXiv 2509.25003; the filter is FreMIA's, arXiv
+    2505.20955.
     """
 
     name: ClassVar = "sima"
@@ -29,6 +32,7 @@ class SimA(Attack):
     timesteps: Timesteps = Field((10, 50, 100, 300), description="Timesteps, each a signal.")
     timestep: Timestep = Field(100, description="The one of `timesteps` that is the primary signal.")
     p: float = Field(4.0, ge=1.0, description="Order of the norm.")
+    keep: Share = Field(0.16, description="Share of the side of the spectrum that `.lowpass` keeps.")
 
     @model_validator(mode="after")
     def _primary_is_computed(self) -> Self:
@@ -40,14 +44,18 @@ class SimA(Attack):
         schedule.check(*self.timesteps)
 
     def signals(self) -> list[Signal]:
-        return [Signal("sima", primary=True), *(Signal(f"sima.t={t}") for t in self.timesteps)]
+        return [Signal("sima", primary=True), *(Signal(f"sima.t={t}") for t in self.timesteps), Signal("sima.lowpass")]
 
     def cost(self) -> Evaluations:
         return Evaluations(forwards=len(self.timesteps), encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         predicted = trial.model.predicted_noises([(trial.latents, t, trial.text()) for t in self.timesteps])
-        norms = {
-            t: vector_norm(noise.flatten(1), ord=self.p, dim=1) for t, noise in zip(self.timesteps, predicted, strict=True)
-        }
-        return {"sima": -norms[self.timestep], **{f"sima.t={t}": -norm for t, norm in norms.items()}}
+        by_t = dict(zip(self.timesteps, predicted, strict=True))
+        norms = {t: self._norm(noise) for t, noise in by_t.items()}
+        scores = {"sima": -norms[self.timestep], **{f"sima.t={t}": -norm for t, norm in norms.items()}}
+        return scores | {"sima.lowpass": -self._norm(lowpass(by_t[self.timestep], self.keep))}
+
+    def _norm(self, noise: Tensor) -> Tensor:
+        norm: Tensor = vector_norm(noise.flatten(1), ord=self.p, dim=1)
+        return norm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from annotated_types import Ge, Len
 from pydantic import AfterValidator
@@ -35,6 +35,18 @@ Guidance = Annotated[float, Ge(1.0)]
 
 MicroBatch = Annotated[int, Ge(1)]
 """Samples whose gradients are in memory at once; changes no score beyond rounding."""
+
+
+def draws_at(place: int, timesteps: int, draws: int, noise: Literal["shared", "own"]) -> range:
+    """Numbers of the noise draws at the timestep in a place among several.
+
+    Args:
+        place: of the timestep, from 0.
+        timesteps: how many there are.
+        draws: at each.
+        noise: whether all timesteps have the same draws, or the i-th of n has draws i, i + n, i + 2n, ..
+    """
+    return range(draws) if noise == "shared" else range(place, timesteps * draws, timesteps)
 
 
 def evaluations_per_step(guidance: float) -> int:

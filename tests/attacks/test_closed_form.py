@@ -50,6 +50,21 @@ def expected_loss(subject: Trial, t: int, draw: int) -> Tensor:
     return mean_squared(subject.noise(draw) * (1 - g * s) - g * a * (subject.latents - MEAN))
 
 
+def filtered(x: Tensor, keep: float = 0.16) -> Tensor:
+    """Frequencies by their definition: sums over all places of each frequency's wave, of which the real part is taken."""
+    gains, waves = [], []
+    for side in x.shape[-2:]:
+        count = max(2, round(keep * side))
+        frequencies = [(f + side // 2) % side - side // 2 for f in range(side)]
+        gains.append(torch.tensor([float(-(count // 2) <= f < count - count // 2) for f in frequencies], dtype=torch.double))
+        turns = torch.outer(torch.arange(side), torch.arange(side)).double() * 2 * math.pi / side
+        waves.append(torch.exp(-1j * turns))
+    spectrum = torch.einsum("fh,bchw,gw->bcfg", waves[0], x.to(torch.complex128), waves[1])
+    spectrum = spectrum * (0.2 + 0.8 * torch.outer(*gains))
+    back = torch.einsum("fh,bcfg,gw->bchw", waves[0].conj(), spectrum, waves[1].conj())
+    return back.real / math.prod(x.shape[-2:])
+
+
 def test_loss_is_the_closed_form() -> None:
     subject = trial()
     scores = Loss(timesteps=(100, 400), draws=3).score(subject)
@@ -57,6 +72,12 @@ def test_loss_is_the_closed_form() -> None:
     for t, expected in per_t.items():
         assert close(scores[f"loss.t={t}"], expected)
     assert close(scores["loss"], torch.stack([trained(subject, t) * loss for t, loss in per_t.items()]).mean(0))
+    low = []
+    for t in (100, 400):
+        a, s, g = subject.schedule.alpha(t), subject.schedule.sigma(t), gain(subject.schedule, t)
+        errors = [subject.noise(k) * (1 - g * s) - g * a * (subject.latents - MEAN) for k in range(3)]
+        low.append(-trained(subject, t) * torch.stack([mean_squared(filtered(error)) for error in errors]).mean(0))
+    assert close(scores["loss.lowpass"], torch.stack(low).mean(0))
 
 
 def test_timesteps_of_the_loss_may_have_draws_of_their_own() -> None:
@@ -88,6 +109,8 @@ def test_pia_and_its_normalised_form_are_the_closed_form(p: float) -> None:
     for name, noise in (("pia", e0), ("pia.normalised", pian)):
         error = noise - g * (a * subject.latents + s * noise - a * MEAN)
         assert close(scores[name], -error.abs().pow(p).flatten(1).sum(1).pow(1 / p)), name
+        if name == "pia":
+            assert close(scores["pia.lowpass"], -filtered(error).abs().pow(p).flatten(1).sum(1).pow(1 / p))
 
 
 def test_sima_is_the_closed_form() -> None:
@@ -97,6 +120,8 @@ def test_sima_is_the_closed_form() -> None:
         noise = gain(subject.schedule, t) * (subject.latents - subject.schedule.alpha(t) * MEAN)
         assert close(scores[f"sima.t={t}"], -noise.pow(4).flatten(1).sum(1).pow(0.25))
     assert torch.equal(scores["sima"], scores["sima.t=100"])
+    noise = gain(subject.schedule, 100) * (subject.latents - subject.schedule.alpha(100) * MEAN)
+    assert close(scores["sima.lowpass"], -filtered(noise).pow(4).flatten(1).sum(1).pow(0.25))
 
 
 def test_pfami_is_the_closed_form_over_centre_crops() -> None:
@@ -121,16 +146,21 @@ def test_clid_is_the_closed_form_where_every_word_adds_to_the_prediction() -> No
     scores = attack.score(subject)
     a, s, g = subject.schedule.alpha(450), subject.schedule.sigma(450), gain(subject.schedule, 450)
 
-    def loss(words: list[int]) -> Tensor:
+    def loss_of(words: list[int], draw: int) -> Tensor:
         added = per_word * torch.tensor(words, dtype=torch.double)[:, None, None, None]
-        errors = [subject.noise(k) * (1 - g * s) - g * a * (subject.latents - MEAN) - added for k in range(2)]
-        return trained(subject, 450) * torch.stack([mean_squared(error) for error in errors]).mean(0)
+        error = subject.noise(draw) * (1 - g * s) - g * a * (subject.latents - MEAN) - added
+        return trained(subject, 450) * mean_squared(error)
+
+    def loss(words: list[int]) -> Tensor:
+        return torch.stack([loss_of(words, k) for k in range(2)]).mean(0)
 
     full = loss([1, 2, 6])
     assert close(scores["clid"], loss([0, 0, 0]) - full)
     assert close(scores["clid.words=0.33"], loss([0, 1, 2]) - full)
     assert close(scores["clid.words=0.67"], loss([1, 1, 4]) - full)
     assert close(scores["clid.loss"], -full)
+    logs = [loss_of(words, k).log() for words in ([0, 0, 0], [1, 2, 6]) for k in range(2)]
+    assert close(scores["clid.ratio"], (logs[0] + logs[1] - logs[2] - logs[3]) / 2)
 
 
 def test_iterative_denoising_is_the_closed_form() -> None:
@@ -253,3 +283,12 @@ def test_random_control_is_the_same_where_a_device_rounds_pixels_otherwise() -> 
         for images in (divided, multiplied)
     )
     assert torch.equal(first, second)
+
+
+def test_timesteps_of_clid_may_have_draws_of_their_own() -> None:
+    subject = trial(GaussianReplica(per_word=0.05))
+    scores = CLiD(timesteps=(100, 400), draws=2, noise="own", words=()).score(subject)
+    places = [(100, 0), (100, 2), (400, 1), (400, 3)]
+    losses = {c: [trained(subject, t) * subject.loss(t, k, c) for t, k in places] for c in (CAPTION, EMPTY)}
+    assert close(scores["clid"], torch.stack(losses[EMPTY]).mean(0) - torch.stack(losses[CAPTION]).mean(0))
+    assert subject.evaluations.forwards == 8 * len(subject.images)

@@ -12,7 +12,7 @@ from raymia.evaluation.set_level import mean_p, set_test, split_p, splits_p, uni
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("size", [10, 20, 50, 200])
+@pytest.mark.parametrize("size", [10, 50])
 def test_p_of_the_mean_is_uniform_or_larger_where_nothing_was_trained_on(way: str, size: int) -> None:
     draw, ratio = WAYS[way]
     found = []
