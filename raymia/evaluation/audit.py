@@ -42,9 +42,11 @@ class _Samples:
 
     Attributes:
         model: what identifies the attacked model; none where nothing says so.
+        run: the run directory; none of a table.
     """
 
     name: str
+    run: str | None
     table: pd.DataFrame
     model: ModelRecord | None
     signals: list[SignalRecord]
@@ -86,13 +88,13 @@ def audit(suspect: pd.DataFrame | str, control: pd.DataFrame | str, access: Acce
         access=str(access),
         test=test,
         blind=blind,
-        statement=_statement(test, blind, _in_both(ours.table, theirs.table)),
+        statement=_statement(test, blind, _in_both(ours, theirs)),
     )
 
 
 def _load(source: pd.DataFrame | str, name: str) -> _Samples:
     if isinstance(source, pd.DataFrame):
-        return _Samples(name, scored_rows(source), None, describe_signals(source))
+        return _Samples(name, None, scored_rows(source), None, describe_signals(source))
     place, _, split = source.partition("#")
     ledger = Ledger(place)
     run = ledger.require_scan()
@@ -102,12 +104,14 @@ def _load(source: pd.DataFrame | str, name: str) -> _Samples:
         if split not in known:
             raise ConfigError(f"{source}: no split {split!r} with scored samples; it has {', '.join(known)}")
         table = table[table["split"] == split]
-    return _Samples(source, table, run.model, run.signals)
+    return _Samples(source, place, table, run.model, run.signals)
 
 
-def _in_both(suspect: pd.DataFrame, control: pd.DataFrame) -> int:
-    """Clusters of near-duplicates that have samples in both sets."""
-    named = [set(table["cluster"].dropna()) if "cluster" in table else set() for table in (suspect, control)]
+def _in_both(suspect: _Samples, control: _Samples) -> int:
+    """Clusters of near-duplicates that have samples in both sets; of two runs nothing is known, as each names its own."""
+    if suspect.run != control.run:
+        return 0
+    named = [set(each.table["cluster"].dropna()) if "cluster" in each.table else set() for each in (suspect, control)]
     return len(named[0] & named[1])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -94,3 +95,15 @@ def test_a_run_of_a_few_samples_is_evaluated_without_what_needs_more(tmp_path: P
     assert metrics.transfer == []
     assert metrics.embedding_shift is None
     assert metrics.signals["loss"].auc is not None
+
+
+def test_twins_of_suspect_works_in_the_control_are_told(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    tables = [
+        pd.DataFrame({"loss": random.normal(size=40), "cluster": [f"{side}{i // 2}" for i in range(40)]}) for side in "ab"
+    ]
+    assert "stand in both sets" not in audit(*tables).statement
+    tables[1].loc[:3, "cluster"] = ["a0", "a0", "a1", None]
+    found = audit(*tables)
+    assert "2 clusters of works that belong together stand in both sets" in found.statement
+    assert (found.test.n_suspect, found.test.units_suspect, found.test.units_control) == (40, 20, 21)
