@@ -55,7 +55,7 @@ def test_a_score_that_is_not_finite_is_quarantined_with_the_signals_name() -> No
     fault = outcomes[1]
     assert isinstance(fault, Fault)
     assert fault.reason == "non_finite"
-    assert fault.detail.endswith("loss, loss.t=100")
+    assert fault.detail.endswith("loss, loss.t=100, loss.lowpass")
 
 
 def test_a_batch_that_runs_out_of_memory_is_halved() -> None:
