@@ -68,8 +68,8 @@ class CLiD(Attack):
 
     def _places(self) -> list[tuple[int, int]]:
         """Timesteps with the numbers of their draws."""
-        draws = {t: draws_at(i, len(self.timesteps), self.draws, self.noise) for i, t in enumerate(self.timesteps)}
-        return [(t, k) for t in self.timesteps for k in draws[t]]
+        count = len(self.timesteps)
+        return [(t, k) for i, t in enumerate(self.timesteps) for k in draws_at(i, count, self.draws, self.noise)]
 
     def _losses(self, trial: Trial, condition: Condition) -> Tensor:
         """(timesteps x draws, batch) losses, in the space that the model was trained in."""

@@ -96,9 +96,9 @@ def evaluate_table(
     counts = counts or table_counts(table)
     table = scored_rows(table).reset_index(drop=True)
     check_table(table, signals, title)
-    known = table["member"].notna().to_numpy() & ~generated_rows(table)
-    labelled = LabelledSamples.of_table(table, signals, seed)
     generated = generated_rows(table)
+    known = table["member"].notna().to_numpy() & ~generated
+    labelled = LabelledSamples.of_table(table, signals, seed)
     unlabelled = ~known & ~generated
     warnings = label_warnings(labelled, int(unlabelled.sum()))
     if not labelled.both_classes:

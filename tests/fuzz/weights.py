@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ from raymia.replica.weight_files import Header
 from raymia.testbed.architecture import save_tiny
 from tests.fuzz.mutation import mutate, mutate_safetensors
 from tests.fuzz.target import Target
-from tests.replica.original import of_sd1, tiny_kinds
+from tests.replica.original import of_sd1, tiny_kinds, write_gguf
 
 METADATA = {
     "format": "pt",
@@ -69,7 +70,8 @@ class SingleFiles(Target):
                 found = find_pipeline(str(self._file), True, said=said)
                 assert found.family.name == "stable_diffusion"
                 assert found.fingerprint() == find_pipeline(str(self._file), True, said=said).fingerprint()
-        left = [path.name for path in cache.rglob("*") if path.name.endswith((".part", ".tmp"))]
+        made = [path.name for path in cache.glob("models/*") if path.is_dir()]
+        left = [name for name in made if not re.fullmatch("[0-9a-f]{32}", name)]
         assert not left, f"left behind: {left}"
         shutil.rmtree(cache, ignore_errors=True)
 
@@ -88,10 +90,7 @@ class GgufFiles(Target):
         numbers = np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)
         for name, kind in (("w", gguf.GGMLQuantizationType.F32), ("x", gguf.GGMLQuantizationType.Q8_0)):
             writer.add_tensor(name, gguf.quants.quantize(numbers, kind), raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        write_gguf(writer)
         self._base = self._file.read_bytes()
 
     def once(self, rng: random.Random) -> None:

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -248,6 +249,14 @@ def original_flux(state: Tensors) -> Tensors:
             parts = [tensor, *(state[f"{kind}.{number}.{one}.{leaf}"] for one in others)]
             named[f"{block}.{ours}.{leaf}"] = torch.cat(parts)
     return named
+
+
+def write_gguf(writer: gguf.GGUFWriter) -> None:
+    """Write a GGUF file with all that its writer was given."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def tiny_kinds(name: str, folder: Path) -> tuple[Kind, ...]:

@@ -19,7 +19,7 @@ from raymia.replica.folder import find_pipeline
 from raymia.replica.gguf_file import gguf_headers, gguf_tensors
 from raymia.replica.single_file import Said, look
 from tests.replica.families import sd3
-from tests.replica.original import original_sd3, weights
+from tests.replica.original import original_sd3, weights, write_gguf
 
 Kind = gguf.GGMLQuantizationType
 
@@ -38,10 +38,7 @@ def written(file: Path, tensors: dict[str, tuple[np.ndarray, Kind | None]], **fi
         writer.add_array(name.replace("__", "."), value)
     for name, (numbers, kind) in tensors.items():
         writer.add_tensor(name, numbers if kind is None else gguf.quants.quantize(numbers, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_gguf(writer)
     return file
 
 
@@ -74,10 +71,7 @@ def test_rounded_numbers_are_those_that_diffusers_computes_with(kind: Any, tmp_p
     file = tmp_path / "x.gguf"
     writer = gguf.GGUFWriter(file, "flux")
     writer.add_tensor("t", blocks, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_gguf(writer)
     theirs = dequantize_gguf_tensor(GGUFParameter(torch.from_numpy(blocks), quant_type=kind))
     ours = gguf_tensors(file, ["t"])["t"]
     assert ours.shape == (2, 2 * block)
