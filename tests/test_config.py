@@ -41,7 +41,7 @@ def test_a_good_job_has_its_defaults_and_overrides(tmp_path: Path) -> None:
         ({"attacks": {"los": {}}}, "no such attack; did you mean `loss`"),
         ({"attacks": {"loss": {"drows": 2}}}, "unknown key `drows`; did you mean `draws`"),
         ({"attacks": {"loss": {"timesteps": []}}}, "attacks.loss: `timesteps`"),
-        ({"attacks": {"secmi": {"timestep": 105}}}, "not a positive multiple of step 10"),
+        ({"attacks": {"secmi": {"timestep": 105, "timesteps": [105]}}}, "not a positive multiple of step 10"),
         ({"pool": {"replicas": 2, "min_replicas": 1}}, "either replicas, or min_replicas"),
         ({"replica": {}}, "`replica.model` is missing"),
         ({"attacks": {"loss:../../up": {}}}, "expected a name behind the colon"),

@@ -36,9 +36,9 @@ class CLiD(Attack):
     timesteps: Timesteps = Field((400, 450, 500), description="Timesteps at which the losses are compared.")
     draws: int = Field(3, ge=1, description="Noise draws per timestep.")
     noise: Literal["shared", "own"] = Field(
-        "shared",
-        description="`shared`: the k-th draw is the same at all timesteps, so that other attacks find evaluations made; `own`: "
-        "every timestep has draws of its own, which is worth more per forward.",
+        "own",
+        description="`own`: every timestep has draws of its own, whose mean varies less; `shared`: the k-th draw is the same "
+        "at all timesteps, so that other attacks find evaluations made.",
     )
     words: Annotated[tuple[Share, ...], AfterValidator(distinct)] = Field(
         (1 / 3, 2 / 3), description="Shares of the caption's words that the cut captions keep."

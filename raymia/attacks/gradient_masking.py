@@ -20,7 +20,9 @@ class GradientMasking(Attack):
 
     The mask holds the largest elements of |grad L| with respect to z_t. Those elements of z_0 are replaced by the noise e,
     the result is noised to t with the same e, and score = -||((e - z_0) - E)[mask]||_2, averaged over timesteps
-    as errors in the space that the model was trained in, as in ``loss``.
+    as errors in the space that the model was trained in, as in ``loss``. ``gradient_masking.clean`` follows the published
+    code, which shows the model the masked latents without noising them to t. ``gradient_masking.input`` is minus the mean over
+    timesteps of ||grad L||_2, of the gradients that the mask is made from.
 
     Source: Dubinski et al., CDI: Copyrighted Data Identification in Diffusion Models, arXiv 2411.12858, section 4.
     """
@@ -37,23 +39,42 @@ class GradientMasking(Attack):
         schedule.check(*self.timesteps)
 
     def signals(self) -> list[Signal]:
-        return [Signal("gradient_masking", primary=True), *(Signal(f"gradient_masking.t={t}") for t in self.timesteps)]
+        further = ("clean", "input", *(f"t={t}" for t in self.timesteps))
+        return [Signal("gradient_masking", primary=True), *(Signal(f"gradient_masking.{name}") for name in further)]
 
     def cost(self) -> Evaluations:
         count = len(self.timesteps)
-        return Evaluations(forwards=2 * count, backwards=count, encodes=1)
+        return Evaluations(forwards=3 * count, backwards=count, encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
+        noised, clean, lengths = zip(*(self._at(trial, t) for t in self.timesteps), strict=True)
+        weights = [trial.error_weight(t) for t in self.timesteps]
+
+        def mean(errors: tuple[Tensor, ...], power: float) -> Tensor:
+            return torch.stack([weight**power * error for weight, error in zip(weights, errors, strict=True)]).mean(0)
+
+        return {
+            "gradient_masking": -mean(noised, 0.5),
+            "gradient_masking.clean": -mean(clean, 0.5),
+            "gradient_masking.input": -mean(lengths, 1.0),
+            **{f"gradient_masking.t={t}": -error for t, error in zip(self.timesteps, noised, strict=True)},
+        }
+
+    def _at(self, trial: Trial, t: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Errors under the mask of noised and of clean masked latents, and the length of the gradient; each (batch,)."""
         noise, latents = trial.noise(0), trial.latents
-        errors = {}
-        for t in self.timesteps:
-            _, gradients = trial.latent_gradients(trial.noisy(t, 0), t, 0, self.micro_batch)
-            mask = largest(gradients, self.share)
-            masked = mix(trial.schedule, torch.where(mask, noise, latents), noise, t)
-            difference = (noise - latents) - trial.predicted_noise_at(masked, t)
-            errors[t] = vector_norm(torch.where(mask, difference, 0.0).flatten(1), dim=1)
-        mean = torch.stack([trial.error_weight(t) ** 0.5 * error for t, error in errors.items()]).mean(0)
-        return {"gradient_masking": -mean, **{f"gradient_masking.t={t}": -error for t, error in errors.items()}}
+        _, gradients = trial.latent_gradients(trial.noisy(t, 0), t, 0, self.micro_batch)
+        mask = largest(gradients, self.share)
+        masked = torch.where(mask, noise, latents)
+        shown = (mix(trial.schedule, masked, noise, t), masked)
+        predicted = trial.model.predicted_noises([(z, t, trial.text()) for z in shown])
+        noised, clean = (_length(torch.where(mask, noise - latents - each, 0.0)) for each in predicted)
+        return noised, clean, _length(gradients)
+
+
+def _length(x: Tensor) -> Tensor:
+    length: Tensor = vector_norm(x.flatten(1), dim=1)
+    return length
 
 
 def largest(gradients: Tensor, share: float) -> Tensor:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.linalg import vector_norm
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.schedule import Schedule, mix
 from raymia.trial.frequency import Share, lowpass
-from raymia.trial.parameters import Timestep
+from raymia.trial.parameters import Timestep, Timesteps, require_among
 from raymia.trial.trial import Trial
+
+EUCLIDEAN = 2.0
 
 
 class PIA(Attack):
@@ -21,7 +23,8 @@ class PIA(Attack):
 
     e0 = E(z_0, 0, c); score = -||e0 - E(alpha_t z_0 + sigma_t e0, t, c)||_p. For ``pia.normalised`` (PIAN), e0 is first
     scaled so that its mean absolute value is sqrt(2 / pi), that of standard normal noise. ``pia.lowpass`` is the norm of the
-    difference with its high frequencies scaled down, as FreMIA does (arXiv 2505.20955).
+    difference with its high frequencies scaled down, as FreMIA does (arXiv 2505.20955). ``pia.t=T`` is the score at T, and
+    ``pia.t=T.p=2`` its Euclidean norm.
 
     Source: Kong et al., An Efficient Membership Inference Attack for the Diffusion Model by Proximal Initialization,
     arXiv 2305.18355, eqs. 11 and 12.
@@ -31,31 +34,47 @@ class PIA(Attack):
     access: ClassVar = Access.GREY
     reference: ClassVar = "Kong et al. 2023, arXiv 2305.18355"
 
-    timestep: Timestep = Field(500, description="t: where e0 is added and predicted again.")
+    timesteps: Timesteps = Field((200, 500), description="Timesteps, each a signal.")
+    timestep: Timestep = Field(500, description="t: where e0 is added and predicted again, among `timesteps`.")
     p: float = Field(4.0, ge=1.0, description="Order of the norm.")
     keep: Share = Field(0.16, description="Share of the side of the spectrum that `.lowpass` keeps.")
 
+    @model_validator(mode="after")
+    def _primary_is_computed(self) -> Self:
+        require_among(self.timestep, self.timesteps)
+        return self
+
     def check(self, schedule: Schedule) -> None:
-        schedule.check(0, self.timestep)
+        schedule.check(0, *self.timesteps)
 
     def signals(self) -> list[Signal]:
-        return [Signal("pia", primary=True), Signal("pia.normalised"), Signal("pia.lowpass")]
+        further = [name for t in self.timesteps for name in self._names(t)]
+        return [Signal("pia", primary=True), Signal("pia.normalised"), Signal("pia.lowpass"), *map(Signal, further)]
 
     def cost(self) -> Evaluations:
-        return Evaluations(forwards=3, encodes=1)
+        return Evaluations(forwards=2 + len(self.timesteps), encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         e0 = trial.predicted_noise_at(trial.latents, 0)
         mean_abs = e0.abs().mean(dim=(1, 2, 3), keepdim=True)
         normalised = e0 * (math.sqrt(2.0 / math.pi) / mean_abs)
-        z_t = [mix(trial.schedule, trial.latents, noise, self.timestep) for noise in (e0, normalised)]
-        again = trial.model.predicted_noises([(z, self.timestep, trial.text()) for z in z_t])
-        return {
-            "pia": self._score(e0 - again[0]),
-            "pia.normalised": self._score(normalised - again[1]),
-            "pia.lowpass": self._score(lowpass(e0 - again[0], self.keep)),
+        added = [(normalised, self.timestep), *((e0, t) for t in self.timesteps)]
+        again = trial.model.predicted_noises([(mix(trial.schedule, trial.latents, e, t), t, trial.text()) for e, t in added])
+        errors = {t: e0 - predicted for t, predicted in zip(self.timesteps, again[1:], strict=True)}
+        scores = {
+            "pia": _score(errors[self.timestep], self.p),
+            "pia.normalised": _score(normalised - again[0], self.p),
+            "pia.lowpass": _score(lowpass(errors[self.timestep], self.keep), self.p),
         }
+        for t, error in errors.items():
+            scores |= {name: _score(error, p) for name, p in self._names(t).items()}
+        return scores
 
-    def _score(self, error: Tensor) -> Tensor:
-        norm: Tensor = vector_norm(error.flatten(1), ord=self.p, dim=1)
-        return -norm
+    def _names(self, t: int) -> dict[str, float]:
+        """Signals of a timestep, with the orders of their norms."""
+        return {f"pia.t={t}": self.p} | ({} if self.p == EUCLIDEAN else {f"pia.t={t}.p=2": EUCLIDEAN})
+
+
+def _score(error: Tensor, p: float) -> Tensor:
+    norm: Tensor = vector_norm(error.flatten(1), ord=p, dim=1)
+    return -norm

@@ -11,7 +11,7 @@ from torch.linalg import vector_norm
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.schedule import Schedule
 from raymia.trial.frequency import Share, lowpass
-from raymia.trial.parameters import Timestep, Timesteps
+from raymia.trial.parameters import Timestep, Timesteps, require_among
 from raymia.trial.trial import Trial
 
 
@@ -36,8 +36,7 @@ class SimA(Attack):
 
     @model_validator(mode="after")
     def _primary_is_computed(self) -> Self:
-        if self.timestep not in self.timesteps:
-            raise ValueError(f"timestep {self.timestep} is not among timesteps {list(self.timesteps)}")
+        require_among(self.timestep, self.timesteps)
         return self
 
     def check(self, schedule: Schedule) -> None:

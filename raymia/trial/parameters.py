@@ -30,6 +30,17 @@ Timestep = Annotated[int, Ge(0)]
 Timesteps = Annotated[tuple[Timestep, ...], Len(min_length=1), AfterValidator(distinct)]
 """One or more distinct timesteps."""
 
+
+def require_among(timestep: int, timesteps: tuple[int, ...]) -> None:
+    """Refuse a primary timestep that is not one of those that an attack evaluates.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if timestep not in timesteps:
+        raise ValueError(f"timestep {timestep} is not among timesteps {list(timesteps)}")
+
+
 Guidance = Annotated[float, Ge(1.0)]
 """Classifier-free guidance scale; 1 is none."""
 

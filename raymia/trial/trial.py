@@ -193,6 +193,11 @@ class Trial:
         """The draw-th noise of each sample."""
         return self.model.noise(self.latents, self.seeds(draw))
 
+    def initial_noise(self, draw: int) -> Float[Tensor, "batch c h w"]:
+        """Pure noise that sampling would begin with, in the shape of the latents; nothing is encoded for it."""
+        shape = self.model.latent_shape(*self.images.shape[-2:]) if self._latents is None else tuple(self._latents.shape[1:])
+        return self._once(("initial", draw), lambda: stacked_noise(shape, self.seeds(draw, "initial"), self.model.device))
+
     def noisy(self, t: int, draw: int) -> Float[Tensor, "batch c h w"]:
         """z_t: the latents with the draw-th noise at timestep `t`."""
         return self.model.noisy(self.latents, self.seeds(draw), t)

@@ -13,6 +13,7 @@ from raymia.attacks.autoencoder import Autoencoder
 from raymia.attacks.clid import CLiD
 from raymia.attacks.denoising import Denoising, Preset
 from raymia.attacks.loss import Loss
+from raymia.attacks.memorisation import Memorisation
 from raymia.attacks.pfami import PFAMI
 from raymia.attacks.pia import PIA
 from raymia.attacks.random import Random
@@ -95,7 +96,18 @@ def test_secmi_is_the_closed_form() -> None:
     for t in range(0, 100, 10):
         offset = moved(schedule, offset, t, t + 10)
     back = moved(schedule, moved(schedule, offset, 100, 110), 110, 100)
-    assert close(SecMI().score(subject)["secmi"], -(back - offset).square().flatten(1).sum(1))
+    scores = SecMI().score(subject)
+    assert close(scores["secmi"], -(back - offset).square().flatten(1).sum(1))
+    assert torch.equal(scores["secmi"], scores["secmi.t=100"])
+
+
+def test_secmi_at_timesteps_on_the_way_is_what_it_is_alone() -> None:
+    together, alone = trial(), trial()
+    scores = SecMI().score(together)
+    assert together.evaluations.forwards == 12 * BATCH
+    for t in (20, 50):
+        assert close(scores[f"secmi.t={t}"], SecMI(timesteps=(t,), timestep=t).score(alone)["secmi"])
+    assert (scores["secmi.t=20"] - scores["secmi.t=50"]).abs().min() > 1e-6
 
 
 @pytest.mark.parametrize("p", [2.0, 4.0])
@@ -111,6 +123,12 @@ def test_pia_and_its_normalised_form_are_the_closed_form(p: float) -> None:
         assert close(scores[name], -error.abs().pow(p).flatten(1).sum(1).pow(1 / p)), name
         if name == "pia":
             assert close(scores["pia.lowpass"], -filtered(error).abs().pow(p).flatten(1).sum(1).pow(1 / p))
+            assert torch.equal(scores["pia.t=200"], scores["pia"])
+            euclidean = scores["pia"] if p == 2 else scores["pia.t=200.p=2"]
+            assert close(euclidean, -error.square().flatten(1).sum(1).sqrt())
+    assert ("pia.t=200.p=2" in scores) == (p != 2)
+    alone = PIA(timestep=500, timesteps=(500,), p=p).score(subject)
+    assert torch.equal(alone["pia"], scores["pia.t=500"])
 
 
 def test_sima_is_the_closed_form() -> None:
@@ -245,8 +263,25 @@ def test_pia_and_secmi_share_their_first_evaluation() -> None:
     together = trial()
     PIA().score(together)
     SecMI().score(together)
-    assert together.evaluations.forwards == (3 + 12 - 1) * BATCH
+    assert together.evaluations.forwards == (4 + 12 - 1) * BATCH
     assert together.evaluations.encodes == BATCH
+
+
+def test_memorisation_is_what_the_words_add_at_pure_noise_and_encodes_nothing() -> None:
+    subject = trial(GaussianReplica(per_word=0.05))
+    scores = Memorisation(draws=3).score(subject)
+    elements = math.prod(subject.model.latent_shape(*subject.images.shape[-2:]))
+    assert close(scores["memorisation"], 0.05 * torch.tensor([1, 2, 6]) * math.sqrt(elements))
+    assert subject.evaluations.forwards == 6 * BATCH
+    assert subject.evaluations.encodes == 0
+
+
+def test_memorisation_begins_from_noise_of_its_own_whether_images_or_latents_are_given() -> None:
+    from_images = trial()
+    from_latents = trial(latents=from_images.latents)
+    assert torch.equal(from_images.initial_noise(1), from_latents.initial_noise(1))
+    assert not torch.equal(from_images.initial_noise(1), from_images.initial_noise(0))
+    assert not torch.equal(from_images.initial_noise(0), from_images.noise(0))
 
 
 def test_a_caption_is_cut_to_the_nearest_whole_word() -> None:

@@ -116,6 +116,7 @@ def test_gradient_masking_is_the_closed_form() -> None:
     subject = trial()
     scores = GradientMasking(timesteps=(100, 300), share=0.25, micro_batch=2).score(subject)
     noise, latents = subject.noise(0), subject.latents
+    clean, lengths = [], []
     for t in (100, 300):
         a, s, g = subject.schedule.alpha(t), subject.schedule.sigma(t), gain(subject.schedule, t)
         error = noise - g * (a * latents + s * noise - a * MEAN)  # the gradient of its square is -2 g error / N
@@ -125,8 +126,13 @@ def test_gradient_masking_is_the_closed_form() -> None:
         difference = (noise - latents) - g * (a * masked + s * noise - a * MEAN)
         expected = -vector_norm((difference * mask).flatten(1), dim=1)
         assert torch.allclose(scores[f"gradient_masking.t={t}"], expected, rtol=1e-5)
+        difference = (noise - latents) - g * (masked - a * MEAN)
+        clean.append(-vector_norm((difference * mask).flatten(1), dim=1))
+        lengths.append(-vector_norm((2 * g / 1024 * error).flatten(1), dim=1))
     mean = (scores["gradient_masking.t=100"] + scores["gradient_masking.t=300"]) / 2
     assert torch.allclose(scores["gradient_masking"], mean)
+    assert torch.allclose(scores["gradient_masking.clean"], (clean[0] + clean[1]) / 2, rtol=1e-5)
+    assert torch.allclose(scores["gradient_masking.input"], (lengths[0] + lengths[1]) / 2, rtol=1e-5)
 
 
 def test_the_mask_holds_each_samples_own_largest_elements() -> None:

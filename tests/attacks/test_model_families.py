@@ -87,7 +87,10 @@ def ranks_agree(scores: dict[str, Tensor], reference: dict[str, Tensor], at_leas
 
 
 # Their means over timesteps are of errors in the space that a model was trained in.
-OVER_LEVELS = ("clid", "clid.words=0.33", "clid.words=0.67", "clid.loss", "gradient_masking", "loss", "loss.lowpass")
+OVER_LEVELS = (
+    *("clid", "clid.words=0.33", "clid.words=0.67", "clid.loss", "loss", "loss.lowpass"),
+    *("gradient_masking", "gradient_masking.clean", "gradient_masking.input"),
+)
 
 
 def of_the_same_levels(name: str) -> bool:

@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     of_service = {
         "replica": {"service": "outside_blur", "resolution_px": 64, "sigma_px": 3.0},
-        "attacks": {"rediffuse": {"variations": 2}, "rediffuse:strong": {"timestep": 500}, "random": {}},
+        "attacks": {"rediffuse": {"variations": 2}, "rediffuse:strong": {"timestep": 500, "timesteps": [500]}, "random": {}},
     }
     for name, content in {"model": of_model, "service": of_service}.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({**job, **content, "run": str(folder / "runs" / name)}))
@@ -146,11 +146,11 @@ def test_a_scan_of_the_family_scores_every_sample_with_its_attack_and_with_shipp
 
 
 def test_black_box_attacks_score_and_evaluate_what_the_service_makes(folder: Path, said: Said) -> None:
-    assert json.loads(said["service cost"])["together"]["queries"] == 2 + 4
+    assert json.loads(said["service cost"])["together"]["queries"] == 2 * 2 + 4 + 1
     ledger = Ledger(str(folder / "runs" / "service"))
     record, table = ledger.require_scan(), ledger.scores().to_pandas()
     assert record.job.subject == "service outside_blur"
-    assert (record.counts.scored, record.evaluations.queries, record.evaluations.forwards) == (24, 24 * 6, 0)
+    assert (record.counts.scored, record.evaluations.queries, record.evaluations.forwards) == (24, 24 * 9, 0)
     assert (table["rediffuse"] > table["rediffuse:strong"]).all(), "more noise, more blur"
     signals = json.loads(said["evaluate"])["signals"]
     assert {"rediffuse", "rediffuse:strong", "blind.statistics"} <= set(signals)

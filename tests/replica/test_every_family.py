@@ -42,7 +42,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "pfami": {"timesteps": (50, 400), "crops": (0.8,)},
     "pokemon": {"timesteps": (200,), "steps": 2, "draws": 1},
     "rediffuse": {"variations": 2},
-    "secmi": {"timestep": 20},
+    "secmi": {"timestep": 20, "timesteps": (10, 20)},
     "clid": {"timesteps": (400,), "draws": 1},
     "sima": {"timesteps": (100,)},
     "loss": {"timesteps": (100, 400), "draws": 2},

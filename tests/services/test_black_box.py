@@ -80,7 +80,7 @@ def test_a_grey_attack_cannot_run_on_a_service() -> None:
 def test_the_same_variation_is_asked_for_once() -> None:
     service = Service()
     subject = remote_trial(service)
-    ReDiffuse(timestep=200, steps=10, variations=2).score(subject)
+    ReDiffuse(timesteps=(200,), timestep=200, steps=10, variations=2).score(subject)
     Pokemon(timesteps=(200,), draws=2, metrics=("ssim",)).score(subject)
     assert [asked[2] for asked in service.asked] == [0.2, 0.2, 0.0]
 
@@ -89,7 +89,11 @@ def test_variations_average_and_generations_take_the_mean_and_the_best() -> None
     service = Service()
     subject = remote_trial(service)
     variations = torch.stack([subject.image_to_image(50, k, 1) for k in range(4)]).mean(0)
-    assert torch.equal(ReDiffuse().score(subject)["rediffuse"], similarity(subject, "ssim", variations))
+    scores, raw = ReDiffuse().score(subject), similarity(subject, "ssim", variations)
+    assert torch.equal(scores["rediffuse.raw"], raw)
+    assert torch.equal(scores["rediffuse"], raw - similarity(subject, "ssim", subject.reconstruction()))
+    assert torch.equal(scores["rediffuse"], scores["rediffuse.t=50"])
+    assert not torch.equal(scores["rediffuse"], scores["rediffuse.t=200"])
     scores = Generation(images=2, metric="lpips").score(subject)
     each = torch.stack([similarity(subject, "lpips", subject.text_to_image(k, 30, 7.5)) for k in range(2)])
     assert torch.equal(scores["generation"], each.mean(0))
