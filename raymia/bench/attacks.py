@@ -76,24 +76,27 @@ def bench_attacks(names: Sequence[str] = (), samples: int = 256) -> Iterator[Att
         )
 
 
-def load_samples(count: int) -> Samples:
-    """Images of the test bed, members and non-members in equal numbers, in turn.
+def load_samples(count: int | None, manifest: str = TESTBED, side: int = RESOLUTION_PX) -> Samples:
+    """Images of a manifest, members and non-members in equal numbers, in turn.
 
     Args:
-        count: number of images, an even one.
+        count: number of images, an even one; none for as many as there are.
+        manifest: path or name.
+        side: of the images in px.
 
     Raises:
         ConfigError: `count` is odd, or there are not so many.
     """
     by_member: dict[bool, list[RawSample]] = {True: [], False: []}
-    for reader in shard_readers(*load_manifest(TESTBED)):
-        items = (item for item in reader.read() if isinstance(item, RawSample))
-        by_member[bool(reader.shard.member)] += items
-    half, most = count // 2, min(map(len, by_member.values()))
-    if count % 2 or half > most:
-        raise ConfigError(f"samples {count}: expected an even number up to {2 * most}")
+    for reader in shard_readers(*load_manifest(manifest)):
+        if reader.shard.member is not None:
+            by_member[reader.shard.member] += [item for item in reader.read() if isinstance(item, RawSample)]
+    most = min(map(len, by_member.values()))
+    half = most if count is None else count // 2
+    if (count or 0) % 2 or not 0 < half <= most:
+        raise ConfigError(f"samples {count}: expected an even number up to {2 * most}, members and non-members of {manifest}")
     chosen = [by_member[member][i] for i in range(half) for member in (True, False)]
-    pixels = np.stack([decode_image(sample.image or b"", RESOLUTION_PX, MAX_PIXELS).pixels for sample in chosen])
+    pixels = np.stack([decode_image(sample.image or b"", side, MAX_PIXELS).pixels for sample in chosen])
     captions, keys = [sample.caption for sample in chosen], [sample.key for sample in chosen]
     return pixels, captions, keys, np.tile([True, False], half)
 

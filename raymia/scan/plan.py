@@ -145,7 +145,7 @@ def make_plan(job: Job) -> ScanPlan:
     manifest, folder = load_manifest(job.manifest)
     limits = job.limits
     readers = shard_readers(manifest, folder, limits.of_shards(), limits.elsewhere(), limits.max_shards)
-    pipeline, schedule = _attacked(job)
+    pipeline, schedule = attacked(job)
     shapes = shapes_of(job, pipeline)
     if not (job.labels_do_not_hold or hold(manifest, job)):
         raise ConfigError(
@@ -153,15 +153,9 @@ def make_plan(job: Job) -> ScanPlan:
             f"{job.subject}, so that members need not be members; scan a model that they hold for, or add "
             "--labels-do-not-hold to scan nevertheless"
         )
-    if pipeline is not None:
-        require_told(job, pipeline)
-        for caveat in caveats(job, pipeline):
-            log.warning("%s", caveat)
-    for name, attack in job.attacks.items():
-        try:
-            attack.check(schedule)
-        except ConfigError as error:
-            raise ConfigError(f"attacks.{name}: {error}") from error
+    check_attacks(job, pipeline, schedule)
+    for caveat in [] if pipeline is None else caveats(job, pipeline):
+        log.warning("%s", caveat)
     signals = signals_of(job, () if pipeline is None else pipeline.family.groups)
     _check_reference(job, pipeline, schedule)
     # open_clip and lpips take seconds to import, which most jobs need not spend.
@@ -192,7 +186,25 @@ def hold(manifest: Manifest, job: Job) -> bool:
     return any(labels_hold(manifest, name) for name in names)
 
 
-def _attacked(job: Job) -> tuple[PipelineFolder | None, Schedule]:
+def check_attacks(job: Job, pipeline: PipelineFolder | None, schedule: Schedule) -> None:
+    """Refuse attacks, and options of the replica, that mean nothing to what is attacked.
+
+    Args:
+        pipeline, schedule: of what is attacked, as `attacked` finds them.
+
+    Raises:
+        ConfigError: names the field or the attack.
+    """
+    if pipeline is not None:
+        require_told(job, pipeline)
+    for name, attack in job.attacks.items():
+        try:
+            attack.check(schedule)
+        except ConfigError as error:
+            raise ConfigError(f"attacks.{name}: {error}") from error
+
+
+def attacked(job: Job) -> tuple[PipelineFolder | None, Schedule]:
     """The folder of the attacked model and its schedule; of a service none, and the schedule that names the levels."""
     if job.hosted is not None:
         return None, level_names()
@@ -225,7 +237,19 @@ def require_same(ledger: Ledger, plan: ScanPlan) -> ScanRecord | None:
             f"{ledger.run}/{RUN_FILE}: this run was made by another job; "
             f"restore these fields or choose another run directory: {'; '.join(changed)}"
         )
+    _require_same_signals(f"{ledger.run}/{RUN_FILE}", before, plan)
     return before
+
+
+def _require_same_signals(place: str, before: ScanRecord, plan: ScanPlan) -> None:
+    """Refuse to go on with a run whose attacks, under the same parameters, had other signals in an earlier version."""
+    had = {signal.name for signal in before.signals}
+    other = sorted(had ^ set(plan.signal_names))
+    if other:
+        raise ConfigError(
+            f"{place}: was begun by a version of raymia whose attacks have other signals ({', '.join(other[:5])}"
+            f"{', ..' if len(other) > 5 else ''}): finish the run with that version, or choose another run directory with --run"
+        )
 
 
 def _latent_cache(job: Job, pipeline: PipelineFolder | None, schedule: Schedule, shapes: Shapes) -> LatentCache | None:

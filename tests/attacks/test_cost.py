@@ -57,6 +57,6 @@ def test_the_order_of_the_attacks_changes_no_count() -> None:
 
 def test_the_loss_grid_is_shared() -> None:
     attacks = [Loss(), CLiD(), Denoising(presets=["reversed_noising"])]
-    # 50 of reversed noising hold the 25 of the loss and, of the nine that CLiD has under the caption, draws 0 and 3 of t=400 and 2
-    # of t=500; other captions are 27 more.
+    # 50 of reversed noising hold the 25 of the loss and, of the nine of CLiD under the caption, draws 0 and 3 of t=400 and 2 of
+    # t=500; other captions are 27 more.
     assert count(attacks, VariancePreserving(SD1)).forwards == 50 + 9 - 3 + 27

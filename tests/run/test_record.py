@@ -97,7 +97,7 @@ def test_a_run_from_before_a_field_existed_is_resumed_where_the_field_has_its_de
     write_tar("n0.tar", good_members(1, start=9))
     plan = make_plan(make_job(tmp_path, tiny, "before"))
     ledger = Ledger(str(tmp_path / "before"))
-    record = scan_record(**plan.identity).model_dump(mode="json")
+    record = scan_record(**plan.identity, signals=plan.signals).model_dump(mode="json")
     for place, name in (
         (record["job"], "access"),
         (record["job"], "caption_source"),
@@ -117,6 +117,20 @@ def test_a_run_from_before_a_field_existed_is_resumed_where_the_field_has_its_de
         require_same(ledger, plan)
 
 
+def test_a_run_whose_attacks_had_other_signals_in_an_earlier_version_is_not_gone_on_with(
+    tmp_path: Path, tiny: Path, write_tar: Callable[..., Path]
+) -> None:
+    write_tar("m0.tar", good_members(1))
+    write_tar("n0.tar", good_members(1, start=9))
+    plan, ledger = make_plan(make_job(tmp_path, tiny, "before")), Ledger(str(tmp_path / "before"))
+    ledger.write_run(scan_record(**plan.identity, signals=plan.signals))
+    assert require_same(ledger, plan) is not None
+    fewer = [signal for signal in plan.signals if signal.name != "loss.lowpass"]
+    ledger.write_run(scan_record(**plan.identity, signals=fewer))
+    with pytest.raises(ConfigError, match=r"other signals \(loss\.lowpass\): finish the run with that version"):
+        require_same(ledger, plan)
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_a_run_whose_means_were_of_errors_of_the_noise_is_not_gone_on_with_in_those_of_the_velocity(
     tmp_path: Path, tiny: Path, write_tar: Callable[..., Path], prediction_type: str
@@ -126,7 +140,7 @@ def test_a_run_whose_means_were_of_errors_of_the_noise_is_not_gone_on_with_in_th
     model = copied(tiny, tmp_path / "model")
     change(model / "scheduler" / "scheduler_config.json", prediction_type=prediction_type)
     plan, ledger = make_plan(make_job(tmp_path, model, "before")), Ledger(str(tmp_path / "before"))
-    record = scan_record(**plan.identity).model_dump(mode="json")
+    record = scan_record(**plan.identity, signals=plan.signals).model_dump(mode="json")
     assert record["model"].pop("errors") == {"epsilon": "noise", "v_prediction": "velocity"}[prediction_type]
     ledger.write_text("run.json", json.dumps(record))
     if prediction_type == "epsilon":
