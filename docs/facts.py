@@ -1,11 +1,12 @@
 """Write what docs/attacks.md states of the attacks from the code: `python docs/facts.py`.
 
-A fact stands between `<!-- facts:NAME -->` and `<!-- /facts -->`, each on a line of its own; NAME is an attack, or `overview`
-for the table of all. What stands outside is written by people.
+A fact stands between `<!-- facts:NAME -->` and `<!-- /facts -->`, each on a line of its own; NAME is an attack, `overview` for
+the table of all, or `leaderboard` for what the shipped leaderboard says. What stands outside is written by people.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from raymia.attacks.base import ATTACKS, Attack
 from raymia.errors import ConfigError
 from raymia.run.record import KINDS, Access
+from raymia.scan.leaderboard import Figure, shipped_leaderboard
 
 DOCUMENT = Path(__file__).parent / "attacks.md"
 PLACE = re.compile(r"^(<!-- facts:(\w+) -->\n).*?^(<!-- /facts -->\n)", re.DOTALL | re.MULTILINE)
@@ -28,8 +30,8 @@ def with_facts(text: str) -> str:
 
 
 def facts_of(name: str) -> str:
-    if name == "overview":
-        return overview()
+    if name in TABLES:
+        return TABLES[name]()
     try:
         attack = ATTACKS.get(name)()
     except ConfigError as error:
@@ -57,6 +59,30 @@ def overview() -> str:
         lines.append(f"| [`{attack.name}`](#{attack.name}) | {attack.access} | {counts} | {attack.reference} |")
     return "\n".join(lines)
 
+
+def leaderboard() -> str:
+    table = shipped_leaderboard()
+    models = [table.chosen_on, *table.reported_on]
+    images = ", ".join(f"{table.samples[model]:,} of `{model}`" for model in models)
+    lines = [
+        f"By raymia {table.version}: settings chosen on `{table.chosen_on}`. Images, half of them members: {images}.\n",
+        f"| signal | parameters | forwards | {' | '.join(f'`{model}`' for model in models)} |",
+        "|---" * (len(models) + 3) + "|",
+    ]
+    for entry in sorted(table.entries, key=lambda entry: -entry.lowest_auc(table.reported_on)):
+        parameters = ", ".join(f"{name}: {json.dumps(value)}" for name, value in entry.parameters.items())
+        reached = " | ".join(f"{shown(figures.auc)}, {shown(figures.tpr)}" for figures in map(entry.figures.get, models))
+        lines.append(f"| {entry.signal} | {parameters} | {entry.passes} | {reached} |")
+    return "\n".join(lines)
+
+
+def shown(figure: Figure) -> str:
+    """With the interval, and without zeros before the point."""
+    value, low, high = (f"{number:.3f}".removeprefix("0") for number in (figure.value, figure.low, figure.high))
+    return f"{value} [{low} {high}]"
+
+
+TABLES = {"overview": overview, "leaderboard": leaderboard}
 
 if __name__ == "__main__":
     DOCUMENT.write_text(with_facts(DOCUMENT.read_text()))

@@ -123,9 +123,9 @@ def make_leaderboard(
     _check_models(models, choose_on, report_on)
     settings = settings_of(attacks)
     scored: dict[str, Scored] = {}
-    for model in models:
+    for model, job in {model: subject(model, settings) for model in models}.items():
         report(f"{model}: {len(settings)} settings of {len({name for name, _ in settings.values()})} attacks")
-        scored[model] = _score(subject(model, settings), samples)
+        scored[model] = _score(job, samples)
     chosen = choose(settings, *scored[choose_on])
     names = [name for name, _ in chosen]
     figures = {

@@ -91,28 +91,47 @@ def scan(
     labels_do_not_hold: Annotated[
         bool, typer.Option("--labels-do-not-hold", help="Scan although the manifest's labels were not made for this model.")
     ] = False,
+    budget: Annotated[
+        int | None,
+        typer.Option(min=1, help="Forwards per image: run the attacks that the leaderboard proposes for it, not the job's."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the job and print what it costs; load no model, score nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON instead of a table.")] = False,
 ) -> None:
     """Score a manifest with a replica and attacks. The same command resumes a scan that was stopped."""
+    from raymia.cli.printing import print_proposal
     from raymia.config import load_job
 
     if control_model is not None:
         override = [*(override or []), f"control_model={json.dumps(control_model, ensure_ascii=False)}"]
     if labels_do_not_hold:
         override = [*(override or []), "labels_do_not_hold=true"]
-    job = load_job(job_file, override, run)
+    job, proposal = (load_job(job_file, override, run), None) if budget is None else _within(budget, job_file, override, run)
+    if proposal is not None and not as_json:
+        print_proposal(out, proposal)
     if dry_run:
-        _print_cost(job, as_json)
+        _print_cost(job, as_json, proposal)
     elif as_json:
         raise ConfigError("--json goes with --dry-run; the results of a scan come as JSON from `raymia evaluate RUN --json`")
     else:
         _scan_and_report(job, report=False)
 
 
-def _print_cost(job: Any, as_json: bool) -> None:
+def _within(budget: int, job_file: Path, override: list[str] | None, run: str | None) -> tuple[Any, Any]:
+    """The job with attacks for a budget, and what is to be said of them."""
+    from raymia.config import load_job
+    from raymia.scan.budget import CONTROLS, propose
+
+    chosen = next((change for change in override or [] if change.partition("=")[0].partition(".")[0] == "attacks"), None)
+    if chosen is not None:
+        raise ConfigError(f"--set {chosen}: --budget chooses the attacks; leave one of them out")
+    controls = json.dumps({name: {} for name in CONTROLS})
+    return propose(load_job(job_file, [*(override or []), f"attacks={controls}"], run), budget)
+
+
+def _print_cost(job: Any, as_json: bool, proposal: Any = None) -> None:
     from raymia.cli.printing import COSTS, print_cost, print_memory, print_texts
     from raymia.scan.calibration import calibrates, with_reference
     from raymia.scan.cost import SOME_CAPTION, count, prompts_of
@@ -136,6 +155,7 @@ def _print_cost(job: Any, as_json: bool) -> None:
         costs: dict[str, Any] = {"per_image": alone, "apart": apart, "together": together, "samples": samples}
         costs |= {"in_total": in_total, "price": total_price}
         costs["memory"] = memory if memory is None or isinstance(memory, str) else memory.model_dump()
+        costs["proposal"] = None if proposal is None else proposal.model_dump(mode="json")
         out.show_json(costs | {"prompts": prompts})
         return
     print_cost(out, job.attacks, alone, apart, together, samples, in_total)

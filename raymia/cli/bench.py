@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 from pydantic import BaseModel
 
-from raymia.cli.console import Json, Terminal, out
+from raymia.cli.console import Json, Terminal, err, out
+from raymia.errors import ConfigError
 
 bench_app = typer.Typer(help="Speed: of the model, the input path, the attacks, the pipeline.", no_args_is_help=True)
 
+DEFAULT_SAMPLES = 256
 B = TypeVar("B", bound=BaseModel)
 Seconds = Annotated[float, typer.Option(min=0.1, help="How long to run each part for.")]
 Resolution = Annotated[int | None, typer.Option(min=8, help="Side of the images in pixels; by default the model's own.")]
@@ -54,14 +57,39 @@ def bench_input_command(
 @bench_app.command("attacks")
 def bench_attacks_command(
     attack: Annotated[list[str] | None, typer.Argument(help="By default all that need no model beside.")] = None,
-    samples: Annotated[int, typer.Option(min=10, help="Images of the test bed, half of them members.")] = 256,
+    samples: Annotated[
+        int | None, typer.Option(min=10, help="Images, half of them members; by default 256, with --models all there are.")
+    ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            help="Names with commas between, such as testbed,testbed-flow,testbed-lora, or job files: try settings of the "
+            "attacks on each, choose on one and report on the others."
+        ),
+    ] = None,
+    choose_on: Annotated[str | None, typer.Option(help="The one of --models to choose on; by default the first.")] = None,
+    report_on: Annotated[str | None, typer.Option(help="Those to report on; by default all others.")] = None,
+    output: Annotated[Path | None, typer.Option("--out", help="With --models: JSON file to write the leaderboard to.")] = None,
     as_json: Json = False,
 ) -> None:
-    """AUC, evaluations and images per second of each attack on the test bed."""
-    from raymia.bench.attacks import bench_attacks
-    from raymia.cli.printing_bench import print_attack_bench
+    """AUC, evaluations and images per second of each attack on the test bed; with --models, a leaderboard over several."""
+    if models is None:
+        if choose_on or report_on or output:
+            raise ConfigError("--choose-on, --report-on and --out go with --models")
+        from raymia.bench.attacks import bench_attacks
+        from raymia.cli.printing_bench import print_attack_bench
 
-    _show(list(bench_attacks(attack or (), samples)), print_attack_bench, as_json)
+        _show(list(bench_attacks(attack or (), samples or DEFAULT_SAMPLES)), print_attack_bench, as_json)
+        return
+    from raymia.bench.leaderboard import make_leaderboard
+    from raymia.cli.printing_bench import print_leaderboard
+
+    names = models.split(",")
+    reported = () if report_on is None else report_on.split(",")
+    made = make_leaderboard(names, choose_on or names[0], reported, attack or (), samples, err.say)
+    if output is not None:
+        output.write_text(made.model_dump_json(indent=1) + "\n")
+    _show([made], print_leaderboard, as_json)
 
 
 @bench_app.command("scorer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from raymia.run.sweep import Factor
 if TYPE_CHECKING:  # these need torch or Ray, which printing does not
     from raymia.attacks.base import Attack
     from raymia.replica.memory import Memory
+    from raymia.scan.budget import Proposal
     from raymia.scan.doctor import Check
     from raymia.scan.sweep import Cell
 
@@ -183,6 +185,23 @@ def print_cost(
     heading = "samples unknown" if samples is None else f"x {samples:,} samples"
     table.add_row(heading, "", *(show_count(in_total[kind]) for kind in COSTS))
     out.print(table)
+
+
+def print_proposal(out: Terminal, proposal: Proposal) -> None:
+    """The attacks that a budget buys, as a job writes them, and why others are left out."""
+    title = f"Attacks for {proposal.budget} forwards per image"
+    table = plain_table(title, ("attack", "parameters", "best signal"), ("forwards", "lowest AUC"))
+    for entry in proposal.entries:
+        parameters = json.dumps(entry.parameters) if entry.parameters else "defaults"
+        lowest = f"{entry.lowest_auc(proposal.reported_on):.3f}"
+        table.add_row(entry.attack, parameters, entry.signal, str(entry.passes), lowest)
+    out.print(table)
+    out.say(
+        f"Together {proposal.passes} forwards, where a backward counts for two. The AUC is the lowest of "
+        f"{', '.join(proposal.reported_on)}, as raymia {proposal.version} measured it; on large models it is lower."
+    )
+    for attack, reason in proposal.left_out.items():
+        out.say(f"Left out: {attack}: {reason}.")
 
 
 def print_memory(out: Terminal, memory: Memory | str, with_gradients: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from raymia.bench.model import ModelBench
     from raymia.bench.pipeline import PipelineBench
     from raymia.bench.scorer import ScorerBench
+    from raymia.scan.leaderboard import Leaderboard
 
 
 def print_models(out: Terminal, measured: Sequence[ModelBench]) -> None:
@@ -63,6 +65,20 @@ def print_attack_bench(out: Terminal, measured: Sequence[AttackBench]) -> None:
         numbers = (f"{bench.auc:.3f}", f"{bench.forwards:g}", f"{bench.encodes:g}", f"{bench.images_s:.1f}")
         table.add_row(bench.attack, bench.access, *numbers)
     out.print(table)
+
+
+def print_leaderboard(out: Terminal, made: Sequence[Leaderboard]) -> None:
+    """Print a line per setting, with what it reached on each model."""
+    (table,) = made
+    models = [table.chosen_on, *table.reported_on]
+    title = f"AUC, and TPR at 1 % FPR; chosen on {table.chosen_on}"
+    shown = plain_table(title, ("signal", "parameters"), ("forwards", *models))
+    for entry in table.entries:
+        figures = (entry.figures[model] for model in models)
+        reached = (f"{each.auc.value:.3f} {each.tpr.value:.3f}" for each in figures)
+        shown.add_row(entry.signal, json.dumps(entry.parameters) if entry.parameters else "", str(entry.passes), *reached)
+    out.print(shown)
+    out.say(", ".join(f"{count:,} images of {model}" for model, count in table.samples.items()))
 
 
 def print_scorer(out: Terminal, measured: Sequence[ScorerBench]) -> None:

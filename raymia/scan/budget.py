@@ -28,6 +28,8 @@ class Proposal(BaseModel):
     budget: int
     version: str
     """Of raymia that measured the leaderboard."""
+    reported_on: list[str]
+    """Models that its AUCs are of."""
     entries: list[Entry]
     passes: int
     """Forwards per image together, a backward counting for two; what attacks share is counted once."""
@@ -62,7 +64,15 @@ def propose(job: Job, budget: int, table: Leaderboard | None = None) -> tuple[Jo
     left_out |= {entry.attack: "adds less than what was chosen" for entry in possible if entry.attack not in taken}
     proposed = _with(job, {entry.attack: entry.parameters for entry in chosen} | {name: {} for name in CONTROLS})
     together = count(proposed.attacks.values(), attacked(job)[1])
-    return proposed, Proposal(budget=budget, version=table.version, entries=chosen, passes=passes(together), left_out=left_out)
+    proposal = Proposal(
+        budget=budget,
+        version=table.version,
+        reported_on=table.reported_on,
+        entries=chosen,
+        passes=passes(together),
+        left_out=left_out,
+    )
+    return proposed, proposal
 
 
 def best(entries: Iterable[Entry], budget: int, models: Sequence[str]) -> list[Entry]:
