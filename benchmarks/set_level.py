@@ -1,6 +1,7 @@
 """What the set-level tests do where nothing was trained on, and where something was: shares of draws with p below .05.
 
     python benchmarks/set_level.py [--draws 500]
+    python benchmarks/set_level.py --run RUN     # all signals against the features of CDI, on random sets of a labelled run
 
 Sets of 10, 20, 50 and 200 of made-up scores: of signals that correlate, of sets of unequal size, with heavy tails, and of
 works in clusters of twins. `counts` is the test that counts at that size. Beside them: one split into halves, and scores of all
@@ -13,12 +14,17 @@ import argparse
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 from scipy.stats import ttest_ind
 from threadpoolctl import threadpool_limits
 
+from raymia.evaluation.cdi import cdi_signals
 from raymia.evaluation.combined import STRENGTH
 from raymia.evaluation.crossfit import linear_model, out_of_fold
 from raymia.evaluation.set_level import ENOUGH_TO_FIT, mean_p, split_p, splits_p
+from raymia.evaluation.signals import LEVELS
+from raymia.run.ledger import Ledger
+from raymia.run.record import Access
 
 SIGNALS = 8
 SIZES = (10, 20, 50, 200)
@@ -77,10 +83,42 @@ def shares(draw: Draw, ratio: float, size: int, trained: float, draws: int) -> d
     return {name: float(np.mean(np.array(values) < 0.05)) for name, values in found.items()}
 
 
+def of_run(run: str) -> None:
+    """Shares of draws with p below .05 by all signals of a run, but for variants of attacks, and by those that are CDI's."""
+    ledger = Ledger(run)
+    signals = ledger.require_scan().signals
+    primary = {signal.name: signal.primary for signal in signals if signal.access in LEVELS and ":" not in signal.attack}
+    sets = {"all": list(primary), "cdi": cdi_signals(signals, Access.WHITE, run)}
+    means = {"all": [name for name, whole in primary.items() if whole], "cdi": sets["cdi"]}
+    print({name: (len(columns), len(means[name])) for name, columns in sets.items()}, "signals, and of the mean")
+    table = ledger.frame()
+    members, others = table[table["member"].eq(True)], table[table["member"].eq(False)]
+    for trained in (0.2, 0.0):
+        for size in (20, 50, 100, 200):
+            random, found = np.random.default_rng(0), dict[str, list[float]]()
+            for draw in range(60):
+                drawn, order = random.permutation(len(members))[: round(trained * size)], random.permutation(len(others))
+                suspect = pd.concat([members.iloc[drawn], others.iloc[order[: size - len(drawn)]]])
+                pair = suspect, others.iloc[order[size : 2 * size]]
+                for name, columns in sets.items():
+                    ours, theirs = (part[means[name]].to_numpy(float) for part in pair)
+                    found.setdefault(f"mean, {name}", []).append(mean_p(ours, theirs))
+                    if size >= ENOUGH_TO_FIT and draw < 20:
+                        ours, theirs = (part[columns].to_numpy(float) for part in pair)
+                        found.setdefault(f"splits, {name}", []).append(splits_p(ours, theirs, draw))
+            shown = ", ".join(f"{name} {np.mean(np.array(p) < 0.05):.3f}" for name, p in found.items())
+            print(f"{trained:.0%} trained on, {size} of each: {shown}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=500)
-    draws = parser.parse_args().draws
+    parser.add_argument("--run")
+    given = parser.parse_args()
+    if given.run:
+        of_run(given.run)
+        return
+    draws = given.draws
     names = ("counts", "mean", "50 splits", "one split", "out of fold")
     with threadpool_limits(1):
         for title, trained in (("nothing was trained on", 0.0), ("40 % were trained on", 0.4)):

@@ -14,7 +14,8 @@ from raymia.trial.trial import Trial
 class Autoencoder(Attack):
     """Minus the mean squared error of decode(encode(x)) against x, both in [-1, 1].
 
-    The autoencoder was not trained on the members; if this control separates the splits, the images themselves differ.
+    ``autoencoder.latent`` is minus the root of the mean square of the latents z_0: how much the image holds. The autoencoder
+    was not trained on the members; if one of the two separates the splits, the images themselves differ.
     """
 
     name: ClassVar = "autoencoder"
@@ -25,10 +26,12 @@ class Autoencoder(Attack):
         return frozenset(("autoencoder",))
 
     def signals(self) -> list[Signal]:
-        return [Signal("autoencoder", primary=True)]
+        return [Signal("autoencoder", primary=True), Signal("autoencoder.latent")]
 
     def cost(self) -> Evaluations:
         return Evaluations(encodes=1, decodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
-        return {"autoencoder": -(trial.decode(trial.latents) - trial.images).square().flatten(1).mean(1)}
+        error = (trial.decode(trial.latents) - trial.images).square().flatten(1).mean(1)
+        length = trial.latents.square().flatten(1).mean(1).sqrt()
+        return {"autoencoder": -error, "autoencoder.latent": -length}

@@ -423,6 +423,10 @@ def audit(
     access: Annotated[
         Literal["black", "grey", "white"], typer.Option(help="Signals of attacks that need more are left out.")
     ] = "white",
+    features: Annotated[
+        Literal["all", "cdi"],
+        typer.Option(help="Signals to test by: all of the run's attacks, or the published set of CDI (arXiv 2411.12858)."),
+    ] = "all",
     as_json: Json = False,
 ) -> None:
     """Test whether a body of work was trained on, as a set: p-value, p against size, and what it does and does not show."""
@@ -430,7 +434,7 @@ def audit(
     from raymia.evaluation.audit import audit as audit_sets
     from raymia.run.record import Access
 
-    found = audit_sets(suspect, control, Access(access))
+    found = audit_sets(suspect, control, Access(access), features=features)
     if as_json:
         out.show_json(found)
     else:

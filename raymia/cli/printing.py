@@ -137,8 +137,11 @@ def print_audit(out: Terminal, audit: Audit) -> None:
         out.say(f"Works that belong together count once: {units[0]} suspect and {units[1]} control units.")
     fitted = "too few to fit" if test.p_splits is None else f"p = {test.p_splits:.2g}"
     marks = [" (counts)" if test.counted == name else "" for name in ("mean", "splits")]
-    out.say(f"Mean of {test.primary} primary signals{marks[0]}: p = {test.p_mean:.2g}")
-    out.say(f"Direction fitted to {test.signals} signals, over 50 splits{marks[1]}: {fitted}")
+    if audit.features == "cdi":
+        out.say(f"By the {test.signals} features of CDI (arXiv 2411.12858).")
+    kind = "primary signals" if audit.features == "all" else "features"
+    out.say(f"Mean of {test.primary} {kind}{marks[0]}: p = {test.p_mean:.2g}")
+    out.say(f"Direction fitted to {test.signals} {kind.removeprefix('primary ')}, over 50 splits{marks[1]}: {fitted}")
     table = Table(title=f"{test.n_suspect} suspect and {test.n_control} control samples: the mean, on random subsets")
     for heading in ("of each", "median p", "share of draws with p < 0.05"):
         table.add_column(heading, justify="right")

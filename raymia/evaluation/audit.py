@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from raymia.data.clusters import join_clusters
 from raymia.errors import ConfigError
 from raymia.evaluation.blind import blind_scores
+from raymia.evaluation.cdi import cdi_signals
 from raymia.evaluation.crossfit import cluster_groups
 from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.set_level import SIGNIFICANT, SetTest, set_test
@@ -24,12 +26,17 @@ CAVEAT = (
 )
 
 
+Features = Literal["all", "cdi"]
+
+
 class Audit(BaseModel):
     """The test with what it must be read with."""
 
     suspect: str
     control: str
     access: str
+    features: Features = "all"
+    """``all`` signals of attacks, or ``cdi``: the set of arXiv 2411.12858."""
     test: SetTest
     blind: dict[str, Interval]
     """AUC of classifiers that never see the model, suspect against control; .5 where the sets are alike."""
@@ -52,30 +59,37 @@ class _Samples:
     signals: list[SignalRecord]
 
 
-def audit(suspect: pd.DataFrame | str, control: pd.DataFrame | str, access: Access = Access.WHITE, seed: int = 0) -> Audit:
+def audit(
+    suspect: pd.DataFrame | str,
+    control: pd.DataFrame | str,
+    access: Access = Access.WHITE,
+    seed: int = 0,
+    features: Features = "all",
+) -> Audit:
     """Test whether the suspect samples score above the control.
 
     Args:
         suspect, control: run directories, ``RUN#SPLIT`` for one split of a run; or tables of `raymia.score`.
         access: signals of attacks that need more are left out.
         seed: of the splits into samples to fit on and samples to test.
+        features: ``all`` signals of attacks; or those that are ``cdi``'s, of which the mean is of all.
 
     Raises:
-        ConfigError: no such run or split, or the sets were scored with different models or attacks.
+        ConfigError: no such run or split, the sets were scored with different models or attacks, or lack features.
         RaymiaError: a set is too small.
     """
     ours, theirs = _load(suspect, "suspect table"), _load(control, "control table")
     for field in ("model", "signals"):
         if getattr(ours, field) != getattr(theirs, field):
             raise ConfigError(f"{ours.name} and {theirs.name} differ in `{field}`; score both with the same model and attacks")
-    names = signals_of(access, ours.signals)
+    names = cdi_signals(ours.signals, access, ours.name) if features == "cdi" else signals_of(access, ours.signals)
     if not names:
         raise ConfigError(f"{ours.name}: no signal of an attack that {access} access allows; scan with such attacks")
     described = {signal.name: signal for signal in ours.signals}
     test = set_test(
         ours.table[names].to_numpy(float),
         theirs.table[names].to_numpy(float),
-        np.array([described[name].primary for name in names]),
+        None if features == "cdi" else np.array([described[name].primary for name in names]),
         (cluster_groups(ours.table), cluster_groups(theirs.table)),
         seed,
     )
@@ -86,6 +100,7 @@ def audit(suspect: pd.DataFrame | str, control: pd.DataFrame | str, access: Acce
         suspect=ours.name,
         control=theirs.name,
         access=str(access),
+        features=features,
         test=test,
         blind=blind,
         statement=_statement(test, blind, _in_both(ours, theirs)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from raymia.data.selection import IDENTITY
+from raymia.evaluation.adjusted import adjusted_scores
 from raymia.evaluation.bootstrap import bootstrap
 from raymia.evaluation.fitted import fit_scores
 from raymia.evaluation.intervals import Interval, chance_spread, interval
@@ -27,7 +28,7 @@ class LabelShuffle(BaseModel):
     """Everything that is fitted to labels, fitted to labels shuffled at random: it must find nothing."""
 
     auc: dict[str, float]
-    """By blind baseline and combination, against the shuffled labels."""
+    """By blind baseline, combination and adjusted signal, against the shuffled labels."""
     band: tuple[float, float]
     """Where all of them lie, but for one evaluation in a hundred, if no label leaks into the scores."""
 
@@ -38,7 +39,7 @@ class LabelShuffle(BaseModel):
 
 
 def label_shuffle(labelled: LabelledSamples) -> LabelShuffle | None:
-    """Fit blind baselines and combinations to shuffled labels, as they are fitted to the true ones.
+    """Fit everything to shuffled labels that is fitted to the true ones.
 
     Returns:
         None where the classes are too small for folds, so that nothing is fitted.
@@ -74,10 +75,13 @@ class ControlComparison:
     unmatched: int = 0
 
 
-def compare_with_control(labelled: LabelledSamples, control: tuple[str, pd.DataFrame] | None) -> ControlComparison:
+def compare_with_control(
+    labelled: LabelledSamples, control: tuple[str, pd.DataFrame] | None, adjusted: Mapping[str, Floats] | None = None
+) -> ControlComparison:
     """Compare the primary signals of attacks on the samples that both models have scores for.
 
     Args:
+        adjusted: (n,) adjusted scores by the attacked model; those by the control model are fitted here.
         control: name of the control model and its scores, matched by split, shard and key.
     """
     if control is None:
@@ -92,6 +96,10 @@ def compare_with_control(labelled: LabelledSamples, control: tuple[str, pd.DataF
         return ControlComparison(model, unmatched=unmatched)
     own = {name: compared.columns[name] for name in names}
     theirs = {name: matched.loc[both, name].to_numpy(float) for name in names}
+    if adjusted:
+        further = adjusted_scores(replace(compared, rows=labelled.rows[both], columns=theirs)).labelled
+        own |= {name: adjusted[name][both] for name in further}
+        theirs |= further
     auc, excess = against_control(own, theirs, compared.member, labelled.seed)
     return ControlComparison(model, auc, excess, unmatched)
 

@@ -65,9 +65,12 @@ def measure_scores(labelled: LabelledSamples, fitted: FittedScores, control: Con
     best = max(fitted.blind, key=lambda name: _auc(measured[name]), default=None)
     corrected = _corrected(measured)
     signals: dict[str, SignalMetrics] = {}
+    rivals = [*fitted.appearance, *([best] if best else [])]
+    strictest = max(rivals, key=lambda name: _auc(measured[name]), default=None)
     for name, signal in measured.items():
-        compared = signal.model_copy(update=_comparisons(name, measured, draws, best, control))
-        signals[name] = compared.model_copy(update={"p_holm": corrected.get(name), **_judgement(name, compared, floor, best)})
+        rival = strictest if name in fitted.adjusted else best
+        compared = signal.model_copy(update=_comparisons(name, measured, draws, rival, control))
+        signals[name] = compared.model_copy(update={"p_holm": corrected.get(name), **_judgement(name, compared, floor, rival)})
     return Measured(
         signals=signals,
         bands={name: Curve(GRID, *np.quantile(draws[name][BAND], TAILS, axis=0)) for name in signals},

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from raymia.data.clusters import join_clusters
+from raymia.evaluation.adjusted import adjusted_warnings
 from raymia.evaluation.beforehand import Beforehand, choose_beforehand
 from raymia.evaluation.controls import compare_with_control, label_shuffle
 from raymia.evaluation.embeddings import embeddings
@@ -103,11 +104,12 @@ def evaluate_table(
     warnings = label_warnings(labelled, int(unlabelled.sum()))
     if not labelled.both_classes:
         return Evaluation(title=title, run=None, metrics=_without_verdict(labelled, counts, warnings), table=table)
-    fitted = fit_scores(labelled)
+    fitted = fit_scores(labelled, table[~known])
     shuffle = label_shuffle(labelled)
     beforehand = choose_beforehand(labelled, table[unlabelled], prior, calibrate_on)
-    compared = compare_with_control(labelled, control)
-    made = compare_generated(labelled, table[generated])
+    compared = compare_with_control(labelled, control, fitted.adjusted)
+    others = table[~known].assign(**fitted.others)
+    made = compare_generated(fitted.beside(labelled), others[generated[~known]])
     measured = measure_scores(labelled, fitted, compared)
     metrics = RunMetrics(
         counts=counts,
@@ -125,6 +127,7 @@ def evaluate_table(
         warnings=[
             *warnings,
             *baseline_warnings(labelled.rows),
+            *adjusted_warnings(labelled, table),
             *shuffle_warnings(shuffle),
             *control_warnings(compared),
             *generated_warnings(made),
@@ -166,7 +169,7 @@ def _embedding_shift(labelled: LabelledSamples) -> FrechetShift | None:
 def _with_scores(
     table: pd.DataFrame, known: NDArray[np.bool_], unlabelled: NDArray[np.bool_], beforehand: Beforehand, fitted: FittedScores
 ) -> pd.DataFrame:
-    """The table with what was computed; nothing for samples of unknown membership but their probabilities.
+    """The table with what was computed; nothing for samples of unknown membership but probabilities and adjusted scores.
 
     Args:
         known: (rows,) whose membership is.
@@ -179,4 +182,6 @@ def _with_scores(
     for name, scores in fitted.columns.items():
         computed[name] = np.full(len(table), np.nan)
         computed[name][known] = scores
+        if name in fitted.others:
+            computed[name][~known] = fitted.others[name]
     return table.assign(**computed)

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import QuantileTransformer
 
 from raymia.evaluation.combined import STRENGTH
-from raymia.evaluation.crossfit import out_of_fold
+from raymia.evaluation.crossfit import one_thread, out_of_fold
 from raymia.evaluation.intervals import Interval, proportion
 from raymia.evaluation.labelled import LabelledSamples
 from raymia.evaluation.roc import Floats
@@ -67,10 +67,15 @@ def membership_probability(
     if other is None:
         labelled = out_of_fold(model, own.features(names), own.member, own.seed, own.groups, "predict_proba")
     else:
-        labelled = model.fit(other.features(names), other.member).predict_proba(own.features(names))[:, 1]
+        labelled = _fitted(model, other, names).predict_proba(own.features(names))[:, 1]
     if not len(unlabelled):
         return labelled, np.empty(0)
-    return labelled, model.fit(fitted_on.features(names), fitted_on.member).predict_proba(unlabelled)[:, 1]
+    return labelled, _fitted(model, fitted_on, names).predict_proba(unlabelled)[:, 1]
+
+
+def _fitted(model: BaseEstimator, samples: LabelledSamples, names: Sequence[str]) -> BaseEstimator:
+    with one_thread(len(samples.member)):
+        return model.fit(samples.features(names), samples.member)
 
 
 def at_prior(probability: Floats, share: float, prior: float) -> Floats:

@@ -41,7 +41,8 @@ class SignalMetrics(BaseModel):
     p_holm: float | None = None
     """The same, corrected for the number of signals tried; none for blind baselines and controls."""
     excess_over_blind: Interval | None = None
-    """AUC minus that of the best blind baseline, paired."""
+    """AUC minus that of the best blind baseline, paired; of an adjusted signal, or of ``control.appearance`` where that is
+    better."""
     control_auc: Interval | None = None
     """AUC of the same signal taken from a control model, where one was scanned."""
     excess_over_control: Interval | None = None

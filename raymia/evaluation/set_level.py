@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy.stats import ttest_ind
 from sklearn.model_selection import train_test_split
-from threadpoolctl import threadpool_limits
 
 from raymia.errors import RaymiaError
 from raymia.evaluation.combined import STRENGTH
-from raymia.evaluation.crossfit import Groups, linear_model
+from raymia.evaluation.crossfit import Groups, linear_model, one_thread
 from raymia.evaluation.roc import Floats
 
 MINIMUM = 10
@@ -140,7 +139,9 @@ def splits_p(suspect: Floats, control: Floats, seed: int, splits: int = SPLITS) 
     Args:
         suspect, control: (n, signals) scores.
     """
-    p_values = [split_p(suspect, control, split) for split in np.random.default_rng(seed).integers(2**31, size=splits)]
+    seeds = np.random.default_rng(seed).integers(2**31, size=splits)
+    with one_thread(len(suspect) + len(control)):
+        p_values = [split_p(suspect, control, split) for split in seeds]
     return min(1.0, 2 * float(np.median(p_values)))
 
 
@@ -152,9 +153,7 @@ def split_p(suspect: Floats, control: Floats, seed: int) -> float:
     """
     rows, suspected = np.vstack([suspect, control]), np.arange(len(suspect) + len(control)) < len(suspect)
     fit, test = train_test_split(np.arange(len(rows)), test_size=0.5, stratify=suspected, random_state=int(seed))
-    # Fits of a few hundred rows: several threads of linear algebra wait for each other longer than one computes.
-    with threadpool_limits(1):
-        scores: NDArray[np.float64] = linear_model(STRENGTH).fit(rows[fit], suspected[fit]).decision_function(rows[test])
+    scores: NDArray[np.float64] = linear_model(STRENGTH).fit(rows[fit], suspected[fit]).decision_function(rows[test])
     return _welch(scores[suspected[test]], scores[~suspected[test]])
 
 
@@ -177,8 +176,9 @@ def _at_size(suspect: Floats, control: Floats, size: int, random: np.random.Gene
 def _false_positives(control: Floats, primary: NDArray[np.bool_], counted: Counted, random: np.random.Generator) -> float:
     """Share of random halves of the control that the test tells apart."""
     p_values = []
-    for draw in range(NULL_DRAWS):
-        order = random.permutation(len(control))
-        ours, theirs = control[order[: len(control) // 2]], control[order[len(control) // 2 :]]
-        p_values.append(mean_p(ours[:, primary], theirs[:, primary]) if counted == "mean" else split_p(ours, theirs, draw))
+    with one_thread(len(control)):
+        for draw in range(NULL_DRAWS):
+            order = random.permutation(len(control))
+            ours, theirs = control[order[: len(control) // 2]], control[order[len(control) // 2 :]]
+            p_values.append(mean_p(ours[:, primary], theirs[:, primary]) if counted == "mean" else split_p(ours, theirs, draw))
     return float(np.mean(np.array(p_values) < SIGNIFICANT))

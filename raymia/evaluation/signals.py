@@ -14,7 +14,11 @@ UNTRIED = ("control", "blind")
 """Access of scores that nobody would report as an attack."""
 PROBABILITY = "probability"
 """Column of a score table: the probability of membership given all signals, which an evaluation computes."""
-COMPUTED = ("blind.", "combined.")
+ADJUSTED = "adjusted."
+"""How the names of signals begin that are held against what an unseen image of the same looks would score."""
+APPEARANCE = "control.appearance"
+"""What tells members from non-members by how they look: what adjusted signals are held against beside blind baselines."""
+COMPUTED = ("blind.", "combined.", ADJUSTED, APPEARANCE)
 """How the names of columns begin that an evaluation computes."""
 
 

@@ -295,7 +295,10 @@ def test_a_caption_is_cut_to_the_nearest_whole_word() -> None:
 
 def test_autoencoder_control_never_touches_the_unet() -> None:
     subject = trial()
-    assert torch.allclose(Autoencoder().score(subject)["autoencoder"], torch.zeros(BATCH), atol=1e-9)
+    scores = Autoencoder().score(subject)
+    assert torch.allclose(scores["autoencoder"], torch.zeros(BATCH), atol=1e-9)
+    lengths = torch.tensor([math.sqrt(sum(x * x for x in z.flatten().tolist()) / z.numel()) for z in subject.latents])
+    assert close(scores["autoencoder.latent"], -lengths)
     assert subject.evaluations.forwards == 0
 
 

@@ -8,14 +8,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import yaml
 
+from raymia.attacks.base import ATTACKS
 from raymia.errors import ConfigError, RaymiaError
 from raymia.evaluation.audit import audit
+from raymia.evaluation.cdi import FEATURES, FIELDS, cdi_signals
 from raymia.evaluation.intervals import delong
 from raymia.evaluation.metrics import evaluate_run
+from raymia.evaluation.set_level import mean_p
+from raymia.evaluation.signals import describe_signals
 from raymia.run.columns import QUARANTINE_SCHEMA
 from raymia.run.ledger import Ledger
-from raymia.run.record import Access, ModelRecord
+from raymia.run.record import Access, ModelRecord, SignalRecord
 from tests.run.records import scan_record
 
 SIGNALS = [
@@ -107,3 +112,50 @@ def test_twins_of_suspect_works_in_the_control_are_told(tmp_path: Path) -> None:
     found = audit(*tables)
     assert "2 clusters of works that belong together stand in both sets" in found.statement
     assert (found.test.n_suspect, found.test.units_suspect, found.test.units_control) == (40, 20, 21)
+
+
+def cdi_table(attack: str = "loss", raised: float = 0.0) -> pd.DataFrame:
+    """Sixty samples with CDI's features, of which those of the loss are raised."""
+    random = np.random.default_rng(int(10 * raised))
+    named = [f"{attack}.t={t}" for t in range(0, 1000, 100)] + [f"gradient_masking.t={t}" for t in range(0, 1000, 100)]
+    named += ["secmi", "pia", "pia.normalised", "noise_optimisation", "noise_optimisation.delta"]
+    rows = {name: random.normal(raised * name.startswith("loss"), 1, 60) for name in named}
+    return pd.DataFrame({**rows, attack: rows[f"{attack}.t=100"], "gradient_masking": 0.0, "sima": random.normal(size=60)})
+
+
+@pytest.mark.parametrize("attack", ["loss", "loss:many"])
+def test_features_of_cdi_are_chosen_by_name_and_variants_of_an_attack_count(attack: str) -> None:
+    tables = cdi_table(attack, 0.5), cdi_table(attack)
+    found = audit(*tables, features="cdi")
+    assert (found.features, found.test.signals, found.test.primary) == ("cdi", 25, 25)
+    chosen = cdi_signals(describe_signals(tables[0]), Access.WHITE, "table")
+    assert len(set(chosen)) == 25
+    assert {f"{attack}.t=100", "pia.normalised", "noise_optimisation.delta"} <= set(chosen)
+    assert not {attack, "gradient_masking", "sima"} & set(chosen)
+    assert found.test.p_mean == pytest.approx(mean_p(*(table[chosen].to_numpy() for table in tables)))
+    assert audit(*tables).test.signals == 28
+
+
+def test_lacking_features_of_cdi_are_named_with_what_a_job_must_have() -> None:
+    lacking = cdi_table().drop(columns=["loss.t=0", "loss.t=900", "noise_optimisation.delta"])
+    with pytest.raises(ConfigError) as caught:
+        audit(lacking, lacking, features="cdi")
+    assert "has no loss.t=0, loss.t=900, noise_optimisation.delta;" in str(caught.value)
+    snippet = str(caught.value).split("`")[1]
+    attacks = yaml.safe_load(snippet)["attacks"]
+    assert list(attacks) == ["loss", "noise_optimisation"]
+    made = {name: ATTACKS.get(name)(**fields) for name, fields in attacks.items()}
+    there = {signal.name for attack in made.values() for signal in attack.signals()}
+    assert {"loss.t=0", "loss.t=900", "noise_optimisation.delta"} <= there
+    with pytest.raises(ConfigError, match="expected --access white"):
+        audit(cdi_table(), cdi_table(), Access.GREY, features="cdi")
+
+
+def test_a_job_with_what_is_asked_for_has_every_feature() -> None:
+    made = {name: ATTACKS.get(name)(**yaml.safe_load(FIELDS.get(name, "{}"))) for name in FEATURES}
+    records = [
+        SignalRecord(name=signal.name, attack=name, access=str(attack.access), primary=signal.primary)
+        for name, attack in made.items()
+        for signal in attack.signals()
+    ]
+    assert len(cdi_signals(records, Access.WHITE, "run")) == 25
