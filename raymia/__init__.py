@@ -40,6 +40,7 @@ def audit(
     control: pd.DataFrame | str,
     access: Literal["black", "grey", "white"] = "white",
     seed: int = 0,
+    features: Literal["all", "cdi"] = "all",
 ) -> Audit:
     """Test whether a set of samples was trained on, against samples of the same source that certainly were not.
 
@@ -47,6 +48,7 @@ def audit(
         suspect, control: tables of `score` made by the same model and attacks; or run directories, ``RUN#SPLIT`` for one split.
         access: signals of attacks that need more are left out.
         seed: of the split into samples to fit on and samples to test.
+        features: ``all`` signals, or ``cdi``: those of the published set (arXiv 2411.12858).
 
     Returns:
         The test with what it must be read with: p, p against size, blind baselines, and a statement.
@@ -58,7 +60,7 @@ def audit(
     from raymia.evaluation.audit import audit as audit_sets
     from raymia.run.record import Access
 
-    return audit_sets(suspect, control, Access(access), seed)
+    return audit_sets(suspect, control, Access(access), seed, features)
 
 
 def __getattr__(name: str) -> Any:
