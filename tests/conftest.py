@@ -18,15 +18,20 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray reports nothing about the tests to its makers, and starts no process to do so.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
+import accelerate  # noqa: F401 - before the hook
+import diffusers  # noqa: F401
 import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+import scipy.stats  # noqa: F401
 import torch
+import transformers  # noqa: F401
 from jaxtyping import install_import_hook
 from PIL import Image
 
-# Shapes that the public functions of these rooms state are checked at every call in every test.
+# Shapes that the public functions of these rooms state are checked at every call in every test. What modules behind the hook
+# are the first to import is compiled anew, whatever Python has of it; hence the libraries stand before it.
 install_import_hook(("raymia.trial", "raymia.replica"), "beartype.beartype")
 
 from raymia.config import PoolConfig  # noqa: E402 - after the hook
