@@ -140,10 +140,10 @@ class Scan:
         self._process = None
         self._here = ThreadPoolExecutor(1).submit(_scan_here, job)
 
-    def start_apart(self, environment: dict[str, str] | None = None, **changes: Any) -> None:
+    def start_apart(self, **changes: Any) -> None:
         """Begin to scan in a process of its own."""
         job = self.write_job(**changes)
-        surroundings = {**os.environ, "RAY_ADDRESS": self._address, "PYTHONPATH": PLUGIN, **(environment or {})}
+        surroundings = {**os.environ, "RAY_ADDRESS": self._address, "PYTHONPATH": PLUGIN}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "raymia", "scan", str(job)],
             env=surroundings,
