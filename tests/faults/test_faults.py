@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from raymia.run.ledger import Ledger
 from raymia.testbed.architecture import save_tiny
-from tests.faults.conftest import PAIR, POOL, SHARDS, SLOW, UNIT, Scan, attacks, replica_processes
+from tests.faults.conftest import POOL, SHARDS, SLOW, UNIT, Scan, attacks, replica_processes
 
 MakeScan = Callable[[str], Scan]
 Table = dict[str, bytes]
@@ -40,9 +40,9 @@ def assert_same(scan: Scan, undisturbed: Table, threads_alike: bool = True) -> N
 
 
 def test_an_actor_killed_by_the_system_and_a_node_removed(make_scan: MakeScan, undisturbed: Table, cluster: Cluster) -> None:
-    node = cluster.add_node(num_cpus=1, num_gpus=1, labels=PAIR)
+    node = cluster.add_node(num_cpus=1, num_gpus=1)
     scan = make_scan("scan")
-    scan.start(pool={**POOL, "replicas": 2, "label_selector": PAIR}, attacks=SLOW)
+    scan.start(pool={**POOL, "replicas": 2}, attacks=SLOW)
     scan.wait_for_units(3)
     victims = replica_processes()
     assert len(victims) >= 2
@@ -53,13 +53,13 @@ def test_an_actor_killed_by_the_system_and_a_node_removed(make_scan: MakeScan, u
 
 
 def test_a_node_removed_and_another_added(make_scan: MakeScan, undisturbed: Table, cluster: Cluster) -> None:
-    node = cluster.add_node(num_cpus=1, num_gpus=1, labels=PAIR)
+    node = cluster.add_node(num_cpus=1, num_gpus=1)
     scan = make_scan("scan")
-    elastic = {**POOL, "replicas": None, "min_replicas": 1, "max_replicas": 2, "label_selector": PAIR}
+    elastic = {**POOL, "replicas": None, "min_replicas": 1, "max_replicas": 2}
     scan.start(pool=elastic, attacks=SLOW)
     scan.wait_for_units(3)
     cluster.remove_node(node, allow_graceful=False)
-    other = cluster.add_node(num_cpus=1, num_gpus=1, labels=PAIR)
+    other = cluster.add_node(num_cpus=1, num_gpus=1)
     assert_same(scan, undisturbed, threads_alike=False)
     cluster.remove_node(other)
 
