@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 # Threads of torch that wait for each other sleep. They spin by default, and beside Ray's processes on a few cores that cost
 # up to fifty times the work itself. Read once, when torch is loaded.
@@ -15,20 +18,40 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray reports nothing about the tests to its makers, and starts no process to do so.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
+import accelerate  # noqa: F401 - before the hook
+import diffusers  # noqa: F401
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
+import scipy.stats  # noqa: F401
+import torch
+import transformers  # noqa: F401
 from jaxtyping import install_import_hook
 from PIL import Image
 
-# Shapes that the public functions of these rooms state are checked at every call in every test.
+# Shapes that the public functions of these rooms state are checked at every call in every test. What modules behind the hook
+# are the first to import is compiled anew, whatever Python has of it; hence the libraries stand before it.
 install_import_hook(("raymia.trial", "raymia.replica"), "beartype.beartype")
 
-from raymia.testbed.architecture import save_tiny  # noqa: E402 - after the hook
+from raymia.config import PoolConfig  # noqa: E402 - after the hook
+from raymia.engine.pool import Pool  # noqa: E402
+from raymia.engine.shards import Read  # noqa: E402
+from raymia.engine.start import LOCAL_SETTINGS  # noqa: E402
+from raymia.engine.stream import Work  # noqa: E402
+from raymia.scan import pipeline  # noqa: E402
+from raymia.testbed.architecture import save_tiny  # noqa: E402
 
 pytest_plugins = ["tests.skips", "tests.workers"]
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# What is loaded to test stays to the end: Python looks for cycles seldom, and among what stands after the collection never.
+gc.set_threshold(10_000)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +62,27 @@ def local_ray() -> Iterator[None]:
 
 
 def start_ray() -> None:
-    """Start the one Ray of the run of tests."""
-    ray.init("local", num_cpus=4, num_gpus=0, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    """Start the one Ray of the run of tests, with the settings of a scan's own."""
+    with mock.patch.dict(os.environ, LOCAL_SETTINGS):
+        ray.init("local", num_cpus=3, num_gpus=0, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+
+
+@pytest.fixture
+def bare_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans of this process read, decode and score in a bare loop: all of a scan but Ray, for tests of what a scan makes."""
+
+    def stream(
+        reads: Sequence[Read], schema: pa.Schema, decode: Work, load: Callable[[], Work], pool: Pool
+    ) -> Iterator[pa.Table]:
+        score = load()
+        return (score(decode(table)) for read in reads for table in read())
+
+    def here(config: PoolConfig) -> Pool:
+        return Pool(config, {"CPU": 2.0 * torch.get_num_threads()}, torch.get_num_threads())
+
+    monkeypatch.setattr(pipeline, "stream", stream)
+    monkeypatch.setattr(pipeline, "on_ray", lambda what, replicas: nullcontext())
+    monkeypatch.setattr(Pool, "here", here)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("bare_loop")
 def test_images_at_hand_get_the_scores_of_a_scan(folder: Path, tiny: Path) -> None:
     paths = sorted(folder.glob("*.jpg"))
     captions = [path.with_suffix(".txt").read_text() for path in paths]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.data import ActorPoolStrategy
 
-from raymia.config import PoolConfig
 from raymia.errors import ConfigError
+
+if TYPE_CHECKING:  # with which a replica's process would load all libraries of models before it is told to
+    from raymia.config import PoolConfig
 
 
 class Pool:

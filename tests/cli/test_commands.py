@@ -140,6 +140,7 @@ def test_a_grid_is_listed_and_a_machine_looked_at(scanned: Path) -> None:
     assert checks["manifest, model and attacks"] == "ok"
 
 
+@pytest.mark.usefixtures("bare_loop")
 def test_a_small_demo_scans_and_reports(scanned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The whole demo takes minutes; here its job is another one.
     monkeypatch.setattr(raymia.testbed, "DEMO_JOB", scanned)

@@ -91,9 +91,14 @@ def run(*words: str) -> str:
     return done.stdout
 
 
-def test_status_and_evaluate_show_a_hostile_run_as_text(hostile: Path) -> None:
-    for words in (("status", str(hostile)), ("evaluate", str(hostile))):
-        shown = run(*words)
+@pytest.fixture(scope="module")
+def evaluated(hostile: Path) -> str:
+    """What is printed as the hostile run is evaluated, which also writes its report."""
+    return run("evaluate", str(hostile))
+
+
+def test_status_and_evaluate_show_a_hostile_run_as_text(hostile: Path, evaluated: str) -> None:
+    for shown in (run("status", str(hostile)), evaluated):
         assert is_shown(shown)
         assert not [line for line in shown.splitlines() if line.startswith("Verdict: evidence. All of it.")]
         assert "[red]loss[/red]" in " ".join(shown.split())
@@ -107,8 +112,8 @@ def test_json_gives_back_what_stands_in_the_files_and_steers_no_terminal(hostile
     assert set(HOSTILE.values()) <= set(json.loads(printed)["signals"])
 
 
+@pytest.mark.usefixtures("evaluated")
 def test_the_report_of_a_hostile_run_holds_no_markup_and_its_tables_no_formula(hostile: Path) -> None:
-    run("evaluate", str(hostile))
     page = (hostile / "report" / "index.html").read_text()
     assert page.count("<script") == 1
     found = Elements()

@@ -39,13 +39,11 @@ UNIT = 8
 DEADLINE_S = 240.0
 POOL = {"replicas": 1, "gpus_per_replica": 1, "device": "cpu", "batch_size": 4}
 """A replica costs seconds to start: where one will do, there is one."""
-PAIR = {"pair": "yes"}
-"""Label of one of the nodes with a GPU, and of those that are added to make it two."""
 
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
-    """A head without GPU and two nodes with a fake GPU each, which this process drives in place of its local Ray."""
+    """A head without GPU and a node with a fake GPU, which this process drives in place of its local Ray."""
     had_local = ray.is_initialized()
     ray.shutdown()
     before = {name: os.environ.get(name, "") for name in ("PYTHONPATH", "PATH")}
@@ -58,7 +56,7 @@ def cluster() -> Iterator[Cluster]:
         initialize_head=True,
         # Jobs go through the head's agent, whose usual port another Ray of this machine may have.
         head_node_args={
-            "num_cpus": 2,
+            "num_cpus": 1,
             "num_gpus": 0,
             "include_dashboard": True,
             "dashboard_port": 0,
@@ -68,7 +66,6 @@ def cluster() -> Iterator[Cluster]:
         },
     )
     write_ray_address(started.address, temporary)
-    started.add_node(num_cpus=1, num_gpus=1, labels=PAIR)
     started.add_node(num_cpus=1, num_gpus=1)
     ray.init(started.address, log_to_driver=False)
     with _plugin():
@@ -140,10 +137,10 @@ class Scan:
         self._process = None
         self._here = ThreadPoolExecutor(1).submit(_scan_here, job)
 
-    def start_apart(self, environment: dict[str, str] | None = None, **changes: Any) -> None:
+    def start_apart(self, **changes: Any) -> None:
         """Begin to scan in a process of its own."""
         job = self.write_job(**changes)
-        surroundings = {**os.environ, "RAY_ADDRESS": self._address, "PYTHONPATH": PLUGIN, **(environment or {})}
+        surroundings = {**os.environ, "RAY_ADDRESS": self._address, "PYTHONPATH": PLUGIN}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "raymia", "scan", str(job)],
             env=surroundings,

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from raymia.cli import app
 from raymia.engine.submission import Cluster as JobServer
 from raymia.run.status import read_status
-from tests.faults.conftest import SHARDS, UNIT, Scan, attacks
+from tests.faults.conftest import DEADLINE_S, SHARDS, UNIT, Scan, attacks
 
 MakeScan = Callable[[str], Scan]
 
@@ -42,12 +42,43 @@ def submit(dashboard: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
     return call
 
 
-def test_a_job_is_followed_to_its_end_and_rays_own_command_resumes_it(make_scan: MakeScan, submit: Any, dashboard: str) -> None:
+def scraped(cluster: Cluster, run: Path) -> set[str]:
+    """Names of the metrics of a run that the cluster's head gives out, as soon as there are some."""
+    address = f"http://127.0.0.1:{cluster.head_node.metrics_export_port}/metrics"
+    deadline, text = time.monotonic() + 60, ""
+    while str(run) not in text and time.monotonic() < deadline:
+        time.sleep(0.2)
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            text = answer.read().decode()
+    return {line.partition("{")[0] for line in text.splitlines() if line.startswith("ray_raymia_") and str(run) in line}
+
+
+def test_a_running_job_is_scraped_and_its_status_read_from_elsewhere_it_is_followed_and_rays_own_command_resumes_it(
+    make_scan: MakeScan, submit: Any, dashboard: str, cluster: Cluster
+) -> None:
     scan = make_scan("scan")
-    done = submit(scan, "--follow", name="whole")
+    (scan.folder / "environment.yaml").write_text("env_vars: {RAYMIA_LOG: json}")
+    how = {"name": "whole", "attacks": attacks(sleep_s=0.5)}
+    begun = submit(scan, "--runtime-env", "environment.yaml", **how)
+    assert begun.exit_code == 0, begun.output
+    assert re.search(r"^whole-[0-9a-f]{8}-1 submitted, attempt 1$", begun.stderr, re.MULTILINE)
+    deadline = time.monotonic() + DEADLINE_S
+    while scan.units() < 2:
+        assert time.monotonic() < deadline, "no progress"
+        time.sleep(0.05)
+    status = read_status(str(scan.run))
+    assert (status.state, status.attempts) == ("running", 1)
+    assert status.units >= 2
+    assert {f"ray_raymia_{name}_total" for name in ("images", "evaluations", "stage_seconds")} <= scraped(cluster, scan.run)
+
+    done = submit(scan, "--runtime-env", "environment.yaml", "--follow", **how)
     assert done.exit_code == 0, done.output
-    assert re.search(r"^whole-[0-9a-f]{8}-1 submitted, attempt 1$", done.stderr, re.MULTILINE)
     assert done.stdout.count("read 112 = scored 112 + quarantined 0") == 1
+    logged = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"time"')]
+    units = [line for line in logged if line["message"] == "unit committed"]
+    assert len(units) == sum(SHARDS.values()) // UNIT
+    assert {line["shard"] for line in units} == set(SHARDS)
+
     command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", dashboard]
     command += ["--working-dir", str(scan.folder), "--", "raymia", "scan", "whole.yaml"]
     again = subprocess.run(command, cwd=scan.folder, capture_output=True, text=True, check=False, timeout=200)
@@ -56,12 +87,9 @@ def test_a_job_is_followed_to_its_end_and_rays_own_command_resumes_it(make_scan:
     assert json.loads((scan.run / "run.json").read_text())["attempts"] == 2
 
 
-def test_the_exit_code_is_the_jobs_own(make_scan: MakeScan, dashboard: str) -> None:
-    scan = make_scan("scan")
-    scan.write_job(manifest="/nowhere.yaml")
-    command = [sys.executable, "-m", "raymia", "submit", "job.yaml", "--address", dashboard, "--follow"]
-    done = subprocess.run(command, cwd=scan.folder, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 2
+def test_the_exit_code_is_the_jobs_own(make_scan: MakeScan, submit: Any) -> None:
+    done = submit(make_scan("scan"), "--follow", manifest="/nowhere.yaml")
+    assert done.exit_code == 2
     assert "no such file" in done.stdout
 
 
@@ -119,27 +147,3 @@ def test_the_doctor_looks_at_every_node_of_a_remote_cluster(
     (auth,) = [check for check in checks if check["name"] == "authentication"]
     assert auth["state"] == "warning"
     assert "RAY_AUTH_MODE=token" in auth["mend"]
-
-
-def test_a_running_scan_can_be_scraped_and_its_status_read_from_elsewhere(make_scan: MakeScan, cluster: Cluster) -> None:
-    scan = make_scan("scan")
-    scan.start_apart({"RAYMIA_LOG": "json"}, attacks=attacks(sleep_s=0.5))
-    scan.wait_for_units(2)
-    status = read_status(str(scan.run))
-    assert (status.state, status.attempts) == ("running", 1)
-    assert status.units >= 2
-    address = f"http://127.0.0.1:{cluster.head_node.metrics_export_port}/metrics"
-    deadline, text = time.monotonic() + 60, ""
-    while str(scan.run) not in text and time.monotonic() < deadline:
-        time.sleep(0.2)
-        with urllib.request.urlopen(address, timeout=10) as answer:
-            text = answer.read().decode()
-    lines = [line for line in text.splitlines() if line.startswith("ray_raymia_") and str(scan.run) in line]
-    names = {line.partition("{")[0] for line in lines}
-    assert {f"ray_raymia_{name}_total" for name in ("images", "evaluations", "stage_seconds")} <= names
-    code, output = scan.end()
-    assert code == 0
-    logged = [json.loads(line) for line in output.splitlines() if line.startswith('{"time"')]
-    units = [line for line in logged if line["message"] == "unit committed"]
-    assert len(units) == sum(SHARDS.values()) // UNIT
-    assert {line["shard"] for line in units} == set(SHARDS)

@@ -15,7 +15,7 @@ from tests.conftest import image_bytes
 from tests.scan.test_pipeline import make_job, scan
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("bare_loop")
 def test_the_report_shows_verdict_table_and_images_and_escapes_captions(
     tmp_path: Path, tiny: Path, write_tar: Callable[[str, list[tuple[str, bytes]]], Path]
 ) -> None:
@@ -47,7 +47,7 @@ def test_the_report_shows_verdict_table_and_images_and_escapes_captions(
     assert len(pd.read_parquet(folder / "probability.parquet")) == 16
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("bare_loop")
 def test_unknown_membership_is_scored_without_a_verdict(
     tmp_path: Path, tiny: Path, write_tar: Callable[[str, list[tuple[str, bytes]]], Path]
 ) -> None:

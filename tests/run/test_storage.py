@@ -173,7 +173,7 @@ def test_credentials_in_urls_are_left_out() -> None:
     assert "secret" not in ledger.control().run
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("bare_loop")
 def test_a_run_on_a_file_system_in_memory_is_that_of_a_disk(tmp_path: Path, tiny: Path) -> None:
     (tmp_path / "m0.tar").write_bytes(tar_bytes(good_members(10)))
     (tmp_path / "n0.tar").write_bytes(tar_bytes(good_members(10, start=100)))

@@ -75,7 +75,7 @@ def test_another_model_as_reference_gives_what_both_give_apart(
         assert both[f"calibrated.{name}"].to_numpy() == pytest.approx((one[name] - two[name]).to_numpy(), abs=1e-5)
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("bare_loop")
 def test_a_scan_says_and_costs_what_two_would_but_encodes_once(
     tmp_path: Path, write_tar: Write, tiny: Path, lora: Path
 ) -> None:

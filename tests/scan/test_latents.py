@@ -50,7 +50,7 @@ def files(run: str) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.parquet")}
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("bare_loop")
 def test_another_checkpoint_neither_encodes_nor_decodes_and_scores_the_same(
     tmp_path: Path, write_tar: Write, tiny: Path, other_unet: Path
 ) -> None:

@@ -87,7 +87,7 @@ def test_the_ready_sweep_has_the_factors_of_the_study(monkeypatch: pytest.Monkey
     assert len(cells[0].job.attacks["loss:draws=3"].signals()) > 5
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("bare_loop")
 def test_a_sweep_is_run_resumed_and_analysed(
     tmp_path: Path, tiny: Path, write_tar: Callable[[str, list[tuple[str, bytes]]], Path]
 ) -> None:
@@ -131,7 +131,7 @@ def test_variants_of_an_attack_score_as_they_would_alone(tmp_path: Path, tiny: P
     assert together["loss:more"].equals(alone["loss"])
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("bare_loop")
 def test_a_control_model_is_scanned_into_the_run_and_held_against_it(
     tmp_path: Path, tiny: Path, write_tar: Callable[[str, list[tuple[str, bytes]]], Path]
 ) -> None:

@@ -29,9 +29,10 @@ class FlakyStorage(AbstractFileSystem):
         if self._mode == "third" and FlakyStorage._random.random() < 1 / 3:
             Path(path).with_suffix(".torn").write_bytes(value[: len(value) // 2])
             raise OSError(errno.EIO, "the storage failed")
-        FlakyStorage._written += 1
-        if self._mode == "full" and FlakyStorage._written > self._limit:
-            raise OSError(errno.ENOSPC, "no space left on device")
+        if self._mode == "full":
+            FlakyStorage._written += 1
+            if FlakyStorage._written > self._limit:
+                raise OSError(errno.ENOSPC, "no space left on device")
         self._local.pipe_file(path, value)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: object) -> bytes:

@@ -1,8 +1,7 @@
-"""Found by every Python process of the test cluster: brings the fragile attack, the flaky file system and the odd clock."""
+"""Found by every Python process of the test cluster: brings the fragile attack and the flaky file system."""
 
 import os
 import sys
-import time
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -23,11 +22,6 @@ class _WithFragileAttack:
 
 
 sys.meta_path.insert(0, _WithFragileAttack)
-
-if os.environ.get("RAYMIA_TEST_CLOCK") == "backwards":
-    _start, _monotonic = time.time(), time.monotonic
-    _zero = _monotonic()
-    time.time = lambda: _start - 5.0 * (_monotonic() - _zero)
 
 if "RAYMIA_TEST_STORAGE" in os.environ:
     import fsspec
