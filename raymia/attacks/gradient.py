@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ from torch.linalg import vector_norm
 from torch.nn.functional import cosine_similarity
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
+from raymia.replica.backward import Take
 from raymia.replica.schedule import Schedule
 from raymia.trial.parameters import MicroBatch, Timestep, Timesteps
 from raymia.trial.sketch import add_to_sketch
@@ -41,7 +42,9 @@ class Gradient(Attack):
     direction_draws: int = Field(4, ge=2, description="Noise draws whose gradients are compared.")
     sketch_size: int = Field(4096, ge=64, description="Numbers that a gradient is projected to.")
     micro_batch: MicroBatch = Field(
-        16, description="Samples in one pass; each holds two gradients of the denoiser's size in memory."
+        16,
+        description="Samples in one pass, if their gradients take at most 4 GiB: two of the denoiser's size each. Of larger "
+        "models each sample has passes of its own, which keep no gradient.",
     )
 
     def check(self, schedule: Schedule) -> None:
@@ -58,15 +61,23 @@ class Gradient(Attack):
         return Evaluations(forwards=passes, backwards=passes, encodes=1)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
-        parts = [self._score_part(trial, part) for part in trial.micro_batches(self.micro_batch)]
+        if trial.model.gradients_together(self.micro_batch):
+            parts = [self._score_together(trial, part) for part in trial.micro_batches(self.micro_batch)]
+        else:
+            parts = [self._score_alone(trial, row) for row in trial.micro_batches(1)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _passes(self) -> list[tuple[int, int]]:
-        mean = [(t, draw) for t in self.timesteps for draw in range(self.draws)]
-        return list(dict.fromkeys([*mean, *((self.direction_timestep, draw) for draw in range(self.direction_draws))]))
+    def _mean(self) -> list[tuple[int, int]]:
+        """Timestep and draw of each evaluation whose errors the score is of the mean of."""
+        return [(t, draw) for t in self.timesteps for draw in range(self.draws)]
 
-    def _score_part(self, trial: Trial, part: slice) -> dict[str, Tensor]:
-        elements = trial.latents[0].numel() * len(self.timesteps) * self.draws
+    def _passes(self) -> list[tuple[int, int]]:
+        """Timestep and draw of each evaluation, of samples together."""
+        return list(dict.fromkeys([*self._mean(), *((self.direction_timestep, draw) for draw in range(self.direction_draws))]))
+
+    def _score_together(self, trial: Trial, part: slice) -> dict[str, Tensor]:
+        """Scores of some samples: each pass gives the gradients of one evaluation of all of them."""
+        elements = trial.latents[0].numel() * len(self._mean())
         mean: dict[str, Tensor] = {}
         by_input = torch.zeros_like(trial.latents[part])
         sketches: list[Tensor] = []
@@ -80,8 +91,57 @@ class Gradient(Attack):
                     total.add_(gradient, alpha=weight / elements)
                 by_input += by_latent * (trial.schedule.alpha(t) * weight / elements)
             if t == self.direction_timestep and draw < self.direction_draws:
-                sketches.append(self._sketch(by_parameter))
+                sketch = torch.zeros(len(z), self.sketch_size, device=z.device)
+                for name, gradient in by_parameter.items():
+                    add_to_sketch(sketch, gradient.flatten(1), name)
+                sketches.append(sketch)
         squares = {name: gradient.flatten(1).square().sum(1) for name, gradient in mean.items()}
+        return self._scores(trial, squares, by_input, sketches)
+
+    def _score_alone(self, trial: Trial, row: slice) -> dict[str, Tensor]:
+        """Scores of one sample: one pass gives the gradient of the mean, and one more for each draw a direction."""
+        norms: dict[str, Tensor] = {}
+        weights = [trial.error_weight(t) for t, _ in self._mean()]
+        scale = max(weights)
+
+        def measure(name: str, gradient: Tensor) -> None:
+            norms[name] = vector_norm(gradient, dtype=torch.float32)
+
+        by_latents = self._stream(trial, row, self._mean(), [weight / scale for weight in weights], measure)
+        scale /= by_latents.numel()
+        alphas = [trial.schedule.alpha(t) for t, _ in self._mean()]
+        by_input = torch.einsum("i,ichw->chw", torch.tensor(alphas).to(by_latents), by_latents) * scale
+        sketches = [torch.zeros(1, self.sketch_size, device=by_latents.device) for _ in range(self.direction_draws)]
+        for draw, sketch in enumerate(sketches):
+
+            def add(name: str, gradient: Tensor, sketch: Tensor = sketch) -> None:
+                add_to_sketch(sketch, gradient.reshape(1, -1), name)
+
+            self._stream(trial, row, [(self.direction_timestep, draw)], [1.0], add)
+        squares = {name: (norm * scale).square()[None] for name, norm in norms.items()}
+        return self._scores(trial, squares, by_input[None], sketches)
+
+    def _stream(
+        self, trial: Trial, row: slice, evaluations: Sequence[tuple[int, int]], weights: Sequence[float], take: Take
+    ) -> Tensor:
+        """One backward pass of several evaluations of one sample; see `raymia.trial.gradients.streamed_gradients`."""
+        z = torch.cat([trial.noisy(t, draw)[row] for t, draw in evaluations])
+        noise = torch.cat([trial.noise(draw)[row] for _, draw in evaluations])
+        told = trial.text()[row].expand(len(z))
+        times = [t for t, _ in evaluations]
+        return trial.model.streamed_gradients(z, times, told, noise, torch.tensor(weights, device=z.device), take)
+
+    def _scores(
+        self, trial: Trial, squares: Mapping[str, Tensor], by_input: Tensor, sketches: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """Scores by signal.
+
+        Args:
+            trial: of the samples, and perhaps of others.
+            squares: (samples,) squared norms by parameter.
+            by_input: (samples, c, h, w) gradients by the latents.
+            sketches: (samples, size) of each draw.
+        """
         zero = torch.zeros(len(by_input), device=by_input.device)
         scores = {
             "gradient": sum(squares.values(), zero).sqrt(),
@@ -92,10 +152,3 @@ class Gradient(Attack):
             scores[f"gradient.{group}"] = sum(of_group, zero).sqrt()
         cosines = [cosine_similarity(one, other, dim=1) for one, other in combinations(sketches, 2)]
         return {name: -score for name, score in scores.items()} | {"gradient.direction": -torch.stack(cosines).mean(0)}
-
-    def _sketch(self, gradients: dict[str, Tensor]) -> Tensor:
-        batch = len(next(iter(gradients.values())))
-        sketch = torch.zeros(batch, self.sketch_size, device=next(iter(gradients.values())).device)
-        for name, gradient in gradients.items():
-            add_to_sketch(sketch, gradient.flatten(1), name)
-        return sketch
