@@ -83,6 +83,8 @@ SETTINGS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"timesteps": [200], "timestep": 200, "variations": 2},
         {"timesteps": [200], "timestep": 200},
         {"timesteps": [300], "timestep": 300, "steps": 3},
+        {"timesteps": [50], "guidance": 7.5},
+        {"timesteps": [200], "timestep": 200, "guidance": 7.5},
     ),
     "secmi": (
         {"timesteps": [20], "timestep": 20, "step": 20},

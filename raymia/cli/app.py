@@ -163,7 +163,7 @@ def _print_cost(job: Any, as_json: bool, proposal: Any = None) -> None:
     if total_price is not None:
         out.say(f"Price of the queries, as the service states it: {total_price:,.2f}")
     if memory is not None:
-        print_memory(out, memory, [name for name, cost in alone.items() if cost["backwards"]])
+        print_memory(out, memory)
         if job.hosted is None and job.model.text == "stage":
             print_texts(out, memory, prompts, samples)
     if samples is None:
@@ -174,14 +174,17 @@ def _print_cost(job: Any, as_json: bool, proposal: Any = None) -> None:
 def _memory(plan: Any) -> Any:
     """What a replica takes on a GPU, or why that cannot be told; none where it computes on a CPU."""
     from raymia.replica.memory import predicted_memory
+    from raymia.scan.cost import backward_passes
 
     job = plan.job
     if plan.folder is None or job.pool.device == "cpu" or job.pool.gpus_per_replica == 0:
         return None
     dtype = "bfloat16" if job.model.dtype == "auto" else job.model.dtype
     precise = any(attack.precise for attack in job.attacks.values())
+    options = job.model.options(dtype, "cuda", precise, job.pool.gpus)
     try:
-        return predicted_memory(plan.folder, job.model.options(dtype, "cuda", precise, job.pool.gpus), job.pool.batch_size)
+        backward = backward_passes(job.attacks, job.pool.batch_size)
+        return predicted_memory(plan.folder, options, job.pool.batch_size, backward)
     except ConfigError as error:
         return str(error)
 

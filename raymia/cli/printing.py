@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -207,7 +207,7 @@ def print_proposal(out: Terminal, proposal: Proposal) -> None:
         out.say(f"Left out: {attack}: {reason}.")
 
 
-def print_memory(out: Terminal, memory: Memory | str, with_gradients: Sequence[str]) -> None:
+def print_memory(out: Terminal, memory: Memory | str) -> None:
     """What a replica takes on a GPU by its parts and calls, and the GPU that has room for it; or why that is not known."""
     if isinstance(memory, str):
         out.say(memory)
@@ -232,8 +232,6 @@ def print_memory(out: Terminal, memory: Memory | str, with_gradients: Sequence[s
         out.say(f"The smallest GPU that it fits is one of {least} GB, with smaller calls: {memory.least_gib:.1f} GiB{more}.")
     if not all(part.resident for part in memory.parts):
         out.say("In brackets: not on the GPU but while texts are encoded.")
-    if with_gradients:
-        out.say(f"{', '.join(with_gradients)}: gradients take more.")
 
 
 def print_texts(out: Terminal, memory: Memory | str, prompts: int, samples: int | None) -> None:

@@ -208,6 +208,7 @@ FAMILIES: Registry[Family] = Registry(
         "adapters",
         "aspects",
         "autoencoder",
+        "backward",
         "conditioning",
         "configs",
         "device",

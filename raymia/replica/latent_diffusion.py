@@ -6,7 +6,7 @@ import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import diffusers
@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from raymia.errors import ConfigError
 from raymia.replica.adapters import attach, switch, tuned
 from raymia.replica.autoencoder import Autoencoder, KLAutoencoder
+from raymia.replica.backward import recomputed
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.device import DTYPES, MEMORY_BOUND, available, device_batches, fits, layout_on, quiet_libraries
 from raymia.replica.families import Family, LoadOptions
@@ -218,6 +219,10 @@ class LatentDiffusion(ABC):
             switch(self._adapted(), on=True)
             self._tuned = True
             self._empty, self._empty_of_base = empty, self._empty
+
+    def recomputing(self) -> AbstractContextManager[None]:
+        """Within this block activations inside of the denoiser's blocks are computed anew by a backward pass, and not kept."""
+        return recomputed(self._denoiser)
 
     def _adapted(self) -> list[nn.Module]:
         """The modules that adapters are on, if any are."""

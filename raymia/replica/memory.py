@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from raymia.errors import ConfigError, first_line
+from raymia.replica.backward import GIB, bytes_together, each_gradient, pays_together, recomputed
 from raymia.replica.device import quiet_libraries
 from raymia.replica.families import LoadOptions
 from raymia.replica.folder import PipelineFolder
@@ -24,7 +26,7 @@ from raymia.replica.parts import Parts, name_of
 from raymia.replica.quantised import saved_bytes
 from raymia.replica.tensors import new_part
 
-GIB, MIB = 2**30, 2**20
+MIB = 2**20
 GPUS_GIB = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192)
 """Memory of the GPUs that there are, as they are sold."""
 WORKSPACE = 4 / 3
@@ -61,8 +63,27 @@ class CallMemory(BaseModel):
     one_image_gib: float
 
 
+@dataclass(frozen=True)
+class Backward:
+    """The backward pass of an attack that takes gradients.
+
+    Attributes:
+        attack: its name in the job.
+        by: what gradients are taken by.
+        images: in a pass: by latents those of several samples, which may be fewer; by parameters all evaluations of one.
+        precise: it computes in float32, whatever the replica does.
+        together: samples in a pass by parameters, of a model that is small enough.
+    """
+
+    attack: str
+    by: Literal["latents", "parameters"]
+    images: int
+    precise: bool = False
+    together: int = 1
+
+
 class Memory(BaseModel):
-    """What a replica takes on a GPU. Attacks that take gradients take more."""
+    """What a replica takes on a GPU."""
 
     parts: list[PartMemory]
     calls: list[CallMemory]
@@ -80,13 +101,16 @@ class Memory(BaseModel):
     """What the model is told under one prompt, which ``text: stage`` keeps for each."""
 
 
-def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 1) -> Memory | None:
+def predicted_memory(
+    folder: PipelineFolder, options: LoadOptions, texts: int = 1, backward: Sequence[Backward] = ()
+) -> Memory | None:
     """Predict what a replica takes on a GPU, by running it on tensors without numbers.
 
     Args:
         folder: of the pipeline, checked.
         options: how it is to be run; compiling is left out.
         texts: that are encoded at once.
+        backward: passes of attacks that take gradients.
 
     Returns:
         None of a family whose replicas are not those of `raymia.replica.latent_diffusion`.
@@ -103,6 +127,7 @@ def predicted_memory(folder: PipelineFolder, options: LoadOptions, texts: int = 
             if not isinstance(replica, LatentDiffusion):
                 return None
             calls = _calls(replica, options, texts)
+            calls += [_gradients(replica, options.resolution_px, asked) for asked in backward]
             prompt = sum(tensor.nbytes for tensor in replica.text([""]).to(replica.dtype).tensors().values())
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         raise ConfigError(
@@ -207,6 +232,36 @@ def _calls(replica: LatentDiffusion, options: LoadOptions, texts: int) -> list[C
     return [_enlarged(call) if call.what in ("encode", "decode") else call for call in calls]
 
 
+def _gradients(replica: LatentDiffusion, side_px: int, asked: Backward) -> CallMemory:
+    """What a backward pass takes, gradients included."""
+    model = replica.in_float32() if asked.precise else replica
+    parameters = model.parameters()
+    if asked.by == "latents":
+        return _call(asked.attack, lambda count: _back(model, side_px, count, {}), asked.images)
+    if pays_together(parameters.values(), asked.together):
+        one = bytes_together(parameters.values(), 1) / GIB
+        call = _call(asked.attack, lambda count: _back(model, side_px, count, parameters), asked.together)
+        more = {"gib": call.gib + asked.together * one, "one_image_gib": call.one_image_gib + one}
+        return call.model_copy(update=more)
+
+    def alone(count: int) -> None:
+        # A backward pass leaves the modes of the forward.
+        with recomputed(model._denoiser, _FullTexts):
+            _back(model, side_px, count, parameters)
+
+    # The evaluations of a sample are not divided.
+    gib = _peak(alone, asked.images) / GIB
+    return CallMemory(what=asked.attack, images=asked.images, gib=gib, one_image_gib=gib)
+
+
+def _back(model: LatentDiffusion, side_px: int, count: int, parameters: dict[str, Tensor]) -> None:
+    """A forward and a backward pass of as many images, by latents, and by parameters of which each gradient is dropped."""
+    z = torch.empty(count, *model.latent_shape(side_px, side_px), device="meta", requires_grad=True)
+    told = model.text([""]).expand(count)
+    with torch.enable_grad(), each_gradient(parameters, lambda _, __: None) if parameters else nullcontext():
+        model.predicted_noise(z, 0, told).square().sum().backward()  # type: ignore[no-untyped-call]
+
+
 def _enlarged(call: CallMemory) -> CallMemory:
     return call.model_copy(update={"gib": WORKSPACE * call.gib, "one_image_gib": WORKSPACE * call.one_image_gib})
 
@@ -279,7 +334,24 @@ class _FullTexts(TorchFunctionMode):
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-    return query.new_empty(*query.shape[:-1], value.shape[-1])
+    attended: Tensor = _Attention.apply(query, key, value)
+    return attended
+
+
+class _Attention(torch.autograd.Function):
+    """What a fused attention holds: for its backward pass what went in, what came out, and a number for each query."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        attended = query.new_empty(*query.shape[:-1], value.shape[-1])
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(query, key, value, attended, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return attended
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        query, key, value, _, _ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
 def _is_mask(index: Any) -> bool:

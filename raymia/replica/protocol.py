@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -54,7 +55,7 @@ class Replica(Protocol):
         ...
 
     def parameters(self) -> dict[str, Tensor]:
-        """The denoiser's parameters by name; none of them requires a gradient."""
+        """The denoiser's parameters by name, themselves what it predicts with; none of them requires a gradient."""
         ...
 
     def parameter_group(self, name: str) -> str | None:
@@ -69,4 +70,16 @@ class Replica(Protocol):
 
     def decode(self, z0: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 H W"]:
         """Images in [-1, 1] for clean latents."""
+        ...
+
+
+@runtime_checkable
+class Recomputes(Protocol):
+    """A replica whose backward passes can do with less memory."""
+
+    def recomputing(self) -> AbstractContextManager[None]:
+        """Within this block a forward keeps what goes into each block of the denoiser, and its backward computes the rest anew.
+
+        The numbers are the same; a backward pass takes one forward more.
+        """
         ...

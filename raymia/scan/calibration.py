@@ -13,6 +13,8 @@ from raymia.replica.protocol import Replica
 from raymia.run.record import Evaluations, SignalRecord
 from raymia.trial.trial import Trial
 
+Found = dict[str, dict[str, Tensor]]
+"""Columns of some samples, by the attack's name in the job and their own."""
 CALIBRATED = "calibrated."
 """Before the names of attacks and signals that are held against a reference."""
 
@@ -33,34 +35,46 @@ class Reference:
     same_texts: bool
     at_hand: Callable[[], AbstractContextManager[None]] = nullcontext
 
+    def trial(self, trial: Trial) -> Trial:
+        """The batch of a trial in front of the reference."""
+        return trial.under(self.replica, self.same_latents, self.same_texts)
 
-def scores_of(attacks: Mapping[str, Attack], trial: Trial) -> dict[str, Tensor]:
-    """The columns of attacks, by their names in a job."""
-    columns: dict[str, Tensor] = {}
+
+def scores_of(attacks: Mapping[str, Attack], trial: Trial, found: Found | None = None) -> dict[str, Tensor]:
+    """The columns of attacks, by their names in a job.
+
+    Args:
+        attacks: by their names in the job.
+        trial: of the samples.
+        found: what attacks gave for these samples before, which are not asked again; what the others give is put in.
+    """
+    found = {} if found is None else found
     for key, attack in attacks.items():
-        columns |= {signal_key(signal, attack, key): scores for signal, scores in attack.score(trial).items()}
-    return columns
+        if key not in found:
+            found[key] = {signal_key(signal, attack, key): scores for signal, scores in attack.score(trial).items()}
+    return {name: scores for key in attacks for name, scores in found[key].items()}
 
 
 def calibrated(
-    attacks: Mapping[str, Attack], trial: Trial, columns: Mapping[str, Tensor], reference: Reference
-) -> tuple[dict[str, Tensor], Evaluations]:
+    attacks: Mapping[str, Attack],
+    other: Trial,
+    columns: Mapping[str, Tensor],
+    reference: Reference,
+    found: Found | None = None,
+) -> dict[str, Tensor]:
     """What the attacked model's scores are above the reference's, of the same images under the same noise, levels and captions.
 
     Args:
         attacks: by their names in the job.
-        trial: in front of the attacked model.
-        columns: what the attacks found in it.
+        other: the reference's trial.
+        columns: what the attacks found in the attacked model.
         reference: in front of which they run again, but for controls, which have nothing to do with a model.
-
-    Returns:
-        The columns, and what the reference evaluated.
+        found: of the reference, see `scores_of`.
     """
     again = {key: attack for key, attack in attacks.items() if calibrates(attack)}
-    other = trial.under(reference.replica, reference.same_latents, reference.same_texts)
     with reference.at_hand():
-        found = scores_of(again, other)
-    return {f"{CALIBRATED}{name}": columns[name] - scores for name, scores in found.items()}, other.evaluations
+        below = scores_of(again, other, found)
+    return {f"{CALIBRATED}{name}": columns[name] - scores for name, scores in below.items()}
 
 
 def calibrates(attack: Attack) -> bool:

@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raymia.attacks.base import Attack
+from raymia.attacks.gradient import Gradient
 from raymia.replica.conditioning import Conditioning
+from raymia.replica.memory import Backward
 from raymia.replica.schedule import Schedule
 from raymia.run.record import Evaluations
 from raymia.scan.calibration import Reference, calibrated, scores_of
@@ -35,8 +37,29 @@ def count(attacks: Iterable[Attack], schedule: Schedule, reference: bool = False
     columns = scores_of(named, trial)
     if not reference:
         return trial.evaluations
-    _, further = calibrated(named, trial, columns, Reference(_Hollow(schedule), same_latents=True, same_texts=False))
-    return trial.evaluations + further
+    beside = Reference(_Hollow(schedule), same_latents=True, same_texts=False)
+    other = beside.trial(trial)
+    calibrated(named, other, columns, beside)
+    return trial.evaluations + other.evaluations
+
+
+def backward_passes(attacks: Mapping[str, Attack], batch_size: int) -> list[Backward]:
+    """The backward passes of the attacks that take gradients, for `raymia.replica.memory.predicted_memory`.
+
+    Args:
+        attacks: by their names in a job.
+        batch_size: samples in front of a replica at once.
+    """
+    passes = []
+    for key, attack in attacks.items():
+        if not attack.cost().backwards:
+            continue
+        if isinstance(attack, Gradient):
+            passes.append(Backward(key, "parameters", len(attack.timesteps) * attack.draws, together=attack.micro_batch))
+        else:
+            samples = min(getattr(attack, "micro_batch", batch_size), batch_size)
+            passes.append(Backward(key, "latents", samples, attack.precise))
+    return passes
 
 
 def works_on_images(attack: Attack, schedule: Schedule) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.protocol import Replica
 from raymia.run.columns import EMBEDDING
 from raymia.run.record import Evaluations
-from raymia.scan.calibration import Reference, calibrated, scores_of
+from raymia.scan.calibration import Found, Reference, calibrated, scores_of
 from raymia.scan.texts import staged_text
 from raymia.scan.told import require_told
 from raymia.services.protocol import BlackBox, ServiceError
@@ -81,6 +81,7 @@ class Scorer:
         self._lpips = lpips
         self._black_box = black_box
         self._own_sizes = own_sizes
+        self._largest: int | None = None
         self.device = device or (torch.device("cpu") if replica is None else replica.device)
         self.evaluations = Evaluations()
         self.transfer_s = 0.0
@@ -112,8 +113,9 @@ class Scorer:
     ) -> list[Scores | Fault]:
         """Scores of each sample by signal name, or why it could not be scored.
 
-        A batch that runs out of memory is halved. A batch that fails otherwise, that a service refuses, or of which the model
-        cannot be told a caption, is scored sample by sample, so that only the samples at fault are lost.
+        A batch that runs out of memory is halved, and no later one is tried at its size; what was found before is kept. A
+        batch that fails otherwise, that a service refuses, or of which the model cannot be told a caption, is scored sample by
+        sample, so that only the samples at fault are lost.
 
         Args:
             pixels: (batch, side, side, 3) upright RGB; none where there are latents and no attack works on images.
@@ -124,62 +126,70 @@ class Scorer:
         Raises:
             RuntimeError and the like: every sample of a larger batch failed, so it is not the samples' fault.
         """
+        return self._in_parts(_Batch(pixels, captions, keys, sizes, latents))
 
-        def part(which: slice) -> list[Scores | Fault]:
-            images, known = (None if array is None else array[which] for array in (pixels, latents))
-            return self.score(images, captions[which], keys[which], None if sizes is None else sizes[which], known)
+    def _in_parts(self, batch: _Batch) -> list[Scores | Fault]:
+        """Scores of a batch, in parts of a size that fits."""
+        size = min(len(batch), self._largest or len(batch))
+        parts = [batch] if size == len(batch) else [batch[start : start + size] for start in range(0, len(batch), size)]
+        return [outcome for part in parts for outcome in self._tried(part)]
 
+    def _tried(self, batch: _Batch) -> list[Scores | Fault]:
         try:
-            return self._score_together(pixels, captions, keys, sizes, latents)
+            return self._score_together(batch)
         except torch.OutOfMemoryError as error:
-            if len(keys) == 1:
+            if len(batch) == 1:
                 return [Fault("out_of_memory", first_line(error))]
-            torch.cuda.empty_cache()
-            half = len(keys) // 2
-            log.warning("out of memory at batch %d; going on at %d", len(keys), half)
-            return part(slice(None, half)) + part(slice(half, None))
         except (ServiceError, UntellableError) as error:
-            if len(keys) == 1:
+            if len(batch) == 1:
                 return [Fault(error.reason, error.detail)]
-            return [part(slice(i, i + 1))[0] for i in range(len(keys))]
+            return self._one_by_one(batch)
         except SCORING_ERRORS as error:
-            if len(keys) == 1:
+            if len(batch) == 1:
                 return [Fault("scoring_failed", f"{type(error).__name__}: {error}")]
-            alone = [part(slice(i, i + 1))[0] for i in range(len(keys))]
+            alone = self._one_by_one(batch)
             if all(isinstance(outcome, Fault) and outcome.reason == "scoring_failed" for outcome in alone):
                 raise
             return alone
+        # After the handler: while an error is handled, its traceback holds the tensors of the call.
+        torch.cuda.empty_cache()
+        self._largest = len(batch) // 2
+        log.warning("out of memory at batch %d; from now on batches are cut to %d", len(batch), self._largest)
+        return self._in_parts(batch)
 
-    def _score_together(
-        self,
-        pixels: NDArray[np.uint8] | None,
-        captions: Sequence[str],
-        keys: Sequence[str],
-        sizes: Sequence[Placed] | None,
-        latents: Float[np.ndarray, "batch c h w"] | None,
-    ) -> list[Scores | Fault]:
+    def _one_by_one(self, batch: _Batch) -> list[Scores | Fault]:
+        return [self._tried(batch[i : i + 1])[0] for i in range(len(batch))]
+
+    def _score_together(self, batch: _Batch) -> list[Scores | Fault]:
         start = time.perf_counter()
-        images = None if pixels is None else images_on(self.device, pixels)
-        z = None if latents is None else torch.tensor(latents, device=self.device)
+        images = None if batch.pixels is None else images_on(self.device, batch.pixels)
+        if isinstance(batch.latents, np.ndarray):
+            batch.latents = torch.tensor(batch.latents, device=self.device)
         self.transfer_s += time.perf_counter() - start
+        sizes = torch.tensor(batch.sizes, dtype=torch.float32) if self._own_sizes and batch.sizes is not None else None
         trial = Trial(
             self._replica,
             images,
-            captions,
-            keys,
+            batch.captions,
+            batch.keys,
             self._seed,
             self._clip,
             self._lpips,
             self._black_box,
-            latents=z,
-            sizes=torch.tensor(sizes, dtype=torch.float32) if self._own_sizes and sizes is not None else None,
+            latents=batch.latents,
+            sizes=sizes,
         )
-        columns = scores_of(self._attacks, trial)
-        if self._reference is not None:
-            above, evaluations = calibrated(self._attacks, trial, columns, self._reference)
-            columns |= above
-            self.evaluations = self.evaluations + evaluations
-        self.evaluations = self.evaluations + trial.evaluations
+        other = None if self._reference is None else self._reference.trial(trial)
+        try:
+            columns = scores_of(self._attacks, trial, batch.found)
+            if self._reference is not None and other is not None:
+                columns |= calibrated(self._attacks, other, columns, self._reference, batch.of_reference)
+        finally:
+            # Of a batch that failed, too.
+            batch.latents = trial.latents_at_hand
+            self.evaluations = self.evaluations + trial.evaluations
+            if other is not None:
+                self.evaluations = self.evaluations + other.evaluations
         table = torch.stack([column.double() for column in columns.values()], dim=1).cpu().numpy()
         outcomes = [_finite(dict(zip(columns, map(float, row), strict=True))) for row in table]
         if self._clip is not None:
@@ -187,6 +197,43 @@ class Scorer:
                 if not isinstance(outcome, Fault):
                     outcome[EMBEDDING] = embedding
         return outcomes
+
+
+@dataclass
+class _Batch:
+    """Samples to be scored, and what was found of them before it failed.
+
+    Attributes:
+        pixels, captions, keys, sizes: see `Scorer.score`.
+        latents: as they were given, or on the device.
+        found, of_reference: columns of attacks, of the attacked model and of the reference.
+    """
+
+    pixels: NDArray[np.uint8] | None
+    captions: Sequence[str]
+    keys: Sequence[str]
+    sizes: Sequence[Placed] | None
+    latents: Float[np.ndarray, "batch c h w"] | Tensor | None
+    found: Found = field(default_factory=dict)
+    of_reference: Found = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, rows: slice) -> _Batch:
+        return _Batch(
+            None if self.pixels is None else self.pixels[rows],
+            self.captions[rows],
+            self.keys[rows],
+            None if self.sizes is None else self.sizes[rows],
+            None if self.latents is None else self.latents[rows],
+            _rows_of(self.found, rows),
+            _rows_of(self.of_reference, rows),
+        )
+
+
+def _rows_of(found: Found, rows: slice) -> Found:
+    return {key: {name: scores[rows] for name, scores in columns.items()} for key, columns in found.items()}
 
 
 def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None) -> Scorer:

@@ -1,14 +1,17 @@
-"""Gradients of each sample's loss, in one batched pass where the model can be batched."""
+"""Gradients of each sample's loss: of several samples in one batched pass, or of one sample by parameter after parameter."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import grad, vmap
 
+from raymia.replica.backward import Take, each_gradient
 from raymia.replica.conditioning import Conditioning
-from raymia.replica.protocol import Replica
+from raymia.replica.protocol import Recomputes, Replica
 
 
 def parameter_gradients(
@@ -42,6 +45,39 @@ def parameter_gradients(
     ]
     by_parameter = {name: torch.stack([parameters[name] for parameters, _ in each]) for name in each[0][0]}
     return by_parameter, torch.stack([by_latent for _, by_latent in each])
+
+
+def streamed_gradients(
+    replica: Replica,
+    z_t: Float[Tensor, "items c h w"],
+    t: Int[Tensor, " items"],
+    conditioning: Conditioning,
+    noise: Float[Tensor, "items c h w"],
+    weights: Float[Tensor, " items"],
+    take: Take,
+) -> Float[Tensor, "items c h w"]:
+    """The gradient of sum_i weights_i ||noise_i - E(z_t_i, t_i, conditioning_i)||^2, in one backward pass.
+
+    No gradient by a parameter outlives its turn, so that memory is that of the activations and of one layer; where the replica
+    can, the activations are those between its blocks alone. Sums and not means, as in `parameter_gradients`: give weights of
+    which the largest is 1, and divide what you are given in float32.
+
+    Args:
+        replica: small or large.
+        z_t, t, conditioning, noise: evaluations of one sample.
+        weights: of their errors.
+        take: is given the gradient by each parameter, with its name.
+
+    Returns:
+        The gradient by `z_t`.
+    """
+    z = z_t.detach().requires_grad_(True)
+    economy = replica.recomputing() if isinstance(replica, Recomputes) else nullcontext()
+    with torch.enable_grad(), economy, each_gradient(replica.parameters(), take):
+        errors = (noise - replica.predicted_noise(z, t, conditioning)).square().flatten(1).sum(1)
+        (weights * errors).sum().backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    return z.grad
 
 
 def latent_gradients(

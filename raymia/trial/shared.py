@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from raymia.replica.backward import Take, pays_together
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.noise import stacked_noise
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Schedule, mix
 from raymia.run.record import Evaluations
-from raymia.trial.gradients import latent_gradients, parameter_gradients
+from raymia.trial.gradients import latent_gradients, parameter_gradients, streamed_gradients
 from raymia.trial.kept import Kept
 
 Question = tuple[Float[Tensor, "batch c h w"], int, Conditioning]
@@ -75,10 +76,16 @@ class SharedReplica:
         """Scaled posterior mean."""
 
         def compute() -> Tensor:
+            latents = self._replica.encode(images)
             self.evaluations.encodes += len(images)
-            return self._replica.encode(images)
+            return latents
 
         return self._encoded.once(images, "encode", compute)
+
+    def encoded(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch c h w"] | None:
+        """What `encode` gave for these images, if it was asked."""
+        latents: Tensor | None = self._encoded.of(images).get("encode")
+        return latents
 
     def text(self, prompts: Sequence[str]) -> Conditioning:
         """What the model is told under each prompt; equal prompts are encoded once."""
@@ -133,16 +140,21 @@ class SharedReplica:
     def _evaluated(self, replica: Replica, questions: Sequence[Question]) -> Sequence[Tensor]:
         """One call of the denoiser, or several parts of a single question that is too large for one."""
         (z_t, t, conditioning), count = questions[0], len(questions)
-        self.evaluations.forwards += count * len(z_t)
         if count > 1:
             latents, timesteps, texts = zip(*questions, strict=True)
             each = torch.tensor(timesteps, device=self.device).repeat_interleave(len(z_t))
-            return replica.predicted_noise(torch.cat(latents), each, Conditioning.cat(texts)).chunk(count)
+            return self._call(replica, torch.cat(latents), each, Conditioning.cat(texts)).chunk(count)
         size = replica.denoiser_batch
         if len(z_t) <= size:
-            return [replica.predicted_noise(z_t, t, conditioning)]
+            return [self._call(replica, z_t, t, conditioning)]
         parts = zip(torch.split(z_t, size), conditioning.split(size), strict=True)
-        return [torch.cat([replica.predicted_noise(z, t, state) for z, state in parts])]
+        return [torch.cat([self._call(replica, z, t, state) for z, state in parts])]
+
+    def _call(self, replica: Replica, z_t: Tensor, t: int | Tensor, conditioning: Conditioning) -> Tensor:
+        noise = replica.predicted_noise(z_t, t, conditioning)
+        # Once it is made: one that runs out of memory is none.
+        self.evaluations.forwards += len(z_t)
+        return noise
 
     def guided_noise(
         self,
@@ -162,8 +174,9 @@ class SharedReplica:
         """Images in [-1, 1]."""
 
         def compute() -> Tensor:
+            images = self._replica.decode(z0)
             self.evaluations.decodes += len(z0)
-            return self._replica.decode(z0)
+            return images
 
         return self._kept.once(z0, "decode", compute)
 
@@ -171,15 +184,33 @@ class SharedReplica:
         self, z_t: Tensor, t: int, conditioning: Conditioning, noise: Tensor
     ) -> tuple[dict[str, Tensor], Float[Tensor, "batch c h w"]]:
         """Per-sample gradients of the summed squared error by parameter and by `z_t`; never kept."""
+        gradients = parameter_gradients(self._replica, z_t, t, conditioning, noise)
         self._count_backward(z_t)
-        return parameter_gradients(self._replica, z_t, t, conditioning, noise)
+        return gradients
+
+    def gradients_together(self, samples: int) -> bool:
+        """Whether the denoiser is small enough for `parameter_gradients` of as many samples; see `raymia.replica.backward`."""
+        return pays_together(self._replica.parameters().values(), samples)
+
+    def streamed_gradients(
+        self, z_t: Tensor, t: Sequence[int], conditioning: Conditioning, noise: Tensor, weights: Tensor, take: Take
+    ) -> Float[Tensor, "items c h w"]:
+        """The gradient of one sample's weighted errors; see `raymia.trial.gradients.streamed_gradients`.
+
+        Activations that a backward pass computes anew are not counted.
+        """
+        steps = torch.tensor(t, device=self.device)
+        by_latents = streamed_gradients(self._replica, z_t, steps, conditioning, noise, weights, take)
+        self._count_backward(z_t)
+        return by_latents
 
     def latent_gradients(
         self, z_t: Tensor, t: int, conditioning: Conditioning, noise: Tensor, precise: bool = False
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch c h w"]]:
         """Per-sample mean squared errors and their gradients by `z_t`; never kept. For `precise` see `predicted_noises`."""
+        gradients = latent_gradients(self._computing(precise), z_t, t, conditioning, noise)
         self._count_backward(z_t)
-        return latent_gradients(self._computing(precise), z_t, t, conditioning, noise)
+        return gradients
 
     def _computing(self, precise: bool) -> Replica:
         return self._replica.in_float32() if precise else self._replica

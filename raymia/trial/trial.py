@@ -175,6 +175,13 @@ class Trial:
         """z_0: scaled posterior mean of the images."""
         return self.model.encode(self.images) if self._latents is None else self._latents
 
+    @property
+    def latents_at_hand(self) -> Float[Tensor, "batch c h w"] | None:
+        """z_0 where they were given or have been computed; nothing is computed."""
+        if self._latents is not None or self._model is None or self._images is None:
+            return self._latents
+        return self._model.encoded(self._images)
+
     def varied(self, name: Hashable, vary: Callable[[Tensor], Tensor]) -> Float[Tensor, "batch 3 H W"]:
         """A variation of the images, made once for each name."""
         images: Tensor = self._kept.once(self.images, ("varied", name), lambda: vary(self.images))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,18 @@ from torch.linalg import vector_norm
 from raymia.attacks.gradient import Gradient
 from raymia.attacks.gradient_masking import GradientMasking, largest
 from raymia.attacks.noise_optimisation import NoiseOptimisation
-from raymia.replica.families import LoadOptions
-from raymia.replica.folder import load_replica
+from raymia.replica import backward
+from raymia.replica.families import FAMILIES, LoadOptions
+from raymia.replica.folder import find_pipeline, load_replica
+from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.parameter_groups import UNET_GROUPS, unet_group
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import mix
 from raymia.trial.lbfgs import minimise
 from raymia.trial.sketch import add_to_sketch
 from raymia.trial.trial import Trial, mean_squared
-from tests.attacks.replicas import MEAN, LinearReplica, gain, trial
+from tests.attacks.replicas import MEAN, LinearReplica, gain, random_images, trial
+from tests.replica.test_every_family import cases, loaded
 
 
 def loop_gradients(replica: Replica, subject: Trial, passes: list[tuple[int, int]]) -> list[list[Tensor]]:
@@ -40,15 +44,17 @@ def loop_gradients(replica: Replica, subject: Trial, passes: list[tuple[int, int
     return found
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 16])
-def test_gradients_of_a_real_unet_agree_with_a_plain_loop(tiny: Path, micro_batch: int) -> None:
+@pytest.mark.parametrize(("micro_batch", "noise", "second"), [(1, "own", 1), (2, "shared", 0), (16, "own", 1)])
+def test_gradients_of_a_real_unet_agree_with_a_plain_loop(tiny: Path, micro_batch: int, noise: str, second: int) -> None:
     replica = load_replica(str(tiny), LoadOptions(resolution_px=64))
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(3)) * 2 - 1
     subject = Trial(replica, images, ["a", "small picture", ""], ["x", "y", "z"], seed=1)
-    attack = Gradient(timesteps=(100, 300), direction_draws=2, sketch_size=65536, micro_batch=micro_batch)
+    parameters = {"timesteps": (100, 300), "direction_draws": 2, "sketch_size": 65536}
+    attack = Gradient.model_validate({**parameters, "micro_batch": micro_batch, "noise": noise})
     scores = attack.score(subject)
+    assert subject.evaluations.backwards == 3 * attack.cost().backwards == 3 * 3, "a draw of the mean is one of a direction's"
     names = [*replica.parameters(), "z0"]
-    for i, gradients in enumerate(loop_gradients(replica, subject, [(100, 0), (300, 0)])):
+    for i, gradients in enumerate(loop_gradients(replica, subject, [(100, 0), (300, second)])):
         by_name = dict(zip(names, gradients, strict=True))
         by_input = by_name.pop("z0")
         whole = math.sqrt(sum(float(g.double().square().sum()) for g in by_name.values()))
@@ -57,11 +63,79 @@ def test_gradients_of_a_real_unet_agree_with_a_plain_loop(tiny: Path, micro_batc
         for group in UNET_GROUPS:
             squares = [float(g.double().square().sum()) for name, g in by_name.items() if unet_group(name) == group]
             assert -float(scores[f"gradient.{group}"][i]) == pytest.approx(math.sqrt(sum(squares)), rel=1e-4), group
-    first, second = (loop_gradients(replica, subject, [(300, draw)]) for draw in (0, 1))
+    draws = [loop_gradients(replica, subject, [(300, draw)]) for draw in (0, 1)]
     for i in range(3):
-        one, other = (torch.cat([g.flatten() for g in draw[i][:-1]]).double() for draw in (first, second))
+        one, other = (torch.cat([g.flatten() for g in draw[i][:-1]]).double() for draw in draws)
         cosine = float(one @ other / one.norm() / other.norm())
         assert -float(scores["gradient.direction"][i]) == pytest.approx(cosine, abs=4 / math.sqrt(65536))
+
+
+def plain(
+    replica: LatentDiffusion, subject: Trial, places: list[tuple[int, int]], row: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """`backward` of one evaluation after the other: the sums of the weighted mean's gradients by parameters and by z_0."""
+    parameters = replica.parameters()
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    z0 = subject.latents[row : row + 1].clone().requires_grad_(True)
+    for t, draw in places:
+        noise = subject.noise(draw)[row : row + 1]
+        predicted = replica.predicted_noise(mix(subject.schedule, z0, noise, t), t, subject.text()[row : row + 1])
+        (subject.error_weight(t) * (noise - predicted).square().mean() / len(places)).backward()
+    unused = torch.zeros(())
+    found = {name: unused if one.grad is None else one.grad.double() for name, one in parameters.items()}
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    return found, z0.grad
+
+
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_in_every_family_samples_together_and_alone_agree_with_a_plain_loop(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = cases()[name]
+    replica = loaded(find_pipeline(str(case.save(tmp_path / "p")), with_weights=True), case)
+    images, captions = random_images(2, case.side_px), list(case.prompts)
+    attack = Gradient(timesteps=(100, 400), direction_draws=2, direction_timestep=100, sketch_size=512)
+    trials = [Trial(replica, images, captions, ["a", "b"], seed=1) for _ in range(2)]
+    together = attack.score(trials[0])
+    monkeypatch.setattr(backward, "TOGETHER_GIB", 0)
+    alone = attack.score(trials[1])
+    # A draw that is both of the mean and a direction's is evaluated twice where samples are taken alone.
+    assert trials[0].evaluations.backwards == 2 * 3
+    assert trials[1].evaluations.forwards == trials[1].evaluations.backwards == 2 * 4
+    assert not any(one.requires_grad or one.grad is not None for one in replica.parameters().values())
+    for row in range(2):
+        by_name, by_input = plain(replica, trials[0], [(100, 0), (400, 1)], row)
+        expected = {"gradient": norm_of(by_name.values()), "gradient.input": float(by_input.norm())}
+        for group in replica.groups:
+            expected[f"gradient.{group}"] = norm_of(g for key, g in by_name.items() if replica.parameter_group(key) == group)
+        sketches = torch.zeros(2, 512)
+        for draw, sketch in enumerate(sketches):
+            for key, gradient in plain(replica, trials[0], [(100, draw)], row)[0].items():
+                add_to_sketch(sketch[None], gradient.reshape(1, -1), key)
+        expected["gradient.direction"] = float(torch.nn.functional.cosine_similarity(*sketches, dim=0))
+        assert set(expected) == set(alone) == set(together)
+        for signal, value in expected.items():
+            for scores in (together, alone):
+                assert -float(scores[signal][row]) == pytest.approx(value, rel=1e-4), signal
+
+
+def norm_of(gradients: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_samples_alone_lose_nothing_in_half_precision(tiny: Path, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backward, "TOGETHER_GIB", 0)
+    images, attack = random_images(2, 64), Gradient(timesteps=(100, 300), direction_draws=2)
+    whole, half = (
+        attack.score(Trial(load_replica(str(tiny), LoadOptions(resolution_px=64, dtype=one)), images, ["a", ""], ["a", "b"], 1))
+        for one in ("float32", dtype)
+    )
+    for name, scores in whole.items():
+        assert torch.allclose(half[name], scores, rtol=0.05), name
 
 
 def test_the_gradient_of_a_linear_unet_is_an_outer_product() -> None:

@@ -11,9 +11,11 @@ from torch import nn
 
 from raymia.bench.shapes import SHAPES, VAE_OPTIONS
 from raymia.errors import ConfigError
+from raymia.replica import backward
+from raymia.replica.backward import GIB
 from raymia.replica.families import FAMILIES, LoadOptions
 from raymia.replica.folder import find_pipeline
-from raymia.replica.memory import BESIDE_GIB, GIB, MIB, SLACK, _FullTexts, _peak, predicted_memory
+from raymia.replica.memory import BESIDE_GIB, MIB, SLACK, Backward, _FullTexts, _peak, predicted_memory
 from tests.replica.test_every_family import cases, loaded
 
 MEASURED = {"flux": (22.201, 0.910), "sd15": (1.645, 0.509), "encode": (0.346, 5.023)}
@@ -78,6 +80,32 @@ def test_every_family_tells_its_memory_and_mixes_no_devices(name: str, tmp_path:
     assert memory.calls[0].one_image_gib > 0
     assert memory.least_gib < memory.gib
     assert memory.smallest_gpu_gib is not None
+
+
+@pytest.mark.parametrize("name", FAMILIES.names())
+def test_backward_passes_of_every_family_are_predicted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = cases()[name]
+    found = find_pipeline(str(case.save(tmp_path / "p")), with_weights=True)
+    options = LoadOptions(dtype="bfloat16", resolution_px=case.side_px, also_float32=True)
+    asked = [
+        Backward("gradient", "parameters", 10, together=16),
+        Backward("masking", "latents", 16),
+        Backward("noise", "latents", 16, precise=True),
+    ]
+    together = predicted_memory(found, options, backward=asked)
+    monkeypatch.setattr(backward, "TOGETHER_GIB", 0)
+    alone = predicted_memory(found, options, backward=asked)
+    assert together is not None
+    assert alone is not None
+    calls, streamed = ({call.what: call for call in memory.calls} for memory in (together, alone))
+    own = next(part for part in together.parts if part.dtype == "bfloat16" and part.part in ("unet", "transformer"))
+    # Of each sample a gradient in bfloat16 and one in float32, beside what is held to compute them.
+    assert calls["gradient"].gib > 16 * 6 * own.parameters / GIB
+    assert calls["gradient"].one_image_gib > 6 * own.parameters / GIB
+    assert streamed["gradient"].images == 10
+    assert streamed["gradient"].gib == streamed["gradient"].one_image_gib < calls["gradient"].gib
+    assert calls["masking"].one_image_gib < calls["masking"].gib < calls["noise"].gib
+    assert calls["masking"] == streamed["masking"]
 
 
 def test_a_model_that_asks_for_numbers_says_that_its_memory_cannot_be_told(

@@ -14,7 +14,9 @@ from raymia.attacks.random import Random
 from raymia.attacks.rediffuse import ReDiffuse
 from raymia.data.tar import Fault
 from raymia.replica.conditioning import Conditioning
-from raymia.scan.scorer import Scorer
+from raymia.run.record import Evaluations
+from raymia.scan.calibration import Reference
+from raymia.scan.scorer import Scorer, Scores
 from raymia.services.protocol import ServiceError
 from tests.attacks.replicas import GaussianReplica, PixelEmbedder
 
@@ -62,6 +64,77 @@ def test_a_batch_that_runs_out_of_memory_is_halved() -> None:
     attacks = {"loss": Loss(draws=1)}
     whole = Scorer(Moody(), attacks, 0).score(PIXELS, ["x"] * 4, KEYS)
     assert Scorer(Moody(largest=1), attacks, 0).score(PIXELS, ["x"] * 4, KEYS) == whole
+
+
+class Bounded(GaussianReplica):
+    """Has memory for so many images in a call of the denoiser, and notes what is asked of it."""
+
+    denoiser_batch = 100
+
+    def __init__(self, largest: int, shift: float = 0.0) -> None:
+        super().__init__(shift, 1.0)
+        self.largest = largest
+        self.encoded: list[int] = []
+        self.asked: list[int] = []
+
+    def encode(self, images: Tensor) -> Tensor:
+        self.encoded.append(len(images))
+        return super().encode(images)
+
+    def predicted_noise(self, z_t: Tensor, t: int | Tensor, conditioning: Conditioning) -> Tensor:
+        self.asked.append(len(z_t))
+        if len(z_t) > self.largest:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().predicted_noise(z_t, t, conditioning)
+
+
+PAIR = {"loss:few": Loss(timesteps=(200,), draws=1), "loss": Loss(timesteps=(100, 300), draws=1)}
+"""The second asks twice the images of the first in its largest call."""
+
+
+def near(found: list[Scores | Fault], expected: list[Scores | Fault]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_a_size_that_ran_out_of_memory_is_not_tried_again_and_the_log_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    whole = Scorer(Bounded(100), PAIR, 0).score(PIXELS, ["x"] * 4, KEYS)
+    replica = Bounded(4)
+    scorer = Scorer(replica, PAIR, 0)
+    for _ in range(3):
+        near(scorer.score(PIXELS, ["x"] * 4, KEYS), whole)
+    # Both evaluations of the loss in one call: eight images once, and four ever after.
+    assert replica.asked.count(8) == 1
+    assert [record.message for record in caplog.records] == ["out of memory at batch 4; from now on batches are cut to 2"]
+
+
+def test_what_was_found_before_memory_ran_out_is_neither_computed_again_nor_counted_twice() -> None:
+    replica = Bounded(4)
+    scorer = Scorer(replica, PAIR, 0)
+    near(scorer.score(PIXELS, ["x"] * 4, KEYS), Scorer(Bounded(100), PAIR, 0).score(PIXELS, ["x"] * 4, KEYS))
+    assert replica.encoded == [4], "the halves have the latents"
+    # The first attack on the whole batch, the second that failed, and its two evaluations of each half.
+    assert replica.asked == [4, 8, 4, 4]
+    assert scorer.evaluations == Evaluations(forwards=3 * 4, encodes=4)
+
+
+def test_what_the_reference_found_before_memory_ran_out_is_kept_too() -> None:
+    model, other = Bounded(100), Bounded(4, shift=0.2)
+    scorer = Scorer(model, PAIR, 0, reference=Reference(other, same_latents=True, same_texts=False))
+    wide = Scorer(Bounded(100), PAIR, 0, reference=Reference(Bounded(100, 0.2), same_latents=True, same_texts=False))
+    near(scorer.score(PIXELS, ["x"] * 4, KEYS), wide.score(PIXELS, ["x"] * 4, KEYS))
+    assert model.asked == [4, 8]
+    assert other.asked == [4, 8, 4, 4]
+    assert (model.encoded, other.encoded) == ([4], [])
+    assert scorer.evaluations == wide.evaluations == Evaluations(forwards=2 * 3 * 4, encodes=4)
+
+
+def test_evaluations_before_a_sample_at_fault_are_counted() -> None:
+    attacks = {"loss": Loss(timesteps=(100,), draws=1), "random": Random()}
+    scorer = Scorer(Moody(), attacks, 0)
+    scorer.score(PIXELS, ["x", "raise", "x", "x"], KEYS)
+    # The whole batch was encoded before its texts were; of each sample alone the latents are known, and all but one evaluated.
+    assert scorer.evaluations == Evaluations(forwards=3, encodes=4)
 
 
 def test_the_scorer_runs_where_ray_is_not_installed() -> None:
