@@ -7,10 +7,12 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from raymia.attacks.base import ATTACKS
 from raymia.run.record import FORMAT, ScanRecord
@@ -122,3 +124,13 @@ def test_the_architecture_names_every_field_of_a_scans_record() -> None:
     named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
     assert sorted(named) == sorted({*ScanRecord.model_fields} - {"format"})
     assert f"`format: {FORMAT}`" in table
+
+
+def test_one_version_is_said_everywhere() -> None:
+    root = DOCS.parent
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    cited = yaml.safe_load((root / "CITATION.cff").read_text())
+    newest = re.search(r"^## (\S+) \((\S+)\)$", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert (cited["version"], cited["date-released"]) == newest.groups()
+    assert newest[1] == version
