@@ -38,17 +38,17 @@ def test_a_dry_run_says_what_the_job_costs_and_what_sharing_saves(job: Path) -> 
         "denoising": 50,
     }
     assert costs["apart"]["forwards"] == 111
-    assert costs["together"]["forwards"] == 80
+    assert costs["together"]["forwards"] == 83
     assert costs["samples"] == 1024
-    assert costs["in_total"]["forwards"] == 80 * 1024
+    assert costs["in_total"]["forwards"] == 83 * 1024
     assert {part["part"]: part["dtype"] for part in costs["memory"]["parts"]} == {
         "vae": "float32",
         "unet": "bfloat16",
         "text_encoder": "bfloat16",
     }
     shown = CliRunner().invoke(app, ["scan", str(job), "--dry-run"]).stdout
-    assert "81,920" in shown
-    assert "28%" in shown
+    assert "84,992" in shown
+    assert "25%" in shown
     assert "The smallest GPU that it fits is one of 8 GB" in " ".join(shown.split())
     on_cpu = CliRunner().invoke(app, ["scan", str(job), "--dry-run", "--json", "--set", "pool.gpus_per_replica=0"])
     assert json.loads(on_cpu.stdout)["memory"] is None

@@ -200,7 +200,7 @@ def test_speed_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     (model,) = printed("bench", "model", "--model", "small", "--device", "cpu", "--seconds", "0.1", "--batch", "2")
     assert model["forwards_s"] > 0
     (scorer,) = printed("bench", "scorer", "pia", "--model", "small", "--device", "cpu", "--seconds", "0.1", "--batch", "2")
-    assert scorer["forwards"] == 3
+    assert scorer["forwards"] == 4
     (pia,) = printed("bench", "attacks", "pia", "--samples", "10")
     assert (pia["attack"], pia["samples"]) == ("pia", 10)
     (pipeline,) = printed("bench", "pipeline", "--batch-seconds", "0.05", "--samples", "64")
