@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from raymia.evaluation.posterior import Reliability
 from raymia.evaluation.results import Evaluation, SignalMetrics
@@ -75,6 +76,10 @@ def roc_figure(evaluation: Evaluation, names: Sequence[str], logarithmic: bool) 
     axes.plot(ramp, ramp, ":", color=FAINT, label="chance")
     if logarithmic:
         axes.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.05))
+        for axis in (axes.xaxis, axes.yaxis):
+            # Matplotlib writes powers of ten in mathematics, which is switched off.
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("{x:g}" if floor > 0.1 else NullFormatter())  # or there is no number but 1
     else:
         axes.set(xlim=(0, 1), ylim=(0, 1.01))
     title = "ROC, both axes logarithmic" if logarithmic else "ROC"

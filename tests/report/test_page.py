@@ -40,7 +40,9 @@ def test_the_report_shows_verdict_table_and_images_and_escapes_captions(
     write_report(Ledger(job.run), evaluation)
     folder = tmp_path / "run" / "report"
     assert (folder / "figures" / "roc.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in (folder / "figures" / "roc_log.svg").read_text()
+    drawn = {file.name: file.read_text() for file in (folder / "figures").glob("*.svg")}
+    assert re.search(r">1</text>.*>0\.[2-9]</text>|>0\.[2-9]</text>.*>1</text>", drawn["roc_log.svg"], re.DOTALL)
+    assert not [name for name, svg in drawn.items() if "mathdefault" in svg], "powers of ten are numbers"
     signals = pd.read_csv(folder / "tables" / "signals.csv").set_index("signal")
     assert signals.loc["loss", "auc"] == pytest.approx(evaluation.metrics.signals["loss"].auc.value)  # type: ignore[union-attr]
     assert pd.read_csv(folder / "tables" / "quarantine.csv")["samples"].sum() == 2
