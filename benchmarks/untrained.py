@@ -22,15 +22,13 @@ from sklearn.metrics import roc_auc_score
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import raymia
-from raymia.data.manifest import load_manifest
-from raymia.data.selection import shard_readers
-from raymia.data.tar import RawSample
+from raymia.bench.attacks import equal_samples
 from raymia.evaluation.fitted import fit_scores
 from raymia.evaluation.intervals import chance_spread
 from raymia.evaluation.labelled import LabelledSamples
 from raymia.run.columns import SIGNALS
 from raymia.run.record import SignalRecord
-from raymia.testbed import PIPELINE, TESTBED
+from raymia.testbed import PIPELINE
 from raymia.testbed.architecture import RESOLUTION_PX
 
 BATCH = 64
@@ -62,14 +60,11 @@ def untrained(folder: Path, seed: int) -> Path:
 
 def unpacked(samples: int, folder: Path) -> tuple[list[Path], list[str], list[bool]]:
     """Image files named by key, captions and labels of as many members as non-members of the test bed."""
-    by_member: dict[bool, list[RawSample]] = {True: [], False: []}
-    for reader in shard_readers(*load_manifest(TESTBED)):
-        by_member[bool(reader.shard.member)] += [item for item in reader.read() if isinstance(item, RawSample)]
-    chosen = [(sample, label) for label, found in by_member.items() for sample in found[: samples // 2]]
-    files = [folder / f"{sample.key}.jpg" for sample, _ in chosen]
-    for file, (sample, _) in zip(files, chosen, strict=True):
+    chosen, member = equal_samples(samples)
+    files = [folder / f"{sample.key}.jpg" for sample in chosen]
+    for file, sample in zip(files, chosen, strict=True):
         file.write_bytes(sample.image or b"")
-    return files, [sample.caption for sample, _ in chosen], [label for _, label in chosen]
+    return files, [sample.caption for sample in chosen], member.tolist()
 
 
 def aucs(seed: int, samples: int, folder: Path) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt, Lt
@@ -12,7 +12,7 @@ from torch import Tensor
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.families import Ability
 from raymia.replica.schedule import Schedule
-from raymia.trial.parameters import Timesteps, distinct, draws_at
+from raymia.trial.parameters import Draws, Timesteps, distinct, evaluations_at
 from raymia.trial.trial import CAPTION, EMPTY, Condition, Trial
 
 Share = Annotated[float, Gt(0.0), Lt(1.0)]
@@ -35,7 +35,7 @@ class CLiD(Attack):
 
     timesteps: Timesteps = Field((400, 450, 500), description="Timesteps at which the losses are compared.")
     draws: int = Field(3, ge=1, description="Noise draws per timestep.")
-    noise: Literal["shared", "own"] = Field(
+    noise: Draws = Field(
         "own",
         description="`own`: every timestep has draws of its own, whose mean varies less; `shared`: the k-th draw is the same "
         "at all timesteps, so that other attacks find evaluations made.",
@@ -68,8 +68,7 @@ class CLiD(Attack):
 
     def _places(self) -> list[tuple[int, int]]:
         """Timesteps with the numbers of their draws."""
-        count = len(self.timesteps)
-        return [(t, k) for i, t in enumerate(self.timesteps) for k in draws_at(i, count, self.draws, self.noise)]
+        return evaluations_at(self.timesteps, self.draws, self.noise)
 
     def _losses(self, trial: Trial, condition: Condition) -> Tensor:
         """(timesteps x draws, batch) losses, in the space that the model was trained in."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -15,9 +15,9 @@ from torch.nn.functional import cosine_similarity
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.backward import Take
 from raymia.replica.schedule import Schedule
-from raymia.trial.parameters import MicroBatch, Timestep, Timesteps, draws_at
+from raymia.trial.parameters import Draws, MicroBatch, Timestep, Timesteps, evaluations_at
 from raymia.trial.sketch import add_to_sketch
-from raymia.trial.trial import Trial
+from raymia.trial.trial import Trial, norm
 
 
 class Gradient(Attack):
@@ -38,7 +38,7 @@ class Gradient(Attack):
 
     timesteps: Timesteps = Field(tuple(range(50, 550, 50)), description="Timesteps over which the loss is averaged.")
     draws: int = Field(1, ge=1, description="K: noise draws per timestep.")
-    noise: Literal["shared", "own"] = Field(
+    noise: Draws = Field(
         "own",
         description="`own`: every timestep has draws of its own, so that the mean varies less; `shared`: the k-th draw is the "
         "same at all timesteps.",
@@ -74,8 +74,7 @@ class Gradient(Attack):
 
     def _mean(self) -> list[tuple[int, int]]:
         """Timestep and draw of each evaluation whose errors the score is of the mean of."""
-        count = len(self.timesteps)
-        return [(t, draw) for i, t in enumerate(self.timesteps) for draw in draws_at(i, count, self.draws, self.noise)]
+        return evaluations_at(self.timesteps, self.draws, self.noise)
 
     def _direction(self) -> list[tuple[int, int]]:
         """The evaluations whose gradients' directions are compared: as far as there are any, of those of the mean."""
@@ -131,7 +130,7 @@ class Gradient(Attack):
                 add_to_sketch(sketch, gradient.reshape(1, -1), name)
 
             self._stream(trial, row, [evaluation], [1.0], add)
-        squares = {name: (norm * scale).square()[None] for name, norm in norms.items()}
+        squares = {name: (length * scale).square()[None] for name, length in norms.items()}
         return self._scores(trial, squares, by_input[None], sketches)
 
     def _stream(
@@ -158,7 +157,7 @@ class Gradient(Attack):
         zero = torch.zeros(len(by_input), device=by_input.device)
         scores = {
             "gradient": sum(squares.values(), zero).sqrt(),
-            "gradient.input": vector_norm(by_input.flatten(1), dim=1),
+            "gradient.input": norm(by_input),
         }
         for group in trial.model.groups:
             of_group = (square for name, square in squares.items() if trial.model.parameter_group(name) == group)

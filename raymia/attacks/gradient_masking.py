@@ -7,12 +7,11 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.schedule import Schedule, mix
 from raymia.trial.parameters import MicroBatch, Timesteps
-from raymia.trial.trial import Trial
+from raymia.trial.trial import Trial, norm
 
 
 class GradientMasking(Attack):
@@ -68,13 +67,8 @@ class GradientMasking(Attack):
         masked = torch.where(mask, noise, latents)
         shown = (mix(trial.schedule, masked, noise, t), masked)
         predicted = trial.model.predicted_noises([(z, t, trial.text()) for z in shown])
-        noised, clean = (_length(torch.where(mask, noise - latents - each, 0.0)) for each in predicted)
-        return noised, clean, _length(gradients)
-
-
-def _length(x: Tensor) -> Tensor:
-    length: Tensor = vector_norm(x.flatten(1), dim=1)
-    return length
+        noised, clean = (norm(torch.where(mask, noise - latents - each, 0.0)) for each in predicted)
+        return noised, clean, norm(gradients)
 
 
 def largest(gradients: Tensor, share: float) -> Tensor:

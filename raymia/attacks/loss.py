@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from torch import Tensor
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.schedule import Schedule
 from raymia.trial.frequency import Share, lowpass
-from raymia.trial.parameters import Timesteps, draws_at
+from raymia.trial.parameters import Draws, Timesteps, draws_at
 from raymia.trial.trial import CAPTION, Trial, mean_squared
 
 
@@ -33,7 +33,7 @@ class Loss(Attack):
 
     timesteps: Timesteps = Field((100, 200, 300, 400, 500), description="Timesteps at which the loss is taken.")
     draws: int = Field(5, ge=1, description="Noise draws per timestep.")
-    noise: Literal["shared", "own"] = Field(
+    noise: Draws = Field(
         "shared",
         description="`shared`: the k-th draw is the same at all timesteps, so that other attacks find evaluations made; `own`: "
         "every timestep has draws of its own, which is worth more per forward where `loss` runs alone.",

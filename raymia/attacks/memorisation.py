@@ -7,13 +7,12 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.families import Ability
 from raymia.replica.schedule import Schedule
 from raymia.trial.parameters import Timestep
-from raymia.trial.trial import CAPTION, EMPTY, Trial
+from raymia.trial.trial import CAPTION, EMPTY, Trial, norm
 
 
 class Memorisation(Attack):
@@ -50,4 +49,4 @@ class Memorisation(Attack):
         asked = [(z, self.timestep, trial.text(condition)) for z in starts for condition in (CAPTION, EMPTY)]
         predicted = trial.model.predicted_noises(asked)
         moves = [told - untold for told, untold in zip(predicted[::2], predicted[1::2], strict=True)]
-        return {"memorisation": torch.stack([vector_norm(move.flatten(1), dim=1) for move in moves]).mean(0)}
+        return {"memorisation": torch.stack([norm(move) for move in moves]).mean(0)}

@@ -6,13 +6,12 @@ from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.schedule import Schedule
 from raymia.trial.lbfgs import minimise
 from raymia.trial.parameters import MicroBatch, Timestep
-from raymia.trial.trial import Trial, mean_squared
+from raymia.trial.trial import Trial, mean_squared, norm
 
 
 class NoiseOptimisation(Attack):
@@ -48,5 +47,5 @@ class NoiseOptimisation(Attack):
         left = mean_squared(trial.noise(0) - trial.predicted_noise_at(end, t, precise=True))
         return {
             "noise_optimisation": -left,
-            "noise_optimisation.delta": -vector_norm((end - start).flatten(1), dim=1),
+            "noise_optimisation.delta": -norm(end - start),
         }

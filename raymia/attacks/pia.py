@@ -7,13 +7,12 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.schedule import Schedule, mix
 from raymia.trial.frequency import Share, lowpass
 from raymia.trial.parameters import Timestep, Timesteps, require_among
-from raymia.trial.trial import Trial
+from raymia.trial.trial import Trial, norm
 
 EUCLIDEAN = 2.0
 
@@ -62,19 +61,14 @@ class PIA(Attack):
         again = trial.model.predicted_noises([(mix(trial.schedule, trial.latents, e, t), t, trial.text()) for e, t in added])
         errors = {t: e0 - predicted for t, predicted in zip(self.timesteps, again[1:], strict=True)}
         scores = {
-            "pia": _score(errors[self.timestep], self.p),
-            "pia.normalised": _score(normalised - again[0], self.p),
-            "pia.lowpass": _score(lowpass(errors[self.timestep], self.keep), self.p),
+            "pia": -norm(errors[self.timestep], self.p),
+            "pia.normalised": -norm(normalised - again[0], self.p),
+            "pia.lowpass": -norm(lowpass(errors[self.timestep], self.keep), self.p),
         }
         for t, error in errors.items():
-            scores |= {name: _score(error, p) for name, p in self._names(t).items()}
+            scores |= {name: -norm(error, p) for name, p in self._names(t).items()}
         return scores
 
     def _names(self, t: int) -> dict[str, float]:
         """Signals of a timestep, with the orders of their norms."""
         return {f"pia.t={t}": self.p} | ({} if self.p == EUCLIDEAN else {f"pia.t={t}.p=2": EUCLIDEAN})
-
-
-def _score(error: Tensor, p: float) -> Tensor:
-    norm: Tensor = vector_norm(error.flatten(1), ord=p, dim=1)
-    return -norm

@@ -6,13 +6,12 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.schedule import Schedule
 from raymia.trial.frequency import Share, lowpass
 from raymia.trial.parameters import Timestep, Timesteps, require_among
-from raymia.trial.trial import Trial
+from raymia.trial.trial import Trial, norm
 
 
 class SimA(Attack):
@@ -51,10 +50,6 @@ class SimA(Attack):
     def score(self, trial: Trial) -> dict[str, Tensor]:
         predicted = trial.model.predicted_noises([(trial.latents, t, trial.text()) for t in self.timesteps])
         by_t = dict(zip(self.timesteps, predicted, strict=True))
-        norms = {t: self._norm(noise) for t, noise in by_t.items()}
-        scores = {"sima": -norms[self.timestep], **{f"sima.t={t}": -norm for t, norm in norms.items()}}
-        return scores | {"sima.lowpass": -self._norm(lowpass(by_t[self.timestep], self.keep))}
-
-    def _norm(self, noise: Tensor) -> Tensor:
-        norm: Tensor = vector_norm(noise.flatten(1), ord=self.p, dim=1)
-        return norm
+        norms = {t: norm(noise, self.p) for t, noise in by_t.items()}
+        scores = {"sima": -norms[self.timestep], **{f"sima.t={t}": -length for t, length in norms.items()}}
+        return scores | {"sima.lowpass": -norm(lowpass(by_t[self.timestep], self.keep), self.p)}

@@ -80,9 +80,26 @@ def load_samples(count: int | None, manifest: str = TESTBED, side: int = RESOLUT
     """Images of a manifest, members and non-members in equal numbers, in turn.
 
     Args:
-        count: number of images, an even one; none for as many as there are.
-        manifest: path or name.
+        count, manifest: see `equal_samples`.
         side: of the images in px.
+
+    Raises:
+        ConfigError: `count` is odd, or there are not so many.
+    """
+    chosen, member = equal_samples(count, manifest)
+    pixels = np.stack([decode_image(sample.image or b"", side, MAX_PIXELS).pixels for sample in chosen])
+    return pixels, [sample.caption for sample in chosen], [sample.key for sample in chosen], member
+
+
+def equal_samples(count: int | None, manifest: str = TESTBED) -> tuple[list[RawSample], NDArray[np.bool_]]:
+    """Samples of a manifest as they are in their shards, members and non-members in equal numbers, in turn.
+
+    Args:
+        count: number of samples, an even one; none for as many as there are.
+        manifest: path or name.
+
+    Returns:
+        The samples and their (n,) labels.
 
     Raises:
         ConfigError: `count` is odd, or there are not so many.
@@ -95,10 +112,7 @@ def load_samples(count: int | None, manifest: str = TESTBED, side: int = RESOLUT
     half = most if count is None else count // 2
     if (count or 0) % 2 or not 0 < half <= most:
         raise ConfigError(f"samples {count}: expected an even number up to {2 * most}, members and non-members of {manifest}")
-    chosen = [by_member[member][i] for i in range(half) for member in (True, False)]
-    pixels = np.stack([decode_image(sample.image or b"", side, MAX_PIXELS).pixels for sample in chosen])
-    captions, keys = [sample.caption for sample in chosen], [sample.key for sample in chosen]
-    return pixels, captions, keys, np.tile([True, False], half)
+    return [by_member[member][i] for i in range(half) for member in (True, False)], np.tile([True, False], half)
 
 
 def testbed_job(names: Sequence[str]) -> Job:

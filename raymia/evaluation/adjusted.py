@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from raymia.evaluation.appearance import appearance, lacking
+from raymia.evaluation.appearance import appearance, lacking, tells_looks
 from raymia.evaluation.combined import STRENGTH
 from raymia.evaluation.crossfit import folds, one_thread, out_of_fold, sample
 from raymia.evaluation.labelled import LabelledSamples
@@ -102,7 +102,7 @@ def adjusted_warnings(labelled: LabelledSamples, table: pd.DataFrame) -> list[st
     Args:
         table: all samples with scores, those of unknown membership too.
     """
-    if not adjustable(labelled) or appearance(table) is None:
+    if not adjustable(labelled) or not tells_looks(table):
         return []
     few = _few(labelled)
     if few is not None:

@@ -51,6 +51,8 @@ def appearance(table: pd.DataFrame) -> Appearance | None:
     Args:
         table: columns that blind baselines read, and the signals of the control `autoencoder`.
     """
+    if not tells_looks(table):
+        return None
     facts = []
     if all(complete(table, name) for name in SIZE):
         statistics = features(table)
@@ -60,14 +62,17 @@ def appearance(table: pd.DataFrame) -> Appearance | None:
     if complete(table, LATENT):
         facts.append(np.log(np.maximum(0.0, -table[LATENT].to_numpy(float)) + NOTHING))
     vectors = embeddings(table)
-    if not facts and vectors is None:
-        return None
     if complete(table, "caption"):
         facts.append(np.log1p(table["caption"].astype(str).str.len().to_numpy(float)))
     return Appearance(
         facts=np.column_stack(facts) if facts else np.empty((len(table), 0)),
         embedding=np.empty((len(table), 0)) if vectors is None else vectors,
     )
+
+
+def tells_looks(table: pd.DataFrame) -> bool:
+    """Whether `appearance` has anything to say of a table's rows; no column is copied."""
+    return all(complete(table, name) for name in SIZE) or any(complete(table, name) for name in (ERROR, LATENT, EMBEDDING))
 
 
 def lacking(table: pd.DataFrame) -> dict[str, int]:

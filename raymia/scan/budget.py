@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from raymia.attacks.base import ATTACKS
 from raymia.config import Job, parse_job
 from raymia.errors import ConfigError
+from raymia.replica.folder import PipelineFolder
+from raymia.replica.schedule import Schedule
 from raymia.scan.cost import count
 from raymia.scan.leaderboard import Entry, Leaderboard, passes, shipped_leaderboard
 from raymia.scan.plan import attacked, check_attacks
@@ -55,7 +57,8 @@ def propose(job: Job, budget: int, table: Leaderboard | None = None) -> tuple[Jo
     if job.hosted is not None:
         raise ConfigError(f"--budget: service {job.hosted.service} offers images alone, and no forwards; choose the attacks")
     table = table or shipped_leaderboard()
-    possible, left_out = _possible(job, budget, table)
+    pipeline, schedule = attacked(job)
+    possible, left_out = _possible(job, budget, table, pipeline, schedule)
     chosen = best(possible, budget, table.reported_on)
     if not chosen:
         reasons = "; ".join(f"{attack}: {reason}" for attack, reason in left_out.items())
@@ -63,7 +66,7 @@ def propose(job: Job, budget: int, table: Leaderboard | None = None) -> tuple[Jo
     taken = {entry.attack for entry in chosen}
     left_out |= {entry.attack: "adds less than what was chosen" for entry in possible if entry.attack not in taken}
     proposed = _with(job, {entry.attack: entry.parameters for entry in chosen} | {name: {} for name in CONTROLS})
-    together = count(proposed.attacks.values(), attacked(job)[1])
+    together = count(proposed.attacks.values(), schedule)
     proposal = Proposal(
         budget=budget,
         version=table.version,
@@ -102,9 +105,10 @@ def evidence(auc: float) -> float:
     return (math.sqrt(2) * NormalDist().inv_cdf(min(auc, MOST_AUC))) ** 2 if auc > 0.5 else 0.0
 
 
-def _possible(job: Job, budget: int, table: Leaderboard) -> tuple[list[Entry], dict[str, str]]:
+def _possible(
+    job: Job, budget: int, table: Leaderboard, pipeline: PipelineFolder | None, schedule: Schedule
+) -> tuple[list[Entry], dict[str, str]]:
     """Entries that can run in the job within the budget, and why attacks without one cannot."""
-    pipeline, schedule = attacked(job)
     possible: list[Entry] = []
     left_out: dict[str, str] = {}
     for attack in (name for name in ATTACKS.names() if name not in CONTROLS):

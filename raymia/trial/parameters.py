@@ -48,7 +48,17 @@ MicroBatch = Annotated[int, Ge(1)]
 """Samples whose gradients are in memory at once; changes no score beyond rounding."""
 
 
-def draws_at(place: int, timesteps: int, draws: int, noise: Literal["shared", "own"]) -> range:
+Draws = Literal["shared", "own"]
+"""Whether the k-th draw is the same noise at all timesteps, or every timestep has draws of its own."""
+
+
+def evaluations_at(timesteps: tuple[int, ...], draws: int, noise: Draws) -> list[tuple[int, int]]:
+    """Timestep and number of the draw of each evaluation; see `draws_at`."""
+    count = len(timesteps)
+    return [(t, draw) for place, t in enumerate(timesteps) for draw in draws_at(place, count, draws, noise)]
+
+
+def draws_at(place: int, timesteps: int, draws: int, noise: Draws) -> range:
     """Numbers of the noise draws at the timestep in a place among several.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.noise import stacked_noise
@@ -335,6 +336,12 @@ class Trial:
             self._memo[key] = compute()
         kept: T = self._memo[key]
         return kept
+
+
+def norm(x: Float[Tensor, "batch ..."], p: float = 2.0) -> Float[Tensor, " batch"]:
+    """The p-norm of each sample's elements."""
+    lengths: Tensor = vector_norm(x.flatten(1), ord=p, dim=1)
+    return lengths
 
 
 def mean_squared(difference: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
