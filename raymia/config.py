@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,7 +31,7 @@ from raymia.replica.families import LoadOptions, TextPlace
 from raymia.replica.quantised import Weights
 from raymia.replica.schedule import Naming
 from raymia.replica.single_file import PredictionType, Said
-from raymia.run.record import CONTROL, tuned_name
+from raymia.run.record import CONTROL, served_name, tuned_name
 from raymia.services.protocol import SERVICES, Service
 from raymia.shipped import adapter_file
 
@@ -423,13 +424,18 @@ class Job(_Section):
 
     @model_validator(mode="after")
     def _attacks_are_possible(self) -> Job:
+        if self.hosted is not None:
+            offered = self.hosted.offers()
+            object.__setattr__(self, "attacks", {name: attack.as_offered(offered) for name, attack in self.attacks.items()})
         for name, attack in self.attacks.items():
             if not Access(self.access).allows(attack.access):
                 raise ConfigError(
                     f"attacks.{name}: needs {attack.access} access, but `access` is {self.access}; leave the attack out, or "
                     f"set access: {attack.access} if the attacker has it"
                 )
-            if self.hosted is not None:
+            if self.hosted is None:
+                _require_said(name, attack)
+            else:
                 _require_possible(name, attack, self.hosted)
             if "clip" in attack.needs() and self.clip is None:
                 raise ConfigError(f"attacks.{name}: compares by CLIP, but the job has no `clip`; set one, or another metric")
@@ -458,12 +464,15 @@ class Job(_Section):
     def subject(self) -> str:
         """What is attacked, in a word: a model with its adapters, or a service."""
         if isinstance(self.replica, Service):
-            return f"service {self.replica.service}"
+            return served_name(self.replica.service, self.replica.model)
         return tuned_name(self.replica.model, [adapter.path for adapter in self.replica.adapters])
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the job that it was begun with: all but `FREE_TO_CHANGE`, JSON-like."""
-        return without_free(self.model_dump(mode="json"))
+        content = without_free(self.model_dump(mode="json"))
+        if self.hosted is not None:
+            content["replica"] = {name: content["replica"][name] for name in self.hosted.identity()}
+        return content
 
     def needs(self) -> frozenset[Need]:
         """Models beside the attacked one that the attacks compare with."""
@@ -491,13 +500,28 @@ def _require_possible(name: str, attack: Attack, service: Service) -> None:
     Raises:
         ConfigError: names the attack and what it needs.
     """
-    lacking = sorted(attack.asks() - service.capabilities)
+    lacking = sorted(attack.asks() - service.offers())
     if lacking:
-        raise ConfigError(f"attacks.{name}: asks for {', '.join(lacking)}, which service {service.service} does not offer")
+        fields = [f"{field}: {json.dumps(value)}" for one, (field, value) in attack.spares.items() if one in lacking]
+        without = f"; set {', '.join(fields)} to do without" if len(fields) == len(lacking) else ""
+        raise ConfigError(
+            f"attacks.{name}: asks for {', '.join(lacking)}, which service {service.service} does not offer{without}"
+        )
     if attack.access not in (Access.BLACK, Access.CONTROL) or (
         attack.access == Access.CONTROL and attack.cost() != Evaluations()
     ):
         raise ConfigError(f"attacks.{name}: evaluates the model itself; service {service.service} offers images alone")
+
+
+def _require_said(name: str, attack: Attack) -> None:
+    """Refuse an attack that leaves to a model what only a service has of its own.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    for field, value in attack.spares.values():
+        if value is None and getattr(attack, field) is None:
+            raise ConfigError(f"attacks.{name}.{field}: null is a service's own, and a model has none; give a number")
 
 
 FREE_TO_CHANGE = (

@@ -40,6 +40,7 @@ from raymia.engine.shards import Read  # noqa: E402
 from raymia.engine.start import LOCAL_SETTINGS  # noqa: E402
 from raymia.engine.stream import Work  # noqa: E402
 from raymia.scan import pipeline  # noqa: E402
+from raymia.services.gate import OwnTurns  # noqa: E402
 from raymia.testbed.architecture import save_tiny  # noqa: E402
 
 pytest_plugins = ["tests.skips", "tests.workers"]
@@ -72,7 +73,7 @@ def bare_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scans of this process read, decode and score in a bare loop: all of a scan but Ray, for tests of what a scan makes."""
 
     def stream(
-        reads: Sequence[Read], schema: pa.Schema, decode: Work, load: Callable[[], Work], pool: Pool
+        reads: Sequence[Read], schema: pa.Schema, decode: Work, load: Callable[[], Work], pool: Pool, patience_s: float = 0.0
     ) -> Iterator[pa.Table]:
         score = load()
         return (score(decode(table)) for read in reads for table in read())
@@ -83,6 +84,7 @@ def bare_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "stream", stream)
     monkeypatch.setattr(pipeline, "on_ray", lambda what, replicas: nullcontext())
     monkeypatch.setattr(Pool, "here", here)
+    monkeypatch.setattr(pipeline, "PoolTurns", OwnTurns)
 
 
 @pytest.fixture(scope="session")

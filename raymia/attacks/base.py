@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
@@ -46,6 +46,8 @@ class Attack(BaseModel, ABC):
     """Paper, with its arXiv number."""
     precise: ClassVar[bool] = False
     """Whether some evaluations must be made in float32 whatever the replica computes in: differences of nearly equal ones."""
+    spares: ClassVar[Mapping[Capability, tuple[str, Any]]] = {}
+    """What the attack can do without in front of a service: a field, and the value by which it does, for each capability."""
 
     @abstractmethod
     def signals(self) -> list[Signal]:
@@ -74,6 +76,12 @@ class Attack(BaseModel, ABC):
     def asks(self) -> frozenset[Capability]:
         """What the attack, as configured, asks of a service; nothing where it evaluates the model itself."""
         return frozenset()
+
+    def as_offered(self, offered: frozenset[Capability]) -> Self:
+        """The attack in front of a service that offers less than it asks for; fields that a job sets stay as they are."""
+        lacking = [spared for capability, spared in self.spares.items() if capability not in offered]
+        changed = {name: value for name, value in lacking if name not in self.model_fields_set}
+        return self.model_copy(update=changed) if changed else self
 
     def tells(self) -> frozenset[Ability]:
         """What the attack, as configured, must be able to tell a model, or the model must have; nothing where any will do."""

@@ -13,7 +13,7 @@ from raymia.errors import ConfigError
 from raymia.replica.families import Ability
 from raymia.replica.schedule import Schedule
 from raymia.services.protocol import Capability
-from raymia.trial.parameters import Guidance, asked_of_service, evaluations_per_step, told_under
+from raymia.trial.parameters import OWN, Guidance, Steps, asked_of_service, forwards_of, told_under
 from raymia.trial.similarity import Metric, needs_of, similarity
 from raymia.trial.trial import Trial
 
@@ -31,10 +31,11 @@ class Generation(Attack):
     name: ClassVar = "generation"
     access: ClassVar = Access.BLACK
     reference: ClassVar = "Wu et al. 2022, arXiv 2210.00968"
+    spares: ClassVar = OWN
 
     images: int = Field(3, ge=1, description="n: images generated per caption.")
-    steps: int = Field(30, ge=1, description="Denoising steps of each.")
-    guidance: Guidance = Field(7.5, description="Classifier-free guidance scale; 1 is none.")
+    steps: Steps | None = Field(30, description="Denoising steps of each; null leaves them to a service.")
+    guidance: Guidance | None = Field(7.5, description="Classifier-free guidance scale; 1 is none, null the service's own.")
     metric: Metric = Field("clip", description="Similarity measure.")
 
     def needs(self) -> frozenset[Need]:
@@ -44,17 +45,17 @@ class Generation(Attack):
         return told_under(self.guidance) | {"condition"}
 
     def asks(self) -> frozenset[Capability]:
-        return asked_of_service("text_to_image", guidance=self.guidance)
+        return asked_of_service("text_to_image", "prompt", steps=self.steps, guidance=self.guidance)
 
     def check(self, schedule: Schedule) -> None:
-        if self.steps >= schedule.timesteps:
+        if self.steps is not None and self.steps >= schedule.timesteps:
             raise ConfigError(f"steps {self.steps}: expected fewer than the model's {schedule.timesteps} timesteps")
 
     def signals(self) -> list[Signal]:
         return [Signal("generation", primary=True), Signal("generation.max")]
 
     def cost(self) -> Evaluations:
-        forwards = self.images * self.steps * evaluations_per_step(self.guidance)
+        forwards = forwards_of(self.images, self.steps, self.guidance)
         return Evaluations(forwards=forwards, decodes=self.images, queries=self.images)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:

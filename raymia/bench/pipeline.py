@@ -30,6 +30,7 @@ from raymia.engine.start import on_ray
 from raymia.run.ledger import Ledger
 from raymia.scan.pipeline import run_scan
 from raymia.scan.scorer import Scorer
+from raymia.services.protocol import Queries
 from raymia.trial.trial import Trial
 
 SCAN_BATCH, SCAN_SIDE_PX, SHARDS = 8, 512, 8
@@ -59,11 +60,7 @@ class Sleeping(Attack):
 class NoService:
     """Stands where a service would, in front of an attack that asks for nothing."""
 
-    def image_to_image(self, *question: object, **more: object) -> Tensor:
-        """Not asked."""
-        raise NotImplementedError
-
-    def text_to_image(self, *question: object, **more: object) -> Tensor:
+    def answer(self, queries: Queries) -> Tensor:
         """Not asked."""
         raise NotImplementedError
 

@@ -114,11 +114,11 @@ def retry_after_of(error: BaseException) -> float | None:
         if isinstance(headers, Mapping):
             asked = next((value for name, value in headers.items() if str(name).lower() == "retry-after"), None)
             if asked is not None:
-                return _seconds(str(asked).strip())
+                return seconds_asked(str(asked).strip())
     return None
 
 
-def _seconds(asked: str) -> float | None:
+def seconds_asked(asked: str) -> float | None:
     if asked.isdigit():
         return float(asked)
     try:

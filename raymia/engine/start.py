@@ -28,6 +28,8 @@ STORAGE_ERRORS = ["ServiceUnavailable", "Connection reset", "Connection aborted"
 STDERR = 2
 WRAPPED = "ray.exceptions.UserCodeException:"
 CAUSE_LINE = re.compile(r"^[A-Za-z_.]*(Error|Exception|Interrupt): ")
+OWN_ERROR = re.compile(r"^raymia\.[A-Za-z_.]*Error: ")
+"""Before the message of an error of raymia's own, which says all that is to be said."""
 LOCAL_SETTINGS = {"RAY_worker_niceness": "0", "OMP_WAIT_POLICY": "PASSIVE", "RAY_enable_metrics_collection": "0"}
 """Of a local Ray, unless the environment says otherwise. Workers run at normal priority: at Ray's own niceness of 15 a scan on
 a busy laptop gets next to no processor. Threads of torch that wait for each other sleep: where other processes want the same
@@ -150,8 +152,12 @@ def hush() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def configure() -> None:
-    """Settings of Ray Data under which no failure is silent and a stall becomes an error."""
+def configure(patience_s: float = NO_PROGRESS_TIMEOUT_S) -> None:
+    """Settings of Ray Data under which no failure is silent and a stall becomes an error.
+
+    Args:
+        patience_s: for which nothing may move.
+    """
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -161,7 +167,7 @@ def configure() -> None:
     context.retried_map_errors = TRANSIENT_ERRORS
     context.max_map_retries = 2
     context.retried_io_errors = [*dict.fromkeys([*context.retried_io_errors, *STORAGE_ERRORS])]
-    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    context.execution_no_progress_timeout_s = patience_s
 
 
 def _cause(error: BaseException) -> str:
@@ -174,5 +180,5 @@ def _cause(error: BaseException) -> str:
     for candidate in reversed(causes):
         lines = [line for line in str(candidate).splitlines() if CAUSE_LINE.match(line) and not line.startswith(WRAPPED)]
         if lines:
-            return lines[-1].strip()
+            return OWN_ERROR.sub("", lines[-1].strip())
     return f"{type(causes[-1]).__name__}: {' '.join(str(causes[-1]).split())[:500]}"

@@ -10,7 +10,7 @@ import ray
 
 from raymia.engine.pool import Pool
 from raymia.engine.shards import Read, ShardDatasource
-from raymia.engine.start import configure
+from raymia.engine.start import NO_PROGRESS_TIMEOUT_S, configure
 from raymia.errors import ConfigError
 
 DECODING_CPUS = 0.5
@@ -55,7 +55,14 @@ class ScoringActor:
         return self._work(table)
 
 
-def stream(reads: Sequence[Read], schema: pa.Schema, decode: Work, load: Callable[[], Work], pool: Pool) -> Iterator[pa.Table]:
+def stream(
+    reads: Sequence[Read],
+    schema: pa.Schema,
+    decode: Work,
+    load: Callable[[], Work],
+    pool: Pool,
+    patience_s: float = NO_PROGRESS_TIMEOUT_S,
+) -> Iterator[pa.Table]:
     """Read, decode and score every row once, in any order.
 
     A row stays whole on its way: Ray neither splits nor merges what is one row.
@@ -66,11 +73,12 @@ def stream(reads: Sequence[Read], schema: pa.Schema, decode: Work, load: Callabl
         decode: decodes a row, on CPU tasks.
         load: makes the scoring ready, in each actor of the pool.
         pool: how many actors there are, and where.
+        patience_s: for which nothing may move before the stream is ended by an error.
 
     Returns:
         The scored rows, as tables of one row.
     """
-    configure()
+    configure(patience_s)
     held = [ray.put(load)]
     scored = (
         ray.data.read_datasource(ShardDatasource(reads, schema), override_num_blocks=len(reads))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,14 @@ class VQAutoencoder(Autoencoder):
     def _images(self, z0: Tensor) -> Tensor:
         decoded: Tensor = self._vqvae.decode(z0 / self._scale).sample
         return decoded
+
+
+ALONE: dict[str, Callable[[Parts, torch.device, int, str], Autoencoder]] = {
+    "AutoencoderKL": KLAutoencoder,
+    "AutoencoderDC": DCAutoencoder,
+    "VQModel": VQAutoencoder,
+}
+"""By diffusers' names of their classes, autoencoders that take images and give images without the rest of their pipeline."""
 
 
 class Pixels(Autoencoder):

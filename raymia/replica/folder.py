@@ -16,13 +16,14 @@ from safetensors.torch import load_file
 from raymia.digests import files_digest
 from raymia.errors import ConfigError
 from raymia.replica import families
+from raymia.replica.autoencoder import ALONE, Autoencoder
 from raymia.replica.configs import check_index, check_part, check_tokenizer_config
 from raymia.replica.device import quiet_libraries
 from raymia.replica.documents import read_json
 from raymia.replica.families import Family, LoadOptions
 from raymia.replica.fetching import fetch
 from raymia.replica.hub import download, remote_files, remote_headers
-from raymia.replica.parts import Parts, beside_weights, is_tokenizer, weight_stems
+from raymia.replica.parts import Parts, beside_weights, is_tokenizer, name_of, weight_stems
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Naming, Schedule
 from raymia.replica.self_test import keep_texts, require_changed, self_test
@@ -32,6 +33,8 @@ from raymia.replica.tensors import check_built, check_tensors
 from raymia.replica.weight_files import VARIANTS, WeightFiles, file_names, unreadable
 
 INDEX = "model_index.json"
+AUTOENCODER_BATCH = 4
+"""Images in a call of an autoencoder alone."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,20 @@ class PipelineFolder:
         if options.adapters:
             require_changed(replica, parts, options)
         return replica
+
+    def load_autoencoder(self) -> Autoencoder:
+        """Load the autoencoder alone, on the CPU.
+
+        Raises:
+            ConfigError: the family has none, or one of a class that is not loaded alone; or its weights do not fit.
+        """
+        part = self.family.autoencoder or ""
+        kind = ALONE.get(name_of(self.parts.get(part, "")))
+        if kind is None:
+            known = ", ".join(ALONE)
+            raise ConfigError(f"{self.path}: no autoencoder that can be used alone; expected a pipeline with one of {known}")
+        quiet_libraries()
+        return kind(Parts(self.path, self.parts), torch.device("cpu"), AUTOENCODER_BATCH, part)
 
     def load_text(self, options: LoadOptions, kept: StagedText) -> Replica:
         """Load text encoders alone, for `text`, and keep what replicas without any are tested with when they load.

@@ -81,6 +81,46 @@ KINDS = tuple(Evaluations.model_fields)
 """Names of the kinds of evaluation."""
 
 
+class CallCounts(BaseModel):
+    """What became of the calls that a scan made of a hosted service."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    made: int = 0
+    answered: int = 0
+    """With an image, which is paid for."""
+    refused: int = 0
+    """With a word that there will be none."""
+    failed: int = 0
+    """Not at all, or in a way that is tried again."""
+    busy: int = 0
+    """With the word that too much was asked."""
+
+    def __add__(self, other: CallCounts) -> CallCounts:
+        return CallCounts(**{kind: number + getattr(other, kind) for kind, number in self})
+
+
+class ServiceRecord(BaseModel):
+    """What a scan asked of a hosted service, over all attempts."""
+
+    model_config = ConfigDict(extra="allow")
+
+    calls: CallCounts = CallCounts()
+    """Of attempts that came to their end."""
+    images: int = 0
+    """That are kept, of this run and of those that it shares its answers with."""
+    refusals: int = 0
+    """That are kept."""
+    price_per_image: float | None = None
+    currency: str | None = None
+    spent: float | None = None
+    """Price of the images; none where no price is known."""
+    repeats: bool | None = None
+    """Whether one question asked twice had the same answer to the byte; none where that was not asked."""
+    difference: float | None = None
+    """Mean absolute difference of the two answers, on the scale 0 to 1 of pixels."""
+
+
 class SignalRecord(BaseModel):
     """One signal: a score column, and the attack that made it."""
 
@@ -109,7 +149,7 @@ class ReplicaRecord(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str | None = None
-    """Folder, URL, hub id or name of the attacked model; none for a hosted service."""
+    """Folder, URL, hub id or name of the attacked model, or the service's own name of it; none for a service of one model."""
     adapters: list[AdapterRecord] = []
     """On the model."""
     service: str | None = None
@@ -130,9 +170,14 @@ class JobRecord(BaseModel):
     @property
     def subject(self) -> str:
         """Name of what is attacked: a model with its adapters, or a service."""
-        if self.replica.model is None:
-            return f"service {self.replica.service}"
+        if self.replica.service is not None or self.replica.model is None:
+            return served_name(self.replica.service, self.replica.model)
         return tuned_name(self.replica.model, [adapter.path for adapter in self.replica.adapters])
+
+
+def served_name(service: str | None, model: str | None) -> str:
+    """How a service is called, with the one of its models that is asked."""
+    return f"service {service}" if model is None else f"{model} of service {service}"
 
 
 def tuned_name(model: str, adapters: Sequence[str]) -> str:
@@ -221,6 +266,8 @@ class ScanRecord(RunRecord):
     """Seconds spent in each stage, over all processes and attempts."""
     seconds: float = 0.0
     bottleneck: Bottleneck | None = None
+    service: ServiceRecord | None = None
+    """Where a hosted service is attacked over a network."""
 
 
 class FeaturesRecord(RunRecord):

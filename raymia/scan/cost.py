@@ -37,7 +37,7 @@ def count(attacks: Iterable[Attack], schedule: Schedule, reference: bool = False
     columns = scores_of(named, trial)
     if not reference:
         return trial.evaluations
-    beside = Reference(_Hollow(schedule), same_latents=True, same_texts=False)
+    beside = Reference(Hollow(schedule), same_latents=True, same_texts=False)
     other = beside.trial(trial)
     calibrated(named, other, columns, beside)
     return trial.evaluations + other.evaluations
@@ -74,7 +74,7 @@ def works_on_images(attack: Attack, schedule: Schedule) -> bool:
 def prompts_of(attacks: Iterable[Attack], schedule: Schedule, captions: Sequence[str]) -> list[str]:
     """Every prompt that attacks tell the model of images with these captions, each once, found by running them."""
     images = torch.zeros(len(captions), 3, SIDE_PX, SIDE_PX)
-    hollow = _Hollow(schedule)
+    hollow = Hollow(schedule)
     trial = _hollow_trial(schedule, images, captions=captions, hollow=hollow)
     for attack in attacks:
         attack.score(trial)
@@ -86,14 +86,14 @@ def _hollow_trial(
     images: Tensor | None = None,
     latents: Tensor | None = None,
     captions: Sequence[str] = (SOME_CAPTION,),
-    hollow: _Hollow | None = None,
+    hollow: Hollow | None = None,
 ) -> Trial:
-    model = hollow or _Hollow(schedule)
+    model = hollow or Hollow(schedule)
     keys = [str(place) for place in range(len(captions))]
     return Trial(model, images, captions, keys, seed=0, clip=model, lpips=model, latents=latents)
 
 
-class _Hollow:
+class Hollow:
     """Replica, CLIP and LPIPS of the right shapes and no content.
 
     Attributes:

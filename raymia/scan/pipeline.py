@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 
@@ -22,14 +22,15 @@ from raymia.data.tar import RETRIED
 from raymia.engine.counters import Counter
 from raymia.engine.pool import Pool
 from raymia.engine.progress import ScanProgress
-from raymia.engine.start import on_ray
+from raymia.engine.start import NO_PROGRESS_TIMEOUT_S, on_ray
 from raymia.engine.stream import Work, stream
+from raymia.engine.turns import PoolTurns
 from raymia.errors import ConfigError, RaymiaError
 from raymia.replica.device import dtype_on, native_on_cpu
 from raymia.run.columns import scored
 from raymia.run.ledger import Ledger, LedgerState
 from raymia.run.lock import RunLock
-from raymia.run.record import PROGRESS_FILE, Counts, Evaluations, ScanRecord, now_text
+from raymia.run.record import PROGRESS_FILE, Counts, Evaluations, ScanRecord, ServiceRecord, now_text
 from raymia.run.tally import Tally
 from raymia.scan import texts
 from raymia.scan.batches import BATCH_SCHEMA, ReadBatches, ShardWork
@@ -39,15 +40,20 @@ from raymia.scan.monitoring import Monitor, bottleneck
 from raymia.scan.plan import ScanPlan, hold, make_plan, require_same
 from raymia.scan.rows import RowScorer, score_rows
 from raymia.scan.scorer import load_scorer
+from raymia.scan.service import ask_first, images_kept, summed_up
 from raymia.scan.units import Units
+from raymia.services.hosted import Hosted
 from raymia.urls import public, without_secrets
 
 log = logging.getLogger(__name__)
 
 LIBRARIES = ("raymia", "ray", "torch", "diffusers", "transformers", "open_clip_torch", "pyarrow", "pillow", "numpy")
 
-LoadScorer = Callable[[Job, str, str, int | None], RowScorer]
-"""Makes the scorer of a job, within the process that is to use it, of a dtype, a device and a number of CPU threads."""
+LoadScorer = Callable[..., RowScorer]
+"""Makes the scorer of a job, within the process that is to use it, of a dtype, a device and a number of CPU threads; and, where
+a service is attacked, of `turns`, in which it is called."""
+LONGEST_ANSWER_S = 86400.0
+"""A batch of images that a service makes slowly, or of which few are asked for a minute, takes long, and that is no fault."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +62,13 @@ class Prepared:
 
     Attributes:
         before: the record of the run that is resumed, if any.
+        asked: what the first questions to a hosted service said, where one is attacked.
     """
 
     plan: ScanPlan
     ledger: Ledger
     before: ScanRecord | None
+    asked: ServiceRecord | None = None
 
 
 def run_scan(job: Job, console: Console, load: LoadScorer = load_scorer) -> Counts:
@@ -80,7 +88,16 @@ def run_scan(job: Job, console: Console, load: LoadScorer = load_scorer) -> Coun
     with ExitStack() as locks:
         for part in prepared:
             locks.enter_context(RunLock(part.ledger.storage))
-        return _scan_all(prepared, console, load)
+        return _scan_all([_first_asked(part) for part in prepared], console, load)
+
+
+def _first_asked(prepared: Prepared) -> Prepared:
+    """The scan after its first questions, where it is of a hosted service."""
+    service = prepared.plan.job.hosted
+    if not isinstance(service, Hosted):
+        return prepared
+    before = None if prepared.before is None else prepared.before.service
+    return replace(prepared, asked=ask_first(prepared.plan.job, service, before))
 
 
 def _scan_all(prepared: Sequence[Prepared], console: Console, load: LoadScorer) -> Counts:
@@ -114,6 +131,7 @@ class Stream:
         row_type: of the committed rows.
         load: loads the scorer, within the process that is to use it.
         cache: of latents; then the scorer is a `Scorer`.
+        patience_s: for which nothing may move.
     """
 
     what: str
@@ -127,6 +145,7 @@ class Stream:
     row_type: pa.StructType
     load: Callable[[], RowScorer]
     cache: LatentCache | None = None
+    patience_s: float = NO_PROGRESS_TIMEOUT_S
 
     def decoder(self) -> Work:
         """What decodes batch rows; a process that does it loads `raymia.scan.decoding` and no model library."""
@@ -148,10 +167,13 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
     pool = Pool.here(job.pool if job.hosted is None else job.pool.model_copy(update={"gpus_per_replica": 0.0}))
     dtype = _dtype(prepared, pool)
     record = _begun(prepared, dtype)
+    record.service = prepared.asked
     ledger.write_run(record)
     if plan.clusters is not None:
         ledger.write_clusters(plan.clusters)
     start = time.monotonic()
+    service = job.hosted if isinstance(job.hosted, Hosted) else None
+    turns = None if service is None else PoolTurns(service.gate(images_kept(job, service)))
     staged = job.hosted is None and job.model.text == "stage"
     if staged:
         _encode_texts(plan, ledger, pool, dtype, console)
@@ -165,8 +187,10 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
         max_pixels=job.max_pixels,
         prompts=Prompts(job.caption_source, job.seed),
         row_type=scored(plan.signal_names),
-        load=partial(load, plan.pinned, dtype, pool.device, pool.threads),
+        load=partial(load, plan.pinned, dtype, pool.device, pool.threads, **({} if turns is None else {"turns": turns})),
         cache=plan.latent_cache,
+        # A service that answers nothing ends the scan by the patience of the job.
+        patience_s=NO_PROGRESS_TIMEOUT_S if service is None else LONGEST_ANSWER_S,
     )
     monitor, streamed_s = score_all(rows, ledger, pool, console)
     counts = ledger.counts(plan.expected)
@@ -176,6 +200,8 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
     record.stages = {name: round(record.stages.get(name, 0.0) + value, 3) for name, value in monitor.stages.items()}
     record.seconds = round(record.seconds + time.monotonic() - start, 1)
     record.finished, record.counts = now_text(), counts
+    if service is not None and turns is not None and record.service is not None:
+        record.service = summed_up(job, service, record.service, turns.counted())
     ledger.write_run(record)
     ledger.write_text(PROGRESS_FILE, monitor.progress().model_dump_json(indent=2) + "\n")
     if staged:
@@ -261,7 +287,7 @@ def score_all(rows: Stream, ledger: Ledger, pool: Pool, console: Console) -> tup
             return monitor, 0.0
         units = Units(ledger, rows.row_type, rows.unit_size, state.committed, monitor)
         reads = [ReadBatches(part, rows.unit_size, rows.batch_size, rows.prompts) for part in work]
-        for table in stream(reads, BATCH_SCHEMA, rows.decoder(), rows.loader(), pool):
+        for table in stream(reads, BATCH_SCHEMA, rows.decoder(), rows.loader(), pool, rows.patience_s):
             first = first or time.monotonic()
             units.add(table)
         if units.pending:

@@ -27,6 +27,7 @@ from raymia.run.record import FORMAT, RUN_FILE, ScanRecord, SignalRecord
 from raymia.scan.calibration import calibrated_signal, calibrates
 from raymia.scan.cost import works_on_images
 from raymia.scan.latents import TRANSFORM, LatentCache
+from raymia.scan.service import require_affordable
 from raymia.scan.told import caveats, require_told, shapes_of
 from raymia.shipped import clip_folder, model_folder
 from raymia.urls import without_secrets
@@ -154,6 +155,7 @@ def make_plan(job: Job) -> ScanPlan:
             "--labels-do-not-hold to scan nevertheless"
         )
     check_attacks(job, pipeline, schedule)
+    require_affordable(job, manifest.samples)
     for caveat in [] if pipeline is None else caveats(job, pipeline):
         log.warning("%s", caveat)
     signals = signals_of(job, () if pipeline is None else pipeline.family.groups)
@@ -181,9 +183,11 @@ def make_plan(job: Job) -> ScanPlan:
 
 
 def hold(manifest: Manifest, job: Job) -> bool:
-    """Whether a manifest's labels hold for what a job attacks; members of a model's training set are a tuned model's, too."""
-    names = [job.subject] if job.hosted is not None else [job.subject, job.model.model]
-    return any(labels_hold(manifest, name) for name in names)
+    """Whether a manifest's labels hold for what a job attacks: a model, or the one that a service calls so.
+
+    Members of a model's training set are a tuned model's, too.
+    """
+    return any(labels_hold(manifest, name) for name in (job.subject, job.replica.model) if name is not None)
 
 
 def check_attacks(job: Job, pipeline: PipelineFolder | None, schedule: Schedule) -> None:

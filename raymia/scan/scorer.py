@@ -25,10 +25,12 @@ from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.protocol import Replica
 from raymia.run.columns import EMBEDDING
 from raymia.run.record import Evaluations
+from raymia.scan.asked import queries_of
 from raymia.scan.calibration import Found, Reference, calibrated, scores_of
 from raymia.scan.texts import staged_text
 from raymia.scan.told import require_told
-from raymia.services.protocol import BlackBox, ServiceError
+from raymia.services.gate import Turns
+from raymia.services.protocol import AskedAhead, BlackBox, ServiceError, Surroundings
 from raymia.shipped import clip_folder, model_folder
 from raymia.trial.trial import ImageEmbedder, PerceptualDistance, Trial
 
@@ -179,6 +181,8 @@ class Scorer:
             latents=batch.latents,
             sizes=sizes,
         )
+        if isinstance(self._black_box, AskedAhead):
+            self._black_box.ask_ahead(queries_of(self._attacks, trial.images, batch.captions, batch.keys, self._seed))
         other = None if self._reference is None else self._reference.trial(trial)
         try:
             columns = scores_of(self._attacks, trial, batch.found)
@@ -236,7 +240,7 @@ def _rows_of(found: Found, rows: slice) -> Found:
     return {key: {name: scores[rows] for name, scores in columns.items()} for key, columns in found.items()}
 
 
-def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None) -> Scorer:
+def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None, turns: Turns | None = None) -> Scorer:
     """Load what a job names.
 
     Args:
@@ -244,6 +248,7 @@ def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None) -
         dtype: one of ``float32``, ``bfloat16``, ``float16``.
         device: ``cpu`` or ``cuda``.
         threads: CPU threads that this process may use; none leaves torch's default.
+        turns: in which the attacked service is called; by default this process counts for itself.
 
     Raises:
         ConfigError: the model, the CLIP or the LPIPS cannot be loaded, or the service cannot be opened.
@@ -253,7 +258,7 @@ def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None) -
     # A service answers on the CPU, whatever the pool is given.
     place = torch.device(available(device) if job.hosted is None else "cpu")
     replica = _load_model(job, dtype, device) if job.hosted is None else None
-    black_box = None if job.hosted is None else job.hosted.open(None)
+    black_box = None if job.hosted is None else job.hosted.open(None, Surroundings(job.run, turns))
     clip, lpips = None, None
     # open_clip and lpips take seconds to import, which most replicas need not spend.
     if job.clip:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Len
 from pydantic import AfterValidator
@@ -44,6 +45,9 @@ def require_among(timestep: int, timesteps: tuple[int, ...]) -> None:
 Guidance = Annotated[float, Ge(1.0)]
 """Classifier-free guidance scale; 1 is none."""
 
+Steps = Annotated[int, Ge(1)]
+"""Denoising steps of an image."""
+
 MicroBatch = Annotated[int, Ge(1)]
 """Samples whose gradients are in memory at once; changes no score beyond rounding."""
 
@@ -75,17 +79,34 @@ def evaluations_per_step(guidance: float) -> int:
     return 1 if guidance == 1.0 else 2
 
 
-def told_under(guidance: float) -> frozenset[Ability]:
+def forwards_of(images: int, steps: int | None, guidance: float | None) -> int:
+    """Forwards of so many images in so many steps; none where they are a service's own affair."""
+    return 0 if steps is None or guidance is None else images * steps * evaluations_per_step(guidance)
+
+
+def told_under(guidance: float | None) -> frozenset[Ability]:
     """What a model must be able to be told so that it can be asked under a guidance scale."""
-    return frozenset(()) if guidance == 1.0 else frozenset(("condition", "unconditional"))
+    return frozenset(()) if guidance in (None, 1.0) else frozenset(("condition", "unconditional"))
 
 
-def asked_of_service(*kinds: Capability, guidance: float) -> frozenset[Capability]:
-    """What a black-box attack that makes images in so many steps under a guidance scale asks of a service.
+OWN: Mapping[Capability, tuple[str, Any]] = {"steps": ("steps", None), "guidance": ("guidance", None)}
+"""Fields that are left to a service which cannot be told of them; see `raymia.attacks.base.Attack.spares`."""
+CALIBRATED: Mapping[Capability, tuple[str, Any]] = {**OWN, "reconstruction": ("calibrate", False)}
+"""As `OWN`, of attacks that take the autoencoder's own error from their scores where it is known."""
+
+
+def asked_of_service(
+    *kinds: Capability, steps: int | None, guidance: float | None, calibrate: bool = False
+) -> frozenset[Capability]:
+    """What a black-box attack asks of a service.
 
     Args:
         kinds: of images, and what else must be said of them.
-        guidance: scale; 1 is none, which every service can do.
+        steps, guidance: of each image; none leaves them to the service.
+        calibrate: whether images after the autoencoder alone are asked for.
     """
-    guided: tuple[Capability, ...] = () if guidance == 1.0 else ("guidance",)
-    return frozenset((*kinds, "steps", "seed", *guided))
+    said: list[Capability] = [*kinds]
+    said += [] if steps is None else ["steps"]
+    said += [] if guidance is None else ["guidance"]
+    said += ["reconstruction"] if calibrate else []
+    return frozenset(said)

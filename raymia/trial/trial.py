@@ -18,7 +18,7 @@ from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Schedule, level_names
 from raymia.run.record import Evaluations
 from raymia.services.local import LocalPipeline
-from raymia.services.protocol import BlackBox
+from raymia.services.protocol import BlackBox, Queries
 from raymia.trial.kept import Kept
 from raymia.trial.shared import SharedReplica
 
@@ -284,13 +284,20 @@ class Trial:
         """Images in [-1, 1] for clean latents."""
         return self.model.decode(z)
 
-    def image_to_image(self, t: int, draw: int, steps: int, guidance: float = 1.0) -> Float[Tensor, "batch 3 H W"]:
-        """Ask the black box for variations of the images at noise level `t`, under their captions."""
+    def image_to_image(
+        self, t: int, draw: int, steps: int | None, guidance: float | None = 1.0
+    ) -> Float[Tensor, "batch 3 H W"]:
+        """Ask the black box for variations of the images at noise level `t`, under their captions.
+
+        Args:
+            t: noise level.
+            draw: number of the noise.
+            steps, guidance: of each; none leaves them to a service that takes none.
+        """
 
         def compute() -> Tensor:
-            self.evaluations.queries += len(self.images)
             strength = t / self.schedule.timesteps
-            return self._black_box.image_to_image(self.images, self.captions, strength, steps, guidance, self.seeds(draw))
+            return self._asked(draw, self.seeds(draw), steps, guidance, self.images, strength)
 
         return self._once(("image_to_image", t, draw, steps, guidance), compute)
 
@@ -298,16 +305,27 @@ class Trial:
         """The images after the autoencoder alone: image-to-image without noise."""
         return self.image_to_image(0, 0, 0)
 
-    def text_to_image(self, draw: int, steps: int, guidance: float) -> Float[Tensor, "batch 3 H W"]:
-        """Ask the black box for images of the captions, in the size of the originals."""
+    def text_to_image(self, draw: int, steps: int | None, guidance: float | None) -> Float[Tensor, "batch 3 H W"]:
+        """Ask the black box for images of the captions, in the size of the originals; see `image_to_image`."""
+        seeds = self.seeds(draw, "generation")
+        return self._once(
+            ("text_to_image", draw, steps, guidance), lambda: self._asked(draw, seeds, steps, guidance, None, None)
+        )
 
-        def compute() -> Tensor:
-            self.evaluations.queries += len(self.images)
-            height, width = self.images.shape[-2:]
-            seeds = self.seeds(draw, "generation")
-            return self._black_box.text_to_image(self.captions, height, width, steps, guidance, seeds)
-
-        return self._once(("text_to_image", draw, steps, guidance), compute)
+    def _asked(
+        self,
+        draw: int,
+        seeds: Sequence[int],
+        steps: int | None,
+        guidance: float | None,
+        images: Tensor | None,
+        strength: float | None,
+    ) -> Tensor:
+        height, width = self.images.shape[-2:]
+        self.evaluations.queries += len(self.images)
+        return self._black_box.answer(
+            Queries(self.keys, draw, self.captions, seeds, height, width, steps, guidance, images, strength)
+        )
 
     def embedding(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch width"]:
         """Unit CLIP embeddings of images in [-1, 1].

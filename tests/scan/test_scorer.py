@@ -17,7 +17,7 @@ from raymia.replica.conditioning import Conditioning
 from raymia.run.record import Evaluations
 from raymia.scan.calibration import Reference
 from raymia.scan.scorer import Scorer, Scores
-from raymia.services.protocol import ServiceError
+from raymia.services.protocol import Queries, ServiceError
 from tests.attacks.replicas import GaussianReplica, PixelEmbedder
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
@@ -155,13 +155,11 @@ def test_a_configured_clip_leaves_each_samples_embedding_with_its_scores() -> No
 class Picky:
     """A service that refuses images whose prompt says so."""
 
-    def image_to_image(self, images: Tensor, prompts: Sequence[str], *_: object) -> Tensor:
-        if "refused" in prompts:
+    def answer(self, queries: Queries) -> Tensor:
+        if "refused" in queries.prompts:
             raise ServiceError("refused_by_service", "a filter said no")
-        return images
-
-    def text_to_image(self, prompts: Sequence[str], *_: object) -> Tensor:
-        raise ServiceError("service_failed", "gone")
+        assert queries.images is not None
+        return queries.images
 
 
 def test_what_a_service_refuses_is_a_row_with_its_reason_however_many_there_are() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from raymia.attacks.loss import Loss
 from raymia.attacks.pokemon import Pokemon
 from raymia.attacks.rediffuse import ReDiffuse
 from raymia.services.local import LocalPipeline
+from raymia.services.protocol import Queries
 from raymia.trial.shared import SharedReplica
 from raymia.trial.similarity import similarity
 from raymia.trial.trial import NoModelError, Trial
@@ -30,17 +32,14 @@ class Service:
     def __init__(self) -> None:
         self.asked: list[tuple[object, ...]] = []
 
-    def image_to_image(
-        self, images: Tensor, prompts: Sequence[str], strength: float, steps: int, guidance: float, seeds: Sequence[int]
-    ) -> Tensor:
-        self.asked.append(("image", len(images), strength, steps, guidance, tuple(seeds)))
-        return (1 - strength) * images + strength * self._noise(seeds, images.shape[-2], images.shape[-1])
-
-    def text_to_image(
-        self, prompts: Sequence[str], height: int, width: int, steps: int, guidance: float, seeds: Sequence[int]
-    ) -> Tensor:
-        self.asked.append(("text", len(prompts), height, steps, guidance, tuple(seeds)))
-        return self._noise(seeds, height, width)
+    def answer(self, queries: Queries) -> Tensor:
+        drawn = self._noise(queries.seeds, queries.height, queries.width)
+        said = (queries.steps, queries.guidance, tuple(queries.seeds))
+        if queries.images is None or queries.strength is None:
+            self.asked.append(("text", len(queries), queries.height, *said))
+            return drawn
+        self.asked.append(("image", len(queries), queries.strength, *said))
+        return (1 - queries.strength) * queries.images + queries.strength * drawn
 
     def _noise(self, seeds: Sequence[int], height: int, width: int) -> Tensor:
         draws = [torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
@@ -125,11 +124,12 @@ def test_the_local_pipeline_denoises_over_evenly_spaced_timesteps_to_clean_laten
     model = SharedReplica(GaussianReplica(variance=0.0))
     images = random_images()
     # A model of a single point denoises everything to that point.
-    made = LocalPipeline(model).image_to_image(images, [""] * 3, 0.4, 4, 1.0, (1, 2, 3))
+    asked = Queries(["a", "b", "c"], 0, [""] * 3, (1, 2, 3), *images.shape[-2:], 4, 1.0, images, 0.4)
+    made = LocalPipeline(model).answer(asked)
     assert torch.allclose(made, torch.full_like(made, model._replica.mean), atol=1e-5)  # type: ignore[attr-defined]
     assert model.evaluations.forwards == 4 * 3
-    assert torch.equal(LocalPipeline(model).image_to_image(images, [""] * 3, 0.0, 0, 1.0, (1, 2, 3)), images)
-    drawn = LocalPipeline(model).text_to_image(["a", "b"], 16, 16, 5, 7.5, (1, 2))
+    assert torch.equal(LocalPipeline(model).answer(replace(asked, strength=0.0, steps=None)), images)
+    drawn = LocalPipeline(model).answer(Queries(["a", "b"], 0, ["a", "b"], (1, 2), 16, 16, 5, 7.5))
     assert drawn.shape == (2, 3, 16, 16)
     assert torch.allclose(drawn, torch.full_like(drawn, 0.3), atol=1e-5)
 

@@ -1,0 +1,382 @@
+"""What hosted services share: options, a key from the environment, answers that are kept, and many calls at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+import threading
+from abc import abstractmethod
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import ip_address
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor
+
+from raymia.errors import ConfigError
+from raymia.replica.autoencoder import Autoencoder
+from raymia.replica.folder import find_pipeline
+from raymia.services.answers import Answer, Answers, answers_place, digest_of
+from raymia.services.calls import CallLimits, Calls, Reply
+from raymia.services.checks import image_of, require_prompt
+from raymia.services.gate import Gate, Limits, OwnTurns
+from raymia.services.protocol import (
+    BlackBox,
+    Capability,
+    LocalModel,
+    Queries,
+    Query,
+    Service,
+    ServiceError,
+    ServiceStoppedError,
+    Surroundings,
+)
+from raymia.shipped import model_folder
+
+T = TypeVar("T")
+
+REFUSING = ("safety", "moderat", "content_policy", "content policy", "content_filter", "nsfw", "flagged", "sensitive")
+"""What stands in the words of services whose filter holds an image back."""
+REFUSED_STATUSES = (400, 403, 422, 451)
+"""By which services say that they will not make one image."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """An image as a service sent it.
+
+    Attributes:
+        content: the bytes of its file.
+        prompt: under which it was made, where the service says so.
+        headers: what else it said that is worth keeping.
+    """
+
+    content: bytes
+    prompt: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Hosted(Service):
+    """Base of services behind HTTP.
+
+    To add one, say what it can do, and how one image is asked for; the rest is done here: calls in their turn, again where that
+    may help, answers that are kept, filters, sizes and formats. See docs/add_a_service.md.
+    """
+
+    free: ClassVar = frozenset(
+        ("key_env", "price_per_image", "currency", "budget", "in_flight", "calls_per_minute", "timeout_s", "attempts")
+    ) | {"patience_s", "answers", "max_answer_bytes"}
+    rewrites_prompts: ClassVar[str] = ""
+    """Whether and when it changes prompts, for people; empty where it never does."""
+    sizes: ClassVar[str] = "any"
+    """Which sides of images it makes, for people."""
+
+    url: str = Field(description="Address of the service, below which its calls are.")
+    key_env: str | None = Field(None, description="Environment variable that holds the key, on every machine that asks.")
+    price_per_image: float | None = Field(None, ge=0, description="What an image costs, by your contract.")
+    currency: str = Field("USD", min_length=1, max_length=12, description="Of price and budget.")
+    budget: float | None = Field(None, ge=0, description="What all images of the run may cost; a job over it is refused.")
+    in_flight: int = Field(8, ge=1, le=1024, description="Calls at a time, of each replica of the pool.")
+    calls_per_minute: float | None = Field(None, gt=0, description="At most, over the whole pool; none for as many as go.")
+    timeout_s: float = Field(120.0, gt=0, le=3600, description="For which one call may take.")
+    attempts: int = Field(6, ge=1, le=100, description="How often a call is tried that fails, waiting longer each time.")
+    patience_s: float = Field(600.0, ge=0, le=86400, description="For so long a service may answer nothing before a scan ends.")
+    autoencoder: str | None = Field(
+        None, description="Pipeline whose autoencoder is the service's own, where that is known: attacks are calibrated by it."
+    )
+    answers: str | None = Field(None, description="Where answers are kept; by default in RUN/answers.")
+    max_answer_bytes: int = Field(2**26, ge=2**10, le=2**31, description="Of a longer answer nothing is read.")
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected an address that begins with https://, or http:// of a machine of your own")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("expected an address without user, password and query: name the key's variable in key_env")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Hosted:
+        if self.key_env is not None and self.url.startswith("http://") and not _is_near(urlsplit(self.url).hostname or ""):
+            raise ValueError("url: would send the key unencrypted; give an address that begins with https://")
+        if self.budget is not None and self.price_per_image is None:
+            raise ValueError("budget: goes with price_per_image, by which it is counted")
+        return self
+
+    @abstractmethod
+    async def ask(self, query: Query, calls: Calls) -> Made:
+        """Ask for one image.
+
+        Args:
+            query: what is asked for.
+            calls: by which it is; see `raymia.services.calls.Calls`.
+
+        Raises:
+            ServiceError: the service refuses.
+        """
+
+    def authorization(self, key: str) -> dict[str, str]:
+        """The headers that a key is sent in."""
+        return {"Authorization": f"Bearer {key}"}
+
+    def verdict(self, reply: Reply) -> ServiceError | ServiceStoppedError | None:
+        """What an answer of status 300 or more says; see `raymia.services.calls.Judge`."""
+        if reply.status not in REFUSED_STATUSES:
+            return None
+        said = reply.message()
+        filtered = any(word in said.lower() for word in REFUSING)
+        if reply.status == 403 and not filtered:
+            return None
+        return ServiceError("content_filter" if filtered else "refused_by_service", f"status {reply.status}: {said}")
+
+    def asked(self, query: Query) -> dict[str, Any]:
+        """Everything that the answer to a query depends on, JSON-like: under its digest the answer is kept.
+
+        Raises:
+            ConfigError: the service cannot be asked for it.
+        """
+        seeded = {"seed": self.seed(query)} if "seed" in self.offers() else {"key": query.key, "draw": query.draw}
+        options = {name: value for name, value in self.identity().items() if name not in ("resolution_px", "autoencoder")}
+        image = None if query.image is None else hashlib.sha256(pixels_of(query.image).tobytes()).hexdigest()
+        return {
+            "service": options,
+            "prompt": query.prompt,
+            **seeded,
+            "height": query.height,
+            "width": query.width,
+            "steps": query.steps,
+            "guidance": query.guidance,
+            "image": image,
+            "strength": query.strength,
+        }
+
+    def seed(self, query: Query) -> int:
+        """The seed that is sent, of 31 bits, as all services take them."""
+        return query.seed % 2**31
+
+    def check(self, kinds: Sequence[Query]) -> None:
+        """Refuse what the service cannot be asked for, as far as that is known without asking.
+
+        Args:
+            kinds: a query of every kind that a job's attacks ask.
+
+        Raises:
+            ConfigError: names the field, or the noise level.
+        """
+
+    def offers(self) -> frozenset[Capability]:
+        """What can be asked of it, as it is configured."""
+        return self.capabilities if self.autoencoder is None else self.capabilities | {"reconstruction"}
+
+    def price(self) -> float | None:
+        return self.price_per_image
+
+    def fingerprint(self) -> str:
+        """What identifies the attacked model: a digest of the options, and of the autoencoder's weights where one is known."""
+        if self.autoencoder is None:
+            return super().fingerprint()
+        folder = find_pipeline(model_folder(self.autoencoder), with_weights=True)
+        return hashlib.sha256(f"{super().fingerprint()}\n{folder.autoencoder_digest()}".encode()).hexdigest()
+
+    def gate(self, images_made: int = 0) -> Gate:
+        """The gate through which all calls of a scan go.
+
+        Args:
+            images_made: and paid for, by earlier attempts.
+        """
+        images = None
+        if self.budget is not None and self.price_per_image:
+            images = max(0, int(self.budget / self.price_per_image + 1e-9) - images_made)
+        return Gate(Limits(self.calls_per_minute, self.patience_s, images))
+
+    def key(self) -> str | None:
+        """The key, from the environment; none where the service wants none.
+
+        Raises:
+            ConfigError: the environment has none.
+        """
+        if self.key_env is None:
+            return None
+        key = os.environ.get(self.key_env, "").strip()
+        if not key:
+            raise ConfigError(
+                f"replica.key_env: no environment variable {self.key_env} on this machine; set it to your key, on every "
+                "machine that asks"
+            )
+        if not key.isascii() or not key.isprintable():
+            raise ConfigError(f"replica.key_env: what {self.key_env} holds is no key: it has characters that no header can")
+        return key
+
+    def open(self, model: LocalModel | None, surroundings: Surroundings) -> BlackBox:
+        turns = surroundings.turns or OwnTurns(self.gate())
+        return Asker(self, Answers(answers_place(surroundings.run, self.answers)), turns, self._loaded_autoencoder())
+
+    def _loaded_autoencoder(self) -> Autoencoder | None:
+        if self.autoencoder is None:
+            return None
+        return find_pipeline(model_folder(self.autoencoder), with_weights=True).load_autoencoder()
+
+
+class Asker:
+    """A hosted service that is asked for many images at a time, and for none twice; see `raymia.services.protocol.BlackBox`."""
+
+    def __init__(self, service: Hosted, answers: Answers, turns: Any, autoencoder: Autoencoder | None) -> None:
+        """Make ready; nothing is asked yet.
+
+        Args:
+            service: that is asked.
+            answers: that were given before.
+            turns: in which calls are made; see `raymia.services.gate.Turns`.
+            autoencoder: the service's own, where one is known.
+
+        Raises:
+            ConfigError: the environment has no key.
+        """
+        self._service = service
+        self._answers = answers
+        self._autoencoder = autoencoder
+        self._lossless = "lossless" in service.offers()
+        limits = CallLimits(service.timeout_s, service.attempts, service.in_flight, service.max_answer_bytes)
+        name = f"service {service.service} at {service.url}"
+        self._calls = Calls(name, service.url, service.key(), service, limits, turns)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="calls", daemon=True).start()
+        self._ahead: dict[str, Tensor | ServiceError] = {}
+
+    def ask_ahead(self, queries: Sequence[Queries]) -> None:
+        """Ask for everything at once, and keep it until the next call; see `raymia.services.protocol.AskedAhead`."""
+        wanted = {self._name(query): query for batch in queries if not self._is_local(batch) for query in batch}
+        found = self._run(self._all(list(wanted.values())))
+        self._ahead = dict(zip(wanted, found, strict=True))
+
+    def answer(self, queries: Queries) -> Float[Tensor, "batch 3 H W"]:
+        """See `raymia.services.protocol.BlackBox.answer`."""
+        if self._is_local(queries):
+            return self._reconstructed(queries)
+        named = [(self._name(query), query) for query in queries]
+        lacking = {name: query for name, query in named if name not in self._ahead}
+        if lacking:
+            self._ahead |= dict(zip(lacking, self._run(self._all(list(lacking.values()))), strict=True))
+        images = []
+        for name, _ in named:
+            found = self._ahead[name]
+            if isinstance(found, ServiceError):
+                raise found
+            images.append(found)
+        device = torch.device("cpu") if queries.images is None else queries.images.device
+        return torch.stack(images).to(device)
+
+    def asked_once(self, query: Query) -> Tensor:
+        """The answer to one question.
+
+        Raises:
+            ServiceError: the image is not made.
+            ServiceStoppedError: the service cannot be asked.
+        """
+        (found,) = self._run(self._all([query]))
+        if isinstance(found, ServiceError):
+            raise found
+        image: Tensor = found
+        return image
+
+    def asked_twice(self, query: Query) -> tuple[Tensor, Tensor]:
+        """The answers to one question that is asked twice, which a resumed run need not ask again.
+
+        Raises:
+            ServiceError: an image is not made.
+            ServiceStoppedError: the service cannot be asked.
+        """
+        one, other = self._run(self._all([query, query], marks=({}, {"again": 1})))
+        for found in (one, other):
+            if isinstance(found, ServiceError):
+                raise found
+        return one, other
+
+    def _name(self, query: Query) -> str:
+        return digest_of(self._service.asked(query))
+
+    @staticmethod
+    def _is_local(queries: Queries) -> bool:
+        return queries.images is not None and queries.strength == 0.0
+
+    def _reconstructed(self, queries: Queries) -> Tensor:
+        """The images after the autoencoder alone, computed here."""
+        if self._autoencoder is None or queries.images is None:
+            raise ValueError("no autoencoder of the service is known; an attack that needs one is refused before the scan")
+        return self._autoencoder.decode(self._autoencoder.encode(queries.images)).to(queries.images.device)
+
+    async def _all(self, queries: Sequence[Query], marks: Sequence[dict[str, Any]] | None = None) -> list[Any]:
+        """The image of each query, or why there is none.
+
+        Where no call can succeed any more, those that are under way end before that is said.
+        """
+        each = [self._one(query, mark) for query, mark in zip(queries, marks or [{}] * len(queries), strict=True)]
+        found = await asyncio.gather(*each, return_exceptions=True)
+        for outcome in found:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ServiceError):
+                raise outcome
+        return found
+
+    async def _one(self, query: Query, mark: dict[str, Any]) -> Tensor:
+        asked = {**self._service.asked(query), **mark}
+        known = await asyncio.to_thread(self._answers.find, asked, self._service.max_answer_bytes)
+        answer, content = known or await self._fresh(query, asked)
+        if answer.reason is not None:
+            raise ServiceError(answer.reason, answer.detail)
+        require_prompt(query, answer.prompt)
+        return await asyncio.to_thread(image_of, content, query, self._lossless)
+
+    async def _fresh(self, query: Query, asked: dict[str, Any]) -> tuple[Answer, bytes]:
+        """Ask, and keep the answer before anything is made of it."""
+        try:
+            made = await self._service.ask(query, self._calls)
+        except ServiceError as error:
+            if error.reason == "service_failed":
+                raise
+            return await asyncio.to_thread(self._answers.keep, asked, None, reason=error.reason, detail=error.detail), b""
+        keep = partial(self._answers.keep, asked, made.content, prompt=made.prompt, headers=made.headers)
+        return await asyncio.to_thread(keep), made.content
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def close(self) -> None:
+        """Close connections and end the thread that makes calls."""
+        self._run(self._calls.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+def pixels_of(image: Float[Tensor, "3 H W"]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(H, W, 3) pixels of an image in [-1, 1]."""
+    pixels: np.ndarray[Any, np.dtype[np.uint8]] = (
+        ((image.cpu() + 1.0) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
+    )
+    return pixels
+
+
+def png_of(image: Float[Tensor, "3 H W"]) -> bytes:
+    """An image in [-1, 1] as PNG: a lossy format would add an error of its own."""
+    file = io.BytesIO()
+    Image.fromarray(pixels_of(image)).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _is_near(host: str) -> bool:
+    """Whether a machine is this one."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
