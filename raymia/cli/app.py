@@ -134,9 +134,11 @@ def _within(budget: int, job_file: Path, override: list[str] | None, run: str | 
 
 def _print_cost(job: Any, as_json: bool, proposal: Any = None) -> None:
     from raymia.cli.printing import COSTS, print_cost, print_memory, print_texts
+    from raymia.cli.printing_seams import print_bill
     from raymia.scan.calibration import calibrates, with_reference
     from raymia.scan.cost import SOME_CAPTION, count, prompts_of
     from raymia.scan.plan import make_plan
+    from raymia.scan.service import bill_of
 
     plan = make_plan(job)
     both = job.reference is not None
@@ -148,20 +150,19 @@ def _print_cost(job: Any, as_json: bool, proposal: Any = None) -> None:
     together = dict(count(job.attacks.values(), plan.schedule, both))
     samples = plan.expected
     in_total = {kind: None if samples is None else number * samples for kind, number in together.items()}
-    price = None if plan.job.hosted is None else plan.job.hosted.price()
-    total_price = None if price is None or samples is None else price * together["queries"] * samples
+    bill = None if job.hosted is None else bill_of(job, samples)
     memory = _memory(plan)
     prompts = len(prompts_of(job.attacks.values(), plan.schedule, [SOME_CAPTION]))
     if as_json:
         costs: dict[str, Any] = {"per_image": alone, "apart": apart, "together": together, "samples": samples}
-        costs |= {"in_total": in_total, "price": total_price}
+        costs |= {"in_total": in_total, "service": None if bill is None else bill.model_dump()}
         costs["memory"] = memory if memory is None or isinstance(memory, str) else memory.model_dump()
         costs["proposal"] = None if proposal is None else proposal.model_dump(mode="json")
         out.show_json(costs | {"prompts": prompts})
         return
     print_cost(out, job.attacks, alone, apart, together, samples, in_total)
-    if total_price is not None:
-        out.say(f"Price of the queries, as the service states it: {total_price:,.2f}")
+    if bill is not None:
+        print_bill(out, bill)
     if memory is not None:
         print_memory(out, memory)
         if job.hosted is None and job.model.text == "stage":
@@ -520,19 +521,26 @@ def _facts_of(file: str) -> dict[str, Any]:
 
 @app.command()
 def services(as_json: Json = False) -> None:
-    """List the services that black-box attacks can ask: what each is and what can be asked of it."""
+    """List the services that black-box attacks can ask: what each is, what can be asked of it and which attacks it allows."""
+    from raymia.attacks.base import ATTACKS
     from raymia.cli.printing_seams import print_services
+    from raymia.scan.service import possible
     from raymia.services.protocol import SERVICES
 
     known = list(SERVICES.all().values())
+    attacks = {name: kind() for name, kind in ATTACKS.all().items()}
+    allowed = {kind.name: possible(attacks, kind.capabilities) for kind in known}
     if not as_json:
-        print_services(out, known)
+        print_services(out, known, allowed)
         return
     rows = [
         {
             "service": kind.name,
             "what": kind.title,
             "capabilities": sorted(kind.capabilities),
+            "attacks": allowed[kind.name],
+            "sizes": kind.sizes,
+            "rewrites_prompts": kind.rewrites_prompts,
             "options": {name: field.description for name, field in kind.model_fields.items()},
         }
         for kind in known

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raymia.cli.console import Terminal, plain_table
 
 if TYPE_CHECKING:  # these need torch, which printing does not
     from raymia.replica.families import Family
+    from raymia.scan.service import Bill
     from raymia.services.protocol import Service
 
 
@@ -22,12 +23,29 @@ def print_families(out: Terminal, families: Iterable[Family]) -> None:
     out.print(table)
 
 
-def print_services(out: Terminal, services: Iterable[type[Service]]) -> None:
-    """Name, what it is, and what can be asked of each service."""
-    table = plain_table("Services", ("service", "what it is", "can be asked for"))
+def print_services(out: Terminal, services: Iterable[type[Service]], allowed: Mapping[str, Sequence[str]]) -> None:
+    """Name, what it is, what can be asked of each service, and which attacks are possible there."""
+    table = plain_table("Services", ("service",))
+    for heading in ("what it is", "can be asked for, at most", "attacks"):
+        table.add_column(heading, overflow="fold")
     for service in services:
-        table.add_row(service.name, service.title, ", ".join(sorted(service.capabilities)))
+        asked = ", ".join(sorted(service.capabilities))
+        table.add_row(service.name, service.title, asked, ", ".join(allowed[service.name]))
     out.print(table)
+    for service in services:
+        if service.rewrites_prompts:
+            out.say(f"{service.name} changes prompts: {service.rewrites_prompts}.")
+
+
+def print_bill(out: Terminal, bill: Bill) -> None:
+    """What a scan asks of a service and what that costs."""
+    first = f" and {bill.first_images} first questions" if bill.first_images else ""
+    total = "samples unknown" if bill.images is None else f"{bill.images:,} in all"
+    out.say(f"Images asked of the service: {bill.images_per_sample} for each sample{first}; {total}.")
+    if bill.price is not None:
+        out.say(f"Price of the images, by the job: {bill.price:,.2f}{'' if bill.currency is None else f' {bill.currency}'}.")
+    elif bill.images is not None:
+        out.say("Price of the images: unknown; set replica.price_per_image, and replica.budget for a limit.")
 
 
 def print_file(out: Terminal, facts: Mapping[str, Any]) -> None:

@@ -73,7 +73,9 @@ def _require_travels(job: Job, parcel: Parcel) -> None:
     from raymia.shipped import NAMED
 
     named: dict[str, str | None] = {"manifest": job.manifest, "clip": job.clip}
-    if job.hosted is None:
+    if job.hosted is not None:
+        named["replica.autoencoder"] = getattr(job.hosted, "autoencoder", None)
+    else:
         named |= {"replica.model": job.model.model, "control_model": job.control_model}
     for field, name in named.items():
         if name is None or name in NAMED.names() or "://" in name or PurePosixPath(name).is_absolute() or name.startswith("~"):

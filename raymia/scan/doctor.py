@@ -14,6 +14,7 @@ from raymia.engine.nodes import NodeFacts, cluster_facts, node_facts
 from raymia.errors import ConfigError, RaymiaError, first_line
 from raymia.run.ledger import Ledger
 from raymia.scan.plan import make_plan
+from raymia.services.hosted import Hosted
 
 MIN_DISK_GIB, MIN_STORE_GIB, MIN_GPU_GIB = 10.0, 0.5, 6.0
 SUPPORTED_RAY = ((2, 56), (2, 64))
@@ -125,6 +126,9 @@ def _check_job(job: Job, many_nodes: bool) -> list[Check]:
         attempt("manifest, model and attacks", lambda: make_plan(job), f"{job.manifest}, {job.subject}"),
         attempt("storage", Ledger(job.run).require_writable, f"{Ledger(job.run).run} can be written"),
     ]
+    if isinstance(job.hosted, Hosted):
+        found = "none is wanted" if job.hosted.key_env is None else f"in {job.hosted.key_env}, on this machine"
+        checks.append(attempt("key of the service", job.hosted.key, found))
     if many_nodes and job.hosted is None and Path(job.model.model).is_dir():
         mend = "use a hub id or a URL such as s3://bucket/model, or a folder that every node mounts"
         found = f"{job.subject} is a folder of the driver"

@@ -15,7 +15,7 @@ from raymia.scan.asked import images_asked, kinds_of
 from raymia.services.answers import Answers, answers_place
 from raymia.services.gate import OwnTurns
 from raymia.services.hosted import Asker, Hosted
-from raymia.services.protocol import ServiceError
+from raymia.services.protocol import Capability, ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,6 @@ def summed_up(job: Job, service: Hosted, begun: ServiceRecord, calls: CallCounts
     )
 
 
-def possible(attacks: Mapping[str, Attack], service: Hosted | type) -> list[str]:
-    """Names of the attacks that can be run on a service."""
-    offered = service.offers() if isinstance(service, Hosted) else getattr(service, "capabilities", frozenset())
+def possible(attacks: Mapping[str, Attack], offered: frozenset[Capability]) -> list[str]:
+    """Names of the attacks that can be run on a service which offers this, as far as they leave to it what it is not told."""
     return [name for name, attack in attacks.items() if attack.asks() and attack.as_offered(offered).asks() <= offered]

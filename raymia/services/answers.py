@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,6 +15,8 @@ from raymia.run.storage import Storage
 
 MAX_RECORD_BYTES = 2**20
 ENDING = ".json"
+AT_ONCE = 64
+"""Files that a process writes at a time."""
 ASKED, REFUSED, IMAGES = "asked", "refused", "images"
 """Folders: of records of images and of refusals, by the digest of the query; and of images, by their own."""
 
@@ -64,6 +67,7 @@ class Answers:
         """
         self._storage = None if place is None else Storage(place)
         self._held: dict[str, bytes] = {}
+        self._locks = [threading.Lock() for _ in range(AT_ONCE)]
 
     def find(self, asked: dict[str, Any], max_bytes: int) -> tuple[Answer, bytes] | None:
         """What was answered to a query before, with the image's bytes.
@@ -140,7 +144,9 @@ class Answers:
     def _write(self, name: str, content: bytes) -> None:
         if self._storage is None:
             self._held[name] = content
-        else:
+            return
+        # Two answers may be one image, and a process has one draft of a name.
+        with self._locks[hash(name) % len(self._locks)]:
             self._storage.write(name, content)
 
 

@@ -271,7 +271,12 @@ class Calls:
         """The answer to one try, and for how many seconds the server asks to be left alone."""
         if self._session is None:
             patience = aiohttp.ClientTimeout(total=self._limits.timeout_s)
-            self._session = aiohttp.ClientSession(timeout=patience, trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
+            self._session = aiohttp.ClientSession(
+                timeout=patience,
+                trust_env=True,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                connector=aiohttp.TCPConnector(limit=self._limits.in_flight),
+            )
         body: dict[str, Any] = {"json": asked.json} if asked.form is None else {"data": _form(asked.form)}
         request = self._session.request(asked.method, asked.url, headers=asked.headers, allow_redirects=False, **body)
         async with request as answer:

@@ -13,8 +13,9 @@ from raymia.services.protocol import Query, ServiceError
 
 LOSSLESS = ("png", "webp", "bmp", "tif", "tiff")
 """Endings of formats in which an image may come as it was made; a JPEG is none."""
-SHARPEST_BLUR = 0.25 / 255.0
-"""Root mean square of the Laplacian below which a picture has no detail at all, as where a filter has blurred it."""
+SHARPEST_BLUR = 1.0 / 255.0
+"""Root mean square of the Laplacian below which a picture has no detail at all, as where a filter has blurred it. Rounding to
+8 bits alone gives up to .75 of the 255 steps, a single edge across a picture several."""
 ONE_COLOUR = 0.5 / 255.0
 """Standard deviation of the brightness below which a picture is one colour."""
 

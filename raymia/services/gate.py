@@ -106,7 +106,7 @@ class Gate:
             return 0.0
         self._tokens = min(max(1.0, self._rate), self._tokens + (now - self._filled) * self._rate)
         self._filled = now
-        if self._tokens < 1.0:
+        if self._tokens < 1.0 - 1e-9:
             return (1.0 - self._tokens) / self._rate
         self._tokens -= 1.0
         return 0.0

@@ -9,6 +9,7 @@ import os
 import threading
 from abc import abstractmethod
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
@@ -75,10 +76,6 @@ class Hosted(Service):
     free: ClassVar = frozenset(
         ("key_env", "price_per_image", "currency", "budget", "in_flight", "calls_per_minute", "timeout_s", "attempts")
     ) | {"patience_s", "answers", "max_answer_bytes"}
-    rewrites_prompts: ClassVar[str] = ""
-    """Whether and when it changes prompts, for people; empty where it never does."""
-    sizes: ClassVar[str] = "any"
-    """Which sides of images it makes, for people."""
 
     url: str = Field(description="Address of the service, below which its calls are.")
     key_env: str | None = Field(None, description="Environment variable that holds the key, on every machine that asks.")
@@ -251,7 +248,9 @@ class Asker:
         name = f"service {service.service} at {service.url}"
         self._calls = Calls(name, service.url, service.key(), service, limits, turns)
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="calls", daemon=True).start()
+        self._loop.set_default_executor(ThreadPoolExecutor(service.in_flight))
+        self._thread = threading.Thread(target=self._loop.run_forever, name="calls", daemon=True)
+        self._thread.start()
         self._ahead: dict[str, Tensor | ServiceError] = {}
 
     def ask_ahead(self, queries: Sequence[Queries]) -> None:
@@ -355,6 +354,8 @@ class Asker:
         """Close connections and end the thread that makes calls."""
         self._run(self._calls.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 def pixels_of(image: Float[Tensor, "3 H W"]) -> np.ndarray[Any, np.dtype[np.uint8]]:

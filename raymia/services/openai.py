@@ -11,7 +11,7 @@ from pydantic import Field
 from raymia.services.calls import Calls, Reply
 from raymia.services.hosted import Hosted, Made, png_of
 from raymia.services.protocol import Capability, Query, ServiceError, ServiceStoppedError
-from raymia.services.strength import asked_as_share
+from raymia.services.strength import Spacing, to_ask
 
 USED_UP = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 """Codes by which OpenAI says that no call will be answered, whatever is asked."""
@@ -41,6 +41,9 @@ class OpenAI(Hosted):
         "none",
         description="What the server takes beside OpenAI's fields: `muse` seed, steps, guidance, image and strength.",
     )
+    spacing: Spacing = Field(
+        "leading", description="Of the server's sampler, with muse: `timestep_spacing` of its config; `share` if not known."
+    )
     quality: str | None = Field(None, description="As the service takes it, such as high; none for its own.")
 
     def offers(self) -> frozenset[Capability]:
@@ -49,8 +52,7 @@ class OpenAI(Hosted):
 
     def check(self, kinds: Sequence[Query]) -> None:
         for query in kinds:
-            if query.steps is not None and query.strength is not None:
-                asked_as_share(query.steps, query.strength)
+            self._noise(query)
 
     async def ask(self, query: Query, calls: Calls) -> Made:
         body: dict[str, Any] = {"prompt": query.prompt, "n": 1, "size": f"{query.width}x{query.height}"}
@@ -65,12 +67,17 @@ class OpenAI(Hosted):
         body: dict[str, Any] = {"response_format": "b64_json", "seed": self.seed(query)}
         if query.guidance is not None:
             body["guidance"] = query.guidance
-        if query.steps is not None:
-            body["steps"] = query.steps if query.strength is None else asked_as_share(query.steps, query.strength)
         if query.image is not None:
             body["image"] = f"data:image/png;base64,{base64.b64encode(png_of(query.image)).decode()}"
-            body["strength"] = query.strength
-        return body
+        return body | self._noise(query)
+
+    def _noise(self, query: Query) -> dict[str, Any]:
+        """Steps and strength as the server takes them."""
+        if query.strength is None or query.steps is None:
+            said = {"steps": query.steps, "strength": query.strength}
+            return {name: value for name, value in said.items() if value is not None}
+        asked = to_ask(query.steps, query.strength, self.spacing)
+        return {"steps": asked.steps, "strength": asked.strength}
 
     def verdict(self, reply: Reply) -> ServiceError | ServiceStoppedError | None:
         if any(word in reply.content.decode(errors="replace") for word in USED_UP):

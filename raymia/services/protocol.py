@@ -206,6 +206,10 @@ class Service(BaseModel, ABC):
     """What it is, for people."""
     capabilities: ClassVar[frozenset[Capability]]
     """What can be asked of it, whatever its options; attacks that ask for more than `offers` gives are refused."""
+    rewrites_prompts: ClassVar[str] = ""
+    """Whether and when it makes images of other prompts than it is given, for people; empty where it never does."""
+    sizes: ClassVar[str] = "any"
+    """Which sides of images it makes, for people."""
     free: ClassVar[frozenset[str]] = frozenset()
     """Fields that change no answer, so that a run may be resumed with other values."""
 
