@@ -638,6 +638,10 @@ def as_it_was_meant(job: dict[str, Any]) -> dict[str, Any]:
     # A record says of a model that it is no service, which no job says.
     if isinstance(replica, dict) and replica.get("service") is None:
         filled["replica"] = {**_defaults(ReplicaConfig), **{name: replica[name] for name in replica if name != "service"}}
+    elif isinstance(replica, dict) and replica["service"] in SERVICES.names():
+        kind = SERVICES.get(replica["service"])
+        own = {name: replica[name] for name in replica if name in kind.model_fields}
+        filled["replica"] = {name: value for name, value in {**_defaults(kind), **own}.items() if name not in kind.free}
     try:
         attacks = {name: attack.model_dump(mode="json") for name, attack in _attacks(job.get("attacks")).items()}
     except (ConfigError, ValueError):

@@ -192,10 +192,14 @@ def _memory(plan: Any) -> Any:
 
 def _scan_and_report(job: Any, report: bool) -> None:
     from raymia.cli.printing import print_counts
+    from raymia.cli.printing_seams import print_asked
+    from raymia.run.ledger import Ledger
     from raymia.scan.pipeline import run_scan
 
     counts = run_scan(job, err)
     print_counts(out, counts)
+    if job.hosted is not None:
+        print_asked(out, Ledger(job.run).require_scan().service)
     if report:
         _evaluate_run(job.run)
     else:

@@ -9,6 +9,7 @@ from raymia.cli.console import Terminal, plain_table
 
 if TYPE_CHECKING:  # these need torch, which printing does not
     from raymia.replica.families import Family
+    from raymia.run.record import ServiceRecord
     from raymia.scan.service import Bill
     from raymia.services.protocol import Service
 
@@ -46,6 +47,20 @@ def print_bill(out: Terminal, bill: Bill) -> None:
         out.say(f"Price of the images, by the job: {bill.price:,.2f}{'' if bill.currency is None else f' {bill.currency}'}.")
     elif bill.images is not None:
         out.say("Price of the images: unknown; set replica.price_per_image, and replica.budget for a limit.")
+
+
+def print_asked(out: Terminal, record: ServiceRecord | None) -> None:
+    """What a scan asked of a service and what that cost; nothing where nothing went over a network."""
+    if record is None:
+        return
+    calls = record.calls
+    refusals = f" and {record.refusals:,} refusals" if record.refusals else ""
+    out.say(
+        f"asked: {record.images:,} images{refusals} kept; {calls.made:,} calls, of which {calls.failed:,} failed and "
+        f"{calls.busy:,} were told to come again"
+    )
+    if record.spent is not None:
+        out.say(f"spent: {record.spent:,.2f} {record.currency}, at {record.price_per_image:g} an image")
 
 
 def print_file(out: Terminal, facts: Mapping[str, Any]) -> None:

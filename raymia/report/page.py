@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -25,8 +25,9 @@ from raymia.evaluation.signals import UNTRIED
 from raymia.report.figures import NamedFigure, inline_svg, write_figures
 from raymia.report.plots import run_figures
 from raymia.report.tables import tables
-from raymia.report.thumbnails import Identity, thumbnails
+from raymia.report.thumbnails import Identity, thumbnail, thumbnails
 from raymia.run.columns import GENERATED
+from raymia.run.exhibits import Exhibit, read_exhibits
 from raymia.run.ledger import Ledger
 from raymia.run.record import ScanRecord
 from raymia.spreadsheet import csv_text
@@ -34,6 +35,11 @@ from raymia.spreadsheet import csv_text
 REPORT = "report"
 REPORT_FILE = f"{REPORT}/index.html"
 SHEET_SIZE = 12
+EXHIBIT_PX = 256
+EXHIBITS_NOTE = (
+    "Works whose captions brought forth images close to them, the closest of each beside it. A likeness may be chance: other "
+    "captions bring forth images like these, too, where works are alike; the false-positive rates stand with the signals."
+)
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,29 @@ class SheetImage:
     """Data URL of a JPEG; none where the shard cannot be read any more."""
 
 
+@dataclass(frozen=True)
+class ShownExhibit:
+    """An exhibit with its pictures, as data URLs of JPEGs; none where one cannot be read."""
+
+    exhibit: Exhibit
+    work: str | None
+    answer: str | None
+
+
+def shown_exhibits(ledger: Ledger, evaluation: Evaluation) -> list[ShownExhibit]:
+    """The exhibits of a run with their pictures: the works read back from their shards, the answers from the run."""
+    found = read_exhibits(ledger.run)
+    shards = evaluation.run.shards if evaluation.run else []
+    urls = {(shard.split, shard.name): shard.url for shard in shards}
+    works = thumbnails(urls, [(one.split, one.shard, one.key) for one, _ in found], EXHIBIT_PX)
+    return [ShownExhibit(one, works.get((one.split, one.shard, one.key)), thumbnail(image, EXHIBIT_PX)) for one, image in found]
+
+
 def write_report(ledger: Ledger, evaluation: Evaluation) -> str:
     """Write metrics.json, the page, its figures, tables and probabilities into a run directory; return where the page is."""
     figures = run_figures(evaluation)
     ledger.write_text("metrics.json", evaluation.metrics.model_dump_json(indent=2) + "\n")
-    ledger.write_text(REPORT_FILE, render(evaluation, figures))
+    ledger.write_text(REPORT_FILE, render(evaluation, figures, shown_exhibits(ledger, evaluation)))
     write_figures(ledger, f"{REPORT}/figures", figures)
     for name, table in tables(evaluation.metrics).items():
         ledger.write_text(f"{REPORT}/tables/{name}.csv", csv_text(table))
@@ -76,11 +100,13 @@ def write_report(ledger: Ledger, evaluation: Evaluation) -> str:
     return f"{ledger.run}/{REPORT_FILE}"
 
 
-def render(evaluation: Evaluation, figures: Mapping[str, NamedFigure]) -> str:
+def render(evaluation: Evaluation, figures: Mapping[str, NamedFigure], exhibits: Sequence[ShownExhibit] = ()) -> str:
     """The report's HTML. All text from the data is escaped.
 
     Args:
+        evaluation: of the run.
         figures: of `raymia.report.plots.run_figures`.
+        exhibits: works beside the closest answers of a service.
     """
     metrics, run = evaluation.metrics, evaluation.run
     table = metric_table(metrics)
@@ -101,6 +127,8 @@ def render(evaluation: Evaluation, figures: Mapping[str, NamedFigure]) -> str:
         svg={name: inline_svg(name.replace(".", "-"), named.figure) for name, named in figures.items()},
         best=best,
         sheets=list(sheets(evaluation, best)) if best and run else [],
+        exhibits=exhibits,
+        exhibits_note=EXHIBITS_NOTE,
     )
 
 

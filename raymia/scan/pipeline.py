@@ -35,6 +35,7 @@ from raymia.run.tally import Tally
 from raymia.scan import texts
 from raymia.scan.batches import BATCH_SCHEMA, ReadBatches, ShardWork
 from raymia.scan.decoding import decode_rows
+from raymia.scan.exhibits import write_exhibits
 from raymia.scan.latents import LatentCache
 from raymia.scan.monitoring import Monitor, bottleneck
 from raymia.scan.plan import ScanPlan, hold, make_plan, require_same
@@ -202,6 +203,7 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
     record.finished, record.counts = now_text(), counts
     if service is not None and turns is not None and record.service is not None:
         record.service = summed_up(job, service, record.service, turns.counted())
+    write_exhibits(plan, ledger)
     ledger.write_run(record)
     ledger.write_text(PROGRESS_FILE, monitor.progress().model_dump_json(indent=2) + "\n")
     if staged:

@@ -12,7 +12,6 @@ from raymia.config import Job
 from raymia.errors import ConfigError
 from raymia.run.record import CallCounts, ServiceRecord
 from raymia.scan.asked import images_asked, kinds_of
-from raymia.services.answers import Answers, answers_place
 from raymia.services.gate import OwnTurns
 from raymia.services.hosted import Asker, Hosted
 from raymia.services.protocol import Capability, ServiceError
@@ -72,7 +71,7 @@ def require_affordable(job: Job, samples: int | None) -> None:
 
 def images_kept(job: Job, service: Hosted) -> int:
     """Images that the service has made for this scan and those that share its answers."""
-    return Answers(answers_place(job.run, service.answers)).images()
+    return service.kept(job.run).images()
 
 
 def ask_first(job: Job, service: Hosted, before: ServiceRecord | None) -> ServiceRecord:
@@ -93,7 +92,7 @@ def ask_first(job: Job, service: Hosted, before: ServiceRecord | None) -> Servic
         ConfigError: the service does not make such an image; says what it said.
         ServiceStoppedError: it cannot be asked at all.
     """
-    answers = Answers(answers_place(job.run, service.answers))
+    answers = service.kept(job.run)
     turns = OwnTurns(service.gate(answers.images()))
     asker = Asker(service, answers, turns, None)
     kinds = kinds_of(job.attacks, service.resolution_px)
@@ -132,7 +131,7 @@ def summed_up(job: Job, service: Hosted, begun: ServiceRecord, calls: CallCounts
         begun: what was known when it began.
         calls: since then.
     """
-    answers = Answers(answers_place(job.run, service.answers))
+    answers = service.kept(job.run)
     images = answers.images()
     spent = None if service.price_per_image is None else round(images * service.price_per_image, 6)
     return begun.model_copy(

@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raymia.run.files import ANSWERS
 from raymia.run.record import now_text
 from raymia.run.storage import Storage
 
@@ -148,16 +147,6 @@ class Answers:
         # Two answers may be one image, and a process has one draft of a name.
         with self._locks[hash(name) % len(self._locks)]:
             self._storage.write(name, content)
-
-
-def answers_place(run: str | None, chosen: str | None) -> str | None:
-    """Where answers are kept: where the job says, or beside the run.
-
-    Args:
-        run: the run directory; none where there is none.
-        chosen: by the job.
-    """
-    return chosen or (None if run is None else f"{run}/{ANSWERS}")
 
 
 def _name(folder: str, digest: str) -> str:

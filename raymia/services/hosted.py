@@ -26,7 +26,8 @@ from torch import Tensor
 from raymia.errors import ConfigError
 from raymia.replica.autoencoder import Autoencoder
 from raymia.replica.folder import find_pipeline
-from raymia.services.answers import Answer, Answers, answers_place, digest_of
+from raymia.run.files import ANSWERS
+from raymia.services.answers import Answer, Answers, digest_of
 from raymia.services.calls import CallLimits, Calls, Reply
 from raymia.services.checks import image_of, require_prompt
 from raymia.services.gate import Gate, Limits, OwnTurns
@@ -215,9 +216,17 @@ class Hosted(Service):
             raise ConfigError(f"replica.key_env: what {self.key_env} holds is no key: it has characters that no header can")
         return key
 
+    def kept(self, run: str | None) -> Answers:
+        """Answers that were given before.
+
+        Args:
+            run: the run directory; none where there is none.
+        """
+        return Answers(self.answers or (None if run is None else f"{run}/{ANSWERS}"))
+
     def open(self, model: LocalModel | None, surroundings: Surroundings) -> BlackBox:
         turns = surroundings.turns or OwnTurns(self.gate())
-        return Asker(self, Answers(answers_place(surroundings.run, self.answers)), turns, self._loaded_autoencoder())
+        return Asker(self, self.kept(surroundings.run), turns, self._loaded_autoencoder())
 
     def _loaded_autoencoder(self) -> Autoencoder | None:
         if self.autoencoder is None:

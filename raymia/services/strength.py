@@ -75,6 +75,5 @@ def to_ask(steps: int, level: float, spacing: Spacing) -> Asked:
 def _spaced(number: int, spacing: Spacing) -> NDArray[np.float64]:
     """So many timesteps as diffusers spaces them, with an offset of 1 where there is one, as Stable Diffusion has."""
     if spacing == "leading":
-        return np.arange(number)[::-1] * float(TIMESTEPS // number) + 1.0
-    spaced: NDArray[np.float64] = np.round(np.arange(TIMESTEPS, 0, -TIMESTEPS / number)) - 1.0
-    return spaced
+        return np.arange(number, dtype=np.float64)[::-1] * (TIMESTEPS // number) + 1.0
+    return np.round(np.arange(TIMESTEPS, 0, -TIMESTEPS / number, dtype=np.float64)) - 1.0
