@@ -98,18 +98,14 @@ def ask_first(job: Job, service: Hosted, before: ServiceRecord | None) -> Servic
     kinds = kinds_of(job.attacks, service.resolution_px)
     record = ServiceRecord(price_per_image=service.price_per_image, currency=service.currency)
     try:
-        for query in kinds:
-            asker.asked_once(query)
         if kinds:
-            one, other = asker.asked_twice(kinds[0])
+            one, other = asker.ask_first(kinds)
             record.repeats, record.difference = bool((one == other).all()), round(float((one - other).abs().mean()) / 2.0, 6)
     except ServiceError as error:
         raise ConfigError(
             f"replica: service {service.service} does not answer a first question ({error}); see which sizes, steps and "
             "strengths it takes, and correct the job"
         ) from error
-    finally:
-        asker.close()
     if record.repeats is False:
         log.warning(
             "service %s: one question asked twice had two answers (mean difference %.4f of the range)%s; scores repeat by the "

@@ -132,7 +132,7 @@ class CallLimits:
 
 
 class Calls:
-    """Calls of one service, from one event loop."""
+    """Calls of one service, within ``async with``, by which connections are opened and closed."""
 
     def __init__(self, name: str, url: str, key: str | None, judge: Judge, limits: CallLimits, turns: Turns) -> None:
         """Say what is called; nothing is yet.
@@ -151,8 +151,21 @@ class Calls:
         self._judge = judge
         self._limits = limits
         self._turns = turns
-        self._places = asyncio.Semaphore(limits.in_flight)
-        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Calls:
+        """Open what connections are made with."""
+        self._places = asyncio.Semaphore(self._limits.in_flight)
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=self._limits.timeout_s),
+            trust_env=True,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            connector=aiohttp.TCPConnector(limit=self._limits.in_flight),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close connections."""
+        await self._session.close()
 
     async def __call__(
         self,
@@ -269,14 +282,6 @@ class Calls:
 
     async def _sent(self, asked: Request) -> tuple[Reply, float | None]:
         """The answer to one try, and for how many seconds the server asks to be left alone."""
-        if self._session is None:
-            patience = aiohttp.ClientTimeout(total=self._limits.timeout_s)
-            self._session = aiohttp.ClientSession(
-                timeout=patience,
-                trust_env=True,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                connector=aiohttp.TCPConnector(limit=self._limits.in_flight),
-            )
         body: dict[str, Any] = {"json": asked.json} if asked.form is None else {"data": _form(asked.form)}
         request = self._session.request(asked.method, asked.url, headers=asked.headers, allow_redirects=False, **body)
         async with request as answer:
@@ -298,11 +303,6 @@ class Calls:
         for form in {self._key, quote(self._key, safe=""), json.dumps(self._key)[1:-1], encoded, encoded.rstrip("=")}:
             text = text.replace(form, "...")
         return text
-
-    async def close(self) -> None:
-        """Close connections."""
-        if self._session is not None:
-            await self._session.close()
 
 
 def may_pass_status(status: int) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import io
 import os
-import threading
 from abc import abstractmethod
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -256,10 +255,6 @@ class Asker:
         limits = CallLimits(service.timeout_s, service.attempts, service.in_flight, service.max_answer_bytes)
         name = f"service {service.service} at {service.url}"
         self._calls = Calls(name, service.url, service.key(), service, limits, turns)
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_default_executor(ThreadPoolExecutor(service.in_flight))
-        self._thread = threading.Thread(target=self._loop.run_forever, name="calls", daemon=True)
-        self._thread.start()
         self._ahead: dict[str, Tensor | ServiceError] = {}
 
     def ask_ahead(self, queries: Sequence[Queries]) -> None:
@@ -285,31 +280,27 @@ class Asker:
         device = torch.device("cpu") if queries.images is None else queries.images.device
         return torch.stack(images).to(device)
 
-    def asked_once(self, query: Query) -> Tensor:
-        """The answer to one question.
+    def ask_first(self, kinds: Sequence[Query]) -> tuple[Tensor, Tensor]:
+        """Ask questions of every kind, and the first of them twice; a resumed run need not ask again.
 
-        Raises:
-            ServiceError: the image is not made.
-            ServiceStoppedError: the service cannot be asked.
-        """
-        (found,) = self._run(self._all([query]))
-        if isinstance(found, ServiceError):
-            raise found
-        image: Tensor = found
-        return image
+        Refusals are not kept: the job, or the server, can be corrected.
 
-    def asked_twice(self, query: Query) -> tuple[Tensor, Tensor]:
-        """The answers to one question that is asked twice, which a resumed run need not ask again.
+        Args:
+            kinds: at least one query.
+
+        Returns:
+            The two answers to the first.
 
         Raises:
             ServiceError: an image is not made.
             ServiceStoppedError: the service cannot be asked.
         """
-        one, other = self._run(self._all([query, query], marks=({}, {"again": 1})))
-        for found in (one, other):
-            if isinstance(found, ServiceError):
-                raise found
-        return one, other
+        again: list[dict[str, Any]] = [{"again": 1}, *({} for _ in kinds)]
+        found = self._run(self._all([kinds[0], *kinds], again, keep_refusals=False))
+        for outcome in found:
+            if isinstance(outcome, ServiceError):
+                raise outcome
+        return found[1], found[0]
 
     def _name(self, query: Query) -> str:
         return digest_of(self._service.asked(query))
@@ -324,47 +315,52 @@ class Asker:
             raise ValueError("no autoencoder of the service is known; an attack that needs one is refused before the scan")
         return self._autoencoder.decode(self._autoencoder.encode(queries.images)).to(queries.images.device)
 
-    async def _all(self, queries: Sequence[Query], marks: Sequence[dict[str, Any]] | None = None) -> list[Any]:
+    async def _all(
+        self, queries: Sequence[Query], marks: Sequence[dict[str, Any]] | None = None, keep_refusals: bool = True
+    ) -> list[Any]:
         """The image of each query, or why there is none.
 
         Where no call can succeed any more, those that are under way end before that is said.
+
+        Args:
+            queries: all different, but for what marks them.
+            marks: what tells a query from one that asks the same.
+            keep_refusals: for a later run.
         """
-        each = [self._one(query, mark) for query, mark in zip(queries, marks or [{}] * len(queries), strict=True)]
-        found = await asyncio.gather(*each, return_exceptions=True)
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self._service.in_flight))
+        async with self._calls:
+            marked = zip(queries, marks or [{}] * len(queries), strict=True)
+            each = [self._one(query, mark, keep_refusals) for query, mark in marked]
+            found = await asyncio.gather(*each, return_exceptions=True)
         for outcome in found:
             if isinstance(outcome, BaseException) and not isinstance(outcome, ServiceError):
                 raise outcome
         return found
 
-    async def _one(self, query: Query, mark: dict[str, Any]) -> Tensor:
+    async def _one(self, query: Query, mark: dict[str, Any], keep_refusals: bool) -> Tensor:
         asked = {**self._service.asked(query), **mark}
         known = await asyncio.to_thread(self._answers.find, asked, self._service.max_answer_bytes)
-        answer, content = known or await self._fresh(query, asked)
+        answer, content = known or await self._fresh(query, asked, keep_refusals)
         if answer.reason is not None:
             raise ServiceError(answer.reason, answer.detail)
         require_prompt(query, answer.prompt)
         return await asyncio.to_thread(image_of, content, query, self._lossless)
 
-    async def _fresh(self, query: Query, asked: dict[str, Any]) -> tuple[Answer, bytes]:
+    async def _fresh(self, query: Query, asked: dict[str, Any], keep_refusals: bool) -> tuple[Answer, bytes]:
         """Ask, and keep the answer before anything is made of it."""
         try:
             made = await self._service.ask(query, self._calls)
         except ServiceError as error:
-            if error.reason == "service_failed":
+            if error.reason == "service_failed" or not keep_refusals:
                 raise
             return await asyncio.to_thread(self._answers.keep, asked, None, reason=error.reason, detail=error.detail), b""
         keep = partial(self._answers.keep, asked, made.content, prompt=made.prompt, headers=made.headers)
         return await asyncio.to_thread(keep), made.content
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def close(self) -> None:
-        """Close connections and end the thread that makes calls."""
-        self._run(self._calls.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        # In a thread of its own: a notebook's own thread has an event loop already.
+        with ThreadPoolExecutor(1, thread_name_prefix="calls") as thread:
+            return thread.submit(asyncio.run, work).result()
 
 
 def pixels_of(image: Float[Tensor, "3 H W"]) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -31,15 +31,17 @@ class Server:
         asked: body and headers of each request, in the order in which they came.
         most: that were answered at a time.
         seconds: that an image takes.
+        together: requests that wait for each other, until so many are under way; none answers alone before.
     """
 
     url: str
     rule: Rule
     seconds: float = 0.0
+    together: int = 0
     asked: list[tuple[dict[str, Any], dict[str, str]]] = field(default_factory=list)
     at_once: int = 0
     most: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    came: threading.Condition = field(default_factory=threading.Condition)
 
     def repeated(self) -> dict[str, int]:
         """Requests that came more than once, by their body."""
@@ -65,16 +67,18 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         state = self.server.state
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with state.lock:
+        with state.came:
             number = len(state.asked)
             state.asked.append((body, dict(self.headers)))
             state.at_once += 1
             state.most = max(state.most, state.at_once)
+            state.came.notify_all()
+            state.came.wait_for(lambda: state.most >= state.together, timeout=20.0)
         try:
             time.sleep(state.seconds)
             self.do(state.rule(number, body), body)
         finally:
-            with state.lock:
+            with state.came:
                 state.at_once -= 1
 
     def do(self, deed: str, body: dict[str, Any]) -> None:

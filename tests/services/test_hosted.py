@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,6 @@ from raymia.services.protocol import Queries, ServiceError, ServiceStoppedError,
 from tests.services.faulty import Server, picture, serving
 
 KEY = "sk-planted-0123456789/+="
-
-
-OPENED: list[Asker] = []
-
-
-@pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    yield
-    while OPENED:
-        OPENED.pop().close()
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +39,6 @@ def service(server: Server, **options: Any) -> OpenAI:
 def asker(server: Server, run: Path | None = None, **options: Any) -> Asker:
     opened = service(server, **options).open(None, Surroundings(None if run is None else str(run)))
     assert isinstance(opened, Asker)
-    OPENED.append(opened)
     return opened
 
 
@@ -59,7 +48,8 @@ def drawn(count: int, draw: int = 0, prompts: list[str] | None = None) -> Querie
 
 
 def test_images_come_back_in_the_order_of_the_questions_though_many_are_asked_for_at_a_time() -> None:
-    with serving(seconds=0.4) as server:
+    with serving() as server:
+        server.together = 8
         found = asker(server, in_flight=8).answer(drawn(16))
         assert server.most == 8
     expected = [picture({"prompt": f"prompt {i}", "seed": i + 1}, (64, 64)) for i in range(16)]
@@ -69,7 +59,8 @@ def test_images_come_back_in_the_order_of_the_questions_though_many_are_asked_fo
 
 
 def test_what_is_asked_ahead_is_asked_once_and_all_at_once() -> None:
-    with serving(seconds=0.05) as server:
+    with serving() as server:
+        server.together = 6
         subject = asker(server, in_flight=6)
         batches = [drawn(3, draw) for draw in (0, 0)] + [drawn(3, 1, ["other", "prompts", "here"])]
         subject.ask_ahead(batches)
