@@ -71,6 +71,11 @@ def start_ray() -> None:
 @pytest.fixture
 def bare_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scans of this process read, decode and score in a bare loop: all of a scan but Ray, for tests of what a scan makes."""
+    loop_barely(monkeypatch)
+
+
+def loop_barely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `bare_loop`."""
 
     def stream(
         reads: Sequence[Read], schema: pa.Schema, decode: Work, load: Callable[[], Work], pool: Pool, patience_s: float = 0.0

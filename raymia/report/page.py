@@ -37,8 +37,8 @@ REPORT_FILE = f"{REPORT}/index.html"
 SHEET_SIZE = 12
 EXHIBIT_PX = 256
 EXHIBITS_NOTE = (
-    "Works whose captions brought forth images close to them, the closest of each beside it. A likeness may be chance: other "
-    "captions bring forth images like these, too, where works are alike; the false-positive rates stand with the signals."
+    "Works whose captions brought forth images close to them, the closest of each beside it. A likeness may be chance, as "
+    "where works are alike; FPR is the share of non-members whose own captions brought forth an image as close."
 )
 
 
@@ -72,6 +72,8 @@ class ShownExhibit:
     exhibit: Exhibit
     work: str | None
     answer: str | None
+    fpr: float | None
+    """Share of non-members that score at least as high; none where there are none."""
 
 
 def shown_exhibits(ledger: Ledger, evaluation: Evaluation) -> list[ShownExhibit]:
@@ -80,7 +82,14 @@ def shown_exhibits(ledger: Ledger, evaluation: Evaluation) -> list[ShownExhibit]
     shards = evaluation.run.shards if evaluation.run else []
     urls = {(shard.split, shard.name): shard.url for shard in shards}
     works = thumbnails(urls, [(one.split, one.shard, one.key) for one, _ in found], EXHIBIT_PX)
-    return [ShownExhibit(one, works.get((one.split, one.shard, one.key)), thumbnail(image, EXHIBIT_PX)) for one, image in found]
+    table = evaluation.table
+    others = table[table["member"].eq(False)] if "member" in table else table[:0]
+    shown = []
+    for one, image in found:
+        as_high = others[one.signal].ge(one.score).mean() if len(others) and one.signal in others else None
+        work = works.get((one.split, one.shard, one.key))
+        shown.append(ShownExhibit(one, work, thumbnail(image, EXHIBIT_PX), None if as_high is None else float(as_high)))
+    return shown
 
 
 def write_report(ledger: Ledger, evaluation: Evaluation) -> str:

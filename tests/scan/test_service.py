@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,7 @@ from raymia.scan.plan import make_plan
 from raymia.scan.service import bill_of
 from raymia.services import calls, gate
 from raymia.services.protocol import ServiceStoppedError
-from tests.conftest import good_members, tar_bytes
+from tests.conftest import good_members, loop_barely, tar_bytes
 from tests.services.faulty import Server, serving
 
 KEY = "sk-planted-key-of-the-test"
@@ -251,3 +256,49 @@ def test_the_key_stands_in_no_file_of_the_run_and_in_no_line_of_the_log(
     for path in (tmp_path / "run").rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
     assert KEY not in caplog.text
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_scan_on_ray_that_is_killed_asks_again_only_for_what_was_under_way(manifest: Path, tmp_path: Path) -> None:
+    asks, in_flight = {"generation": {"images": 4, "metric": "ssim"}}, 4
+    total = 4 * SAMPLES + 2
+    with serving() as server, pytest.MonkeyPatch.context() as patched:
+        loop_barely(patched)
+        run_scan(job_of(manifest, server.url, tmp_path / "undisturbed", asks, key_env=None), QUIET)
+    with serving(seconds=0.2) as server:
+        run = tmp_path / "run"
+        job = job_of(manifest, server.url, run, asks, in_flight=in_flight, key_env=None)
+        (tmp_path / "job.json").write_text(job.model_dump_json())
+        command = [sys.executable, "-m", "raymia", "scan", str(tmp_path / "job.json")]
+        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 120.0
+        while len(server.asked) < 10 and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        said = process.communicate()[0].decode()
+        assert 10 <= len(server.asked) < total, said
+        server.seconds = 0.0
+        # Ray's own processes end by themselves once the driver is gone, and what they had asked comes to nothing.
+        time.sleep(1.0)
+        before, kept = len(server.asked), len(list((run / "answers" / "asked").rglob("*.json")))
+        assert before - in_flight <= kept <= before
+        counts = run_scan(job, QUIET)
+        assert (counts.scored, counts.quarantined) == (SAMPLES, 0)
+        assert len(server.asked) == total + before - kept, "the server's own log"
+        record = Ledger(str(run)).require_scan().service
+        assert record is not None
+        assert (record.images, record.calls.made) == (total, 2 + total - kept), "with the first questions of both attempts"
+    pd.testing.assert_frame_equal(table_of(tmp_path / "undisturbed"), table_of(run))
+    assert read_exhibits(str(run))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_on_ray_a_service_that_is_down_ends_the_scan_in_one_line(manifest: Path, tmp_path: Path) -> None:
+    asks = {"generation": {"images": 1, "metric": "ssim"}}
+    with serving(lambda number, body: "image" if number < 2 else "503:maintenance") as server:
+        job = job_of(manifest, server.url, tmp_path / "run", asks, patience_s=1.0, attempts=100, key_env=None)
+        expected = r"^scan stopped: service openai at http://127\.0\.0\.1:\d+/v1 has answered nothing for \d+ s "
+        with pytest.raises(RaymiaError, match=expected + r"\(last: status 503.*run the same command again to resume$"):
+            run_scan(job, QUIET)
+        server.rule = lambda number, body: "image"
+        assert run_scan(job, QUIET).scored == SAMPLES
