@@ -18,7 +18,7 @@ from raymia.attacks.base import ATTACKS
 from raymia.run.record import FORMAT, ScanRecord
 
 DOCS = Path(__file__).parents[1] / "docs"
-EXAMPLES = {"add_an_attack.md": 1, "add_a_family.md": 2, "add_a_service.md": 3}
+EXAMPLES = {"add_an_attack.md": 1, "add_a_family.md": 2, "add_a_service.md": 4}
 """Documents with a worked example, and how many tests each example has."""
 EXAMPLE = re.compile(r"^`(\S+)/(\w+\.py)`:\n\n```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 """A file as a document gives it: where it goes, and what is in it."""
