@@ -174,10 +174,25 @@ def test_what_a_file_is_is_said_by_its_header(tmp_path: Path) -> None:
 def test_what_can_be_added_is_listed() -> None:
     assert {entry["family"] for entry in printed("families")} >= {"sdxl", "stable_diffusion"}
     assert "SDXL" in run("families")
-    assert [entry["service"] for entry in printed("services")] == ["local"]
+    listed = {entry["service"]: entry for entry in printed("services")}
+    assert set(listed) >= {"a1111", "bfl", "folder", "local", "openai", "stability"}
+    assert listed["openai"]["attacks"] == listed["a1111"]["attacks"] == ["generation", "pokemon", "rediffuse"]
+    assert listed["bfl"]["attacks"] == listed["folder"]["attacks"] == ["generation"]
     assert "image_to_image" in run("services")
     assert len(printed("attacks")) == run("attacks", "--json").count('"attack":')
     assert run("--version").startswith("raymia ")
+
+
+def test_what_a_scan_asks_of_a_service_and_what_that_costs_is_said_beforehand() -> None:
+    price = ("--set", "replica.price_per_image=0.04")
+    said = " ".join(run("scan", "jobs/testbed_service.yaml", "--dry-run", *price).split())
+    assert "Images asked of the service: 5 for each sample and 5 first questions; 5,125 in all." in said
+    assert "Price of the images, by the job: 205.00 USD." in said
+    told = printed("scan", "jobs/testbed_service.yaml", "--dry-run", *price)["service"]
+    assert (told["images"], told["price"], told["currency"]) == (5125, pytest.approx(205.0), "USD")
+    assert "set replica.price_per_image" in run("scan", "jobs/testbed_service.yaml", "--dry-run")
+    with pytest.raises(ConfigError, match=r"replica\.budget: 100\.00 USD, but the scan asks for 5,125 images"):
+        run("scan", "jobs/testbed_service.yaml", "--dry-run", *price, "--set", "replica.budget=100")
 
 
 def test_the_testbed_is_made_anew_or_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
