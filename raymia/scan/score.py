@@ -22,11 +22,13 @@ from raymia.data.tar import Fault
 from raymia.errors import ConfigError
 from raymia.replica.device import available, dtype_on
 from raymia.replica.folder import find_pipeline
+from raymia.replica.schedule import level_names
 from raymia.run.columns import SIGNALS
 from raymia.scan.decoding import image_facts
-from raymia.scan.plan import signals_of
+from raymia.scan.plan import check_attacks, signals_of
 from raymia.scan.rows import score_by_shape
-from raymia.scan.scorer import Scorer, load_scorer
+from raymia.scan.scorer import NO_RUN, Scorer, load_scorer
+from raymia.scan.service import require_affordable
 from raymia.scan.told import shapes_of
 from raymia.shipped import model_folder
 
@@ -45,7 +47,7 @@ def score(
     images: Sequence[ImageLike],
     captions: Sequence[str] | None = None,
     *,
-    model: str,
+    model: str | None = None,
     attacks: Mapping[str, Mapping[str, Any]] | Sequence[str],
     keys: Sequence[str] | None = None,
     member: Sequence[bool | None] | None = None,
@@ -62,7 +64,8 @@ def score(
     Args:
         images: paths, PIL images, or arrays (height, width, 3) of 8-bit RGB.
         captions: one per image; by default none.
-        model: as in a job: a folder in diffusers' layout, its URL, a hub id, or `testbed`.
+        model: as in a job: a folder in diffusers' layout, its URL, a hub id, or `testbed`; with `service` what the service
+            calls it.
         attacks: names, or a map from name to parameters, as in a job.
         keys: with `seed` they determine all noise; by default the file's name up to its first dot, or the image's number.
         member: one per image where it is known, for `raymia.evaluate`.
@@ -72,7 +75,8 @@ def score(
         clip: as in a job, for attacks that compare by it and for the blind baseline on embeddings.
         reference: as in a job: ``"base"``, or ``{"model": ..}``, for signals ``calibrated.NAME``.
         progress: show a bar.
-        replica: further fields of a job's `replica`, such as ``resolution_px=64`` or ``dtype="bfloat16"``.
+        replica: further fields of a job's `replica`, such as ``resolution_px=64`` or ``dtype="bfloat16"``; or ``service`` with
+            a service's fields. Its answers are kept where ``answers`` says, and otherwise for this call alone.
 
     Returns:
         A row per image, in order: key, caption, member where it is given, what is known of the image, a column per signal, and
@@ -86,20 +90,13 @@ def score(
     texts = list(captions) if captions is not None else [""] * len(images)
     _require(images, {"captions": texts, "keys": names, "member": member}, names)
     job = _job(model, attacks, seed, clip, replica, reference)
-    if job.model.text == "stage":
-        raise ConfigError("text: stage is a scan's, which encodes its texts before it begins; use text: offload")
-    place = available(device)
-    scorer = load_scorer(job, dtype_on(job.model.dtype, place), place, None if place == "cuda" else os.cpu_count())
-    section = job.model
-    bucketed = section.shape != "square"
-    found = find_pipeline(model_folder(section.model), True, section.revision, section.said()) if bucketed else None
-    shapes = shapes_of(job, found)
+    scorer, shapes = _loaded(job, device, len(images))
     starts = range(0, len(images), batch_size)
     rows: list[dict[str, Any]] = []
     for start in track(starts, "score", disable=not progress):
         part = slice(start, start + batch_size)
         rows += _score_batch(scorer, shapes, _Batch(names[part], texts[part], list(images[part])))
-    signals = signals_of(job, scorer.replica.groups)
+    signals = signals_of(job, () if job.hosted is not None else scorer.replica.groups)
     table = pd.DataFrame(rows)
     for column in (*(signal.name for signal in signals), "reason", "detail"):
         table[column] = table.get(column, None)
@@ -107,6 +104,22 @@ def score(
         table.insert(2, "member", pd.Series(list(member), dtype=object))
     table.attrs[SIGNALS] = [signal.model_dump(mode="json") for signal in signals]
     return table
+
+
+def _loaded(job: Job, device: str, images: int) -> tuple[Scorer, Shapes]:
+    """The scorer of a job, and the sizes that images are resized to."""
+    if job.hosted is not None:
+        require_affordable(job, images)
+        check_attacks(job, None, level_names())
+        return load_scorer(job, "float32", "cpu", os.cpu_count()), shapes_of(job, None)
+    section = job.model
+    if section.text == "stage":
+        raise ConfigError("text: stage is a scan's, which encodes its texts before it begins; use text: offload")
+    place = available(device)
+    scorer = load_scorer(job, dtype_on(section.dtype, place), place, None if place == "cuda" else os.cpu_count())
+    bucketed = section.shape != "square"
+    found = find_pipeline(model_folder(section.model), True, section.revision, section.said()) if bucketed else None
+    return scorer, shapes_of(job, found)
 
 
 def _require(images: Sequence[ImageLike], given: Mapping[str, Sequence[Any] | None], keys: Sequence[str]) -> None:
@@ -119,7 +132,7 @@ def _require(images: Sequence[ImageLike], given: Mapping[str, Sequence[Any] | No
 
 
 def _job(
-    model: str,
+    model: str | None,
     attacks: Mapping[str, Mapping[str, Any]] | Sequence[str],
     seed: int,
     clip: str | None,
@@ -127,8 +140,10 @@ def _job(
     reference: str | Mapping[str, Any] | None,
 ) -> Job:
     chosen = {key: dict(value) for key, value in attacks.items()} if isinstance(attacks, Mapping) else {a: {} for a in attacks}
+    if model is None and "service" not in replica:
+        raise ConfigError("model: give a folder, a hub id or `testbed`; or service=, with what the service calls its model")
     section = {"model": model, **replica}
-    content = {"manifest": "-", "replica": section, "attacks": chosen, "seed": seed, "clip": clip, "run": "-"}
+    content = {"manifest": "-", "replica": section, "attacks": chosen, "seed": seed, "clip": clip, "run": NO_RUN}
     content |= {"reference": reference}
     return parse_job(content, "raymia.score")
 

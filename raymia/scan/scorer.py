@@ -36,6 +36,9 @@ from raymia.trial.trial import ImageEmbedder, PerceptualDistance, Trial
 
 log = logging.getLogger(__name__)
 
+NO_RUN = "-"
+"""The run directory of a job that has none."""
+
 Scores = dict[str, float | list[float]]
 """By signal name, and the CLIP image embedding where a CLIP is configured."""
 # What a replica or an attack raises when it cannot take a sample; anything else is a fault of the program and ends the scan.
@@ -258,7 +261,9 @@ def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None, t
     # A service answers on the CPU, whatever the pool is given.
     place = torch.device(available(device) if job.hosted is None else "cpu")
     replica = _load_model(job, dtype, device) if job.hosted is None else None
-    black_box = None if job.hosted is None else job.hosted.open(None, Surroundings(job.run, turns))
+    black_box = (
+        None if job.hosted is None else job.hosted.open(None, Surroundings(None if job.run == NO_RUN else job.run, turns))
+    )
     clip, lpips = None, None
     # open_clip and lpips take seconds to import, which most replicas need not spend.
     if job.clip:

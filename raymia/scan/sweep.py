@@ -21,9 +21,11 @@ from rich.console import Console
 from raymia.config import FREE_TO_CHANGE, Job, parse_job, read_job, set_field
 from raymia.documents import DocumentError, parse_yaml
 from raymia.errors import ConfigError
+from raymia.run.files import ANSWERS
 from raymia.run.ledger import Ledger
 from raymia.run.sweep import SWEEP_FILE, CellRecord, Factor, SweepRecord, Variant
 from raymia.scan.pipeline import run_scan
+from raymia.services.hosted import Hosted
 
 MAX_SCANS = 200
 MAX_VARIANTS = 1000
@@ -114,8 +116,16 @@ def _cells(content: dict[str, Any], factors: Sequence[Factor], folder: str, sour
         for field, value in point.items():
             set_field(draft, field, value)
         draft["run"] = f"{folder}/cells/{_slug(point)}"
-        cells.append(Cell(point, variants, parse_job(draft, f"{source} at {_slug(point)}")))
+        cells.append(Cell(point, variants, _with_answers(parse_job(draft, f"{source} at {_slug(point)}"), folder)))
     return cells
+
+
+def _with_answers(job: Job, folder: str) -> Job:
+    """The job with a place for answers that all scans of the grid share: what one was answered no other asks for."""
+    service = job.hosted
+    if not isinstance(service, Hosted) or service.answers is not None:
+        return job
+    return job.model_copy(update={"replica": service.model_copy(update={"answers": f"{folder}/{ANSWERS}"})})
 
 
 def _with_variants(

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+import raymia
 from raymia.config import Job, parse_job
 from raymia.errors import ConfigError, RaymiaError
 from raymia.run.exhibits import read_exhibits
@@ -23,6 +24,7 @@ from raymia.run.ledger import Ledger
 from raymia.scan.pipeline import run_scan
 from raymia.scan.plan import make_plan
 from raymia.scan.service import bill_of
+from raymia.scan.sweep import load_sweep, run_sweep
 from raymia.services import calls, gate
 from raymia.services.protocol import ServiceStoppedError
 from tests.conftest import good_members, loop_barely, tar_bytes
@@ -256,6 +258,37 @@ def test_the_key_stands_in_no_file_of_the_run_and_in_no_line_of_the_log(
     for path in (tmp_path / "run").rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
     assert KEY not in caplog.text
+
+
+def test_images_at_hand_are_scored_in_front_of_a_service_as_in_a_scan(manifest: Path, tmp_path: Path, server: Server) -> None:
+    images = [content for name, content in good_members(3) if name.endswith(".jpg")]
+    for number, content in enumerate(images):
+        (tmp_path / f"{number:04d}.jpg").write_bytes(content)
+    files = sorted(tmp_path.glob("*.jpg"))
+    captions = [f"picture number {number}" for number in range(3)]
+    asks = {"generation": {"images": 2, "metric": "ssim"}}
+    options = {"url": server.url, "extensions": "muse", "resolution_px": 64}
+    table = raymia.score(files, captions, attacks=asks, service="openai", progress=False, **options)
+    with pytest.MonkeyPatch.context() as patched:
+        loop_barely(patched)
+        run_scan(job_of(manifest, server.url, tmp_path / "run", asks), QUIET)
+    scanned = table_of(tmp_path / "run").set_index("key").loc[list(table["key"])]
+    assert table["generation"].to_numpy() == pytest.approx(scanned["generation"].to_numpy(), abs=1e-6)
+    with pytest.raises(ConfigError, match=r"replica\.budget: 0\.10 USD, but the scan asks for 8 images"):
+        raymia.score(files, captions, attacks=asks, service="openai", price_per_image=1.0, budget=0.1, **options)
+    with pytest.raises(ConfigError, match="model: give a folder"):
+        raymia.score(files, captions, attacks=asks)
+
+
+@pytest.mark.usefixtures("bare_loop")
+def test_scans_of_a_sweep_share_their_answers(manifest: Path, tmp_path: Path, server: Server) -> None:
+    job = job_of(manifest, server.url, tmp_path / "one", {"generation": {"images": 1, "metric": "ssim"}})
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    over = ["max_pixels=1000000,2000000"]
+    factors, cells, folder = load_sweep(tmp_path / "job.json", over, None, str(tmp_path / "sweep"))
+    run_sweep(factors, cells, folder, QUIET)
+    assert len(cells) == 2
+    assert len(server.asked) == SAMPLES + 2, "and the first question, twice"
 
 
 @pytest.mark.usefixtures("local_ray")
