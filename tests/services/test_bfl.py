@@ -1,4 +1,4 @@
-"""Black Forest Labs' interface: tasks that are submitted once, asked after where they are known, and fetched without the key."""
+"""Black Forest Labs' interface: tasks submitted once, asked after where they are known, and fetched without the key."""
 
 from __future__ import annotations
 
@@ -410,13 +410,10 @@ def test_no_more_tasks_are_under_way_than_calls_may_be(server: Server) -> None:
 
 
 def test_a_key_or_credits_that_do_not_do_end_the_scan_and_a_prompt_that_is_refused_does_not(server: Server) -> None:
-    for status, detail in (
-        (403, "Not authenticated"),
-        (401, f"no {KEY}"),
-        (402, "Insufficient credits"),
-        (422, f"Invalid API key {KEY}"),
-    ):
-        server.rule = lambda kind, number, a=said({"detail": detail}, status): a  # type: ignore[misc]
+    details = {403: "Not authenticated", 401: f"no {KEY}", 402: "Insufficient credits", 422: f"Invalid API key {KEY}"}
+    for status, detail in details.items():
+        refusal = said({"detail": detail}, status)
+        server.rule = lambda kind, number, refusal=refusal: refusal  # type: ignore[misc]
         with pytest.raises(ServiceStoppedError, match=f"status {status}: the key is not accepted") as caught:
             asker().answer(drawn())
         assert KEY not in str(caught.value)
