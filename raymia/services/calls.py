@@ -77,7 +77,7 @@ class Reply:
 def _words(said: Any) -> str:
     """The message in what a server said, wherever it stands."""
     if isinstance(said, dict):
-        names = ("message", "detail", "error", "errors", "name", "code", "type", "status")
+        names = ("message", "detail", "msg", "error", "errors", "name", "code", "type", "status")
         return ": ".join(_words(said[name]) for name in names if said.get(name)) or json.dumps(said)[:LONGEST_DETAIL]
     if isinstance(said, list):
         return "; ".join(_words(one) for one in said[:3])
@@ -219,9 +219,9 @@ class Calls:
             outcome, wait_s, why, found = await self._tried(asked, read)
             if counts:
                 await self._turns.report(outcome, wait_s, why)
-            elif outcome == "busy":
-                await asyncio.sleep(wait_s or FIRST_WAIT_S)
-            if outcome == "busy":
+            elif wait_s is not None:
+                await asyncio.sleep(min(wait_s, self._limits.timeout_s))
+            if counts and outcome == "busy":
                 continue
             if isinstance(found, Exception):
                 raise found
@@ -263,6 +263,9 @@ class Calls:
             return "answered", None, "", read(reply)
         except ServiceError as error:
             return "refused", None, "", ServiceError(error.reason, self._clean(error.detail))
+        except ServiceStoppedError as error:
+            why = self._clean(str(error))
+            return "failed", None, why, ServiceStoppedError(why)
         except PassingError as error:
             why = self._clean(str(error))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
