@@ -61,6 +61,22 @@ def data_verify(manifest_file: Annotated[str, typer.Argument(metavar="M.yaml")],
         raise typer.Exit(Exit.FAILED)
 
 
+@data_app.command("prompts")
+def data_prompts(
+    job_file: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Job whose replica is {service: folder, path: FOLDER}.")],
+    as_json: Json = False,
+) -> None:
+    """Write the list of images that a person is to make by hand, with their file names, into the folder of a job."""
+    from raymia.config import load_job
+    from raymia.scan.prompts import write_prompts
+
+    listed = write_prompts(load_job(job_file))
+    if as_json:
+        out.show_json(listed.model_dump())
+        return
+    out.say(f"{listed.file}: {listed.images:,} images, of which {listed.made:,} are there", whole=True)
+
+
 def _by_split(
     member: list[str] | None,
     non_member: list[str] | None,

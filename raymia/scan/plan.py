@@ -144,8 +144,7 @@ def make_plan(job: Job) -> ScanPlan:
         ConfigError: names the field, what was expected and what to do.
     """
     manifest, folder = load_manifest(job.manifest)
-    limits = job.limits
-    readers = shard_readers(manifest, folder, limits.of_shards(), limits.elsewhere(), limits.max_shards)
+    readers = make_readers(job, manifest, folder)
     pipeline, schedule = attacked(job)
     shapes = shapes_of(job, pipeline)
     if not (job.labels_do_not_hold or hold(manifest, job)):
@@ -180,6 +179,20 @@ def make_plan(job: Job) -> ScanPlan:
         latent_cache=_latent_cache(job, pipeline, schedule, shapes),
         shapes=shapes,
     )
+
+
+def make_readers(job: Job, manifest: Manifest, folder: str) -> list[ShardReader]:
+    """Readers of a job's shards.
+
+    Args:
+        job: with its limits.
+        manifest, folder: see `raymia.data.manifest.load_manifest`.
+
+    Raises:
+        ConfigError: the manifest names no shards.
+    """
+    limits = job.limits
+    return shard_readers(manifest, folder, limits.of_shards(), limits.elsewhere(), limits.max_shards)
 
 
 def hold(manifest: Manifest, job: Job) -> bool:

@@ -58,9 +58,11 @@ def require_affordable(job: Job, samples: int | None) -> None:
         ConfigError: names the budget or the attack.
     """
     service = job.hosted
-    if not isinstance(service, Hosted):
+    if service is None:
         return
     service.check(kinds_of(job.attacks, service.resolution_px))
+    if not isinstance(service, Hosted):
+        return
     bill = bill_of(job, samples)
     if service.budget is not None and bill.price is not None and bill.price > service.budget * (1 + 1e-9):
         raise ConfigError(

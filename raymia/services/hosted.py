@@ -162,16 +162,6 @@ class Hosted(Service):
         """The seed that is sent, of 31 bits, as all services take them."""
         return query.seed % 2**31
 
-    def check(self, kinds: Sequence[Query]) -> None:
-        """Refuse what the service cannot be asked for, as far as that is known without asking.
-
-        Args:
-            kinds: a query of every kind that a job's attacks ask.
-
-        Raises:
-            ConfigError: names the field, or the noise level.
-        """
-
     def offers(self) -> frozenset[Capability]:
         """What can be asked of it, as it is configured."""
         return self.capabilities if self.autoencoder is None else self.capabilities | {"reconstruction"}

@@ -221,6 +221,16 @@ class Service(BaseModel, ABC):
         """What can be asked of it, as it is configured."""
         return self.capabilities
 
+    def check(self, kinds: Sequence[Query]) -> None:
+        """Refuse what the service cannot be asked for, as far as that is known without asking.
+
+        Args:
+            kinds: a query of every kind that a job's attacks ask.
+
+        Raises:
+            ConfigError: names the field, or the noise level.
+        """
+
     def price(self) -> float | None:
         """What an image costs, in the currency that the service bills in; none where nothing is known."""
         return None

@@ -195,6 +195,14 @@ def test_what_a_scan_asks_of_a_service_and_what_that_costs_is_said_beforehand() 
         run("scan", "jobs/testbed_service.yaml", "--dry-run", *price, "--set", "replica.budget=100")
 
 
+def test_the_images_that_a_person_is_to_make_are_listed(tmp_path: Path) -> None:
+    replica = {"service": "folder", "path": str(tmp_path / "made"), "resolution_px": 64}
+    job = {"manifest": "testbed", "replica": replica, "clip": "testbed", "attacks": {"generation": {"images": 1}}}
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    assert "1,024 images, of which 0 are there" in " ".join(run("data", "prompts", tmp_path / "job.yaml").split())
+    assert printed("data", "prompts", tmp_path / "job.yaml")["images"] == 1024
+
+
 def test_the_testbed_is_made_anew_or_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "random weights" in run("testbed", "tiny", "--out", tmp_path / "tiny")
     monkeypatch.setattr(shutil, "which", lambda _: None)
