@@ -135,6 +135,8 @@ def _within(budget: int, job_file: Path, override: list[str] | None, run: str | 
 def _print_cost(job: Any, as_json: bool, proposal: Any = None) -> None:
     from raymia.cli.printing import COSTS, print_cost, print_memory, print_texts
     from raymia.cli.printing_seams import print_bill
+    from raymia.run.record import Evaluations
+    from raymia.scan.asked import images_asked
     from raymia.scan.calibration import calibrates, with_reference
     from raymia.scan.cost import SOME_CAPTION, count, prompts_of
     from raymia.scan.plan import make_plan
@@ -142,17 +144,23 @@ def _print_cost(job: Any, as_json: bool, proposal: Any = None) -> None:
 
     plan = make_plan(job)
     both = job.reference is not None
-    alone = {
-        name: dict(with_reference(attack.cost()) if both and calibrates(attack) else attack.cost())
-        for name, attack in job.attacks.items()
-    }
+    if job.hosted is None:
+        alone = {
+            name: dict(with_reference(attack.cost()) if both and calibrates(attack) else attack.cost())
+            for name, attack in job.attacks.items()
+        }
+        together = dict(count(job.attacks.values(), plan.schedule, both))
+    else:
+        # What a service computes to make an image is its own affair.
+        asked = {name: images_asked({name: attack}, job.hosted) for name, attack in job.attacks.items()}
+        alone = {name: dict(Evaluations(queries=images)) for name, images in asked.items()}
+        together = dict(Evaluations(queries=images_asked(job.attacks, job.hosted)))
     apart = {kind: sum(cost[kind] for cost in alone.values()) for kind in COSTS}
-    together = dict(count(job.attacks.values(), plan.schedule, both))
     samples = plan.expected
     in_total = {kind: None if samples is None else number * samples for kind, number in together.items()}
     bill = None if job.hosted is None else bill_of(job, samples)
     memory = _memory(plan)
-    prompts = len(prompts_of(job.attacks.values(), plan.schedule, [SOME_CAPTION]))
+    prompts = 0 if job.hosted is not None else len(prompts_of(job.attacks.values(), plan.schedule, [SOME_CAPTION]))
     if as_json:
         costs: dict[str, Any] = {"per_image": alone, "apart": apart, "together": together, "samples": samples}
         costs |= {"in_total": in_total, "service": None if bill is None else bill.model_dump()}

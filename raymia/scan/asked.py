@@ -13,7 +13,8 @@ from raymia.attacks.base import Attack
 from raymia.replica.schedule import level_names
 from raymia.scan.calibration import scores_of
 from raymia.scan.cost import SIDE_PX, SOME_CAPTION, Hollow
-from raymia.services.protocol import Queries, Query
+from raymia.services.hosted import Hosted
+from raymia.services.protocol import Queries, Query, Service
 from raymia.trial.trial import Trial
 
 
@@ -57,10 +58,10 @@ def kinds_of(attacks: Mapping[str, Attack], side_px: int) -> list[Query]:
     return list(found.values())
 
 
-def images_asked(attacks: Mapping[str, Attack]) -> int:
-    """Images that attacks ask of a service for each sample; what a local autoencoder makes is none of them."""
+def images_asked(attacks: Mapping[str, Attack], service: Service) -> int:
+    """Images that attacks ask of a service for each sample; what is made here of a hosted one's autoencoder is none of them."""
     found = queries_of(attacks, torch.zeros(1, 3, SIDE_PX, SIDE_PX), [SOME_CAPTION], ["0"], 0)
-    return sum(len(queries) for queries in found if queries.strength != 0.0)
+    return sum(len(queries) for queries in found if queries.strength != 0.0 or not isinstance(service, Hosted))
 
 
 SOME_PROMPT = "a wooden table with a bowl of apples beside a window"

@@ -41,7 +41,7 @@ def bill_of(job: Job, samples: int | None) -> Bill:
     """What the whole scan of a job costs that attacks a service."""
     service = job.hosted
     assert service is not None
-    each = images_asked(job.attacks)
+    each = images_asked(job.attacks, service)
     kinds = kinds_of(job.attacks, service.resolution_px) if isinstance(service, Hosted) else []
     first = len(kinds) + 1 if kinds else 0
     images = None if samples is None else each * samples + first

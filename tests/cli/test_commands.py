@@ -191,6 +191,16 @@ def test_what_a_scan_asks_of_a_service_and_what_that_costs_is_said_beforehand() 
     told = printed("scan", "jobs/testbed_service.yaml", "--dry-run", *price)["service"]
     assert (told["images"], told["price"], told["currency"]) == (5125, pytest.approx(205.0), "USD")
     assert "set replica.price_per_image" in run("scan", "jobs/testbed_service.yaml", "--dry-run")
+    plain = (
+        "--set",
+        "replica.extensions=none",
+        "--set",
+        "replica.url=https://example.org",
+        "--set",
+        "attacks={generation: {}}",
+    )
+    told = printed("scan", "jobs/testbed_service.yaml", "--dry-run", *plain, "--set", "replica.autoencoder=null")
+    assert (told["together"]["queries"], told["together"]["forwards"], told["service"]["first_images"]) == (3, 0, 2)
     with pytest.raises(ConfigError, match=r"replica\.budget: 100\.00 USD, but the scan asks for 5,125 images"):
         run("scan", "jobs/testbed_service.yaml", "--dry-run", *price, "--set", "replica.budget=100")
 
