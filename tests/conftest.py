@@ -1,8 +1,14 @@
 """Real parts shared by all tests: one Ray for the whole run, a tiny pipeline, and a maker of tars."""
 
+# ruff: noqa: E402 - Python's collector, the environment and the hook are set before what they are set for is loaded
+
 from __future__ import annotations
 
 import gc
+
+# What is loaded to test stays to the end: Python looks for cycles only after the collection, seldom, and never among that.
+gc.disable()
+
 import io
 import os
 import tarfile
@@ -31,27 +37,33 @@ from jaxtyping import install_import_hook
 from PIL import Image
 
 # Shapes that the public functions of these rooms state are checked at every call in every test. What modules behind the hook
-# are the first to import is compiled anew, whatever Python has of it; hence the libraries stand before it.
-install_import_hook(("raymia.trial", "raymia.replica"), "beartype.beartype")
+# are the first to import is compiled anew, whatever Python has of it; hence the libraries stand before it. What predicts memory
+# states no shapes, and calls itself at every operation of a model.
+ROOM = Path(__file__).parents[1] / "raymia" / "replica"
+CHECKED = ["raymia.trial", *(f"raymia.replica.{path.stem}" for path in sorted(ROOM.glob("*.py")) if path.stem != "memory")]
+install_import_hook(CHECKED, "beartype.beartype")
 
-from raymia.config import PoolConfig  # noqa: E402 - after the hook
-from raymia.engine.pool import Pool  # noqa: E402
-from raymia.engine.shards import Read  # noqa: E402
-from raymia.engine.start import LOCAL_SETTINGS  # noqa: E402
-from raymia.engine.stream import Work  # noqa: E402
-from raymia.scan import pipeline  # noqa: E402
-from raymia.testbed.architecture import save_tiny  # noqa: E402
+from raymia.config import PoolConfig
+from raymia.engine.pool import Pool
+from raymia.engine.shards import Read
+from raymia.engine.start import LOCAL_SETTINGS
+from raymia.engine.stream import Work
+from raymia.scan import pipeline
+from raymia.testbed.architecture import save_tiny
 
 pytest_plugins = ["tests.skips", "tests.workers"]
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
-# What is loaded to test stays to the end: Python looks for cycles seldom, and among what stands after the collection never.
-gc.set_threshold(10_000)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes that test side by side have a core each: threads of both would wait for each other.
+    torch.set_num_threads(1)
 
 
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
