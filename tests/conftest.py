@@ -13,7 +13,7 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -79,9 +79,9 @@ def start_ray() -> None:
         ray.init("local", num_cpus=3, num_gpus=0, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
 
 
-@pytest.fixture
-def bare_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scans of this process read, decode and score in a bare loop: all of a scan but Ray, for tests of what a scan makes."""
+@contextmanager
+def without_ray() -> Iterator[None]:
+    """Within this block scans of this process read, decode and score in a bare loop, on as many threads as on a local Ray."""
 
     def stream(
         reads: Sequence[Read], schema: pa.Schema, decode: Work, load: Callable[[], Work], pool: Pool
@@ -90,11 +90,26 @@ def bare_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         return (score(decode(table)) for read in reads for table in read())
 
     def here(config: PoolConfig) -> Pool:
-        return Pool(config, {"CPU": 2.0 * torch.get_num_threads()}, torch.get_num_threads())
+        cores = os.cpu_count() or 1
+        return Pool(config, {"CPU": 2.0 * cores}, cores)
 
-    monkeypatch.setattr(pipeline, "stream", stream)
-    monkeypatch.setattr(pipeline, "on_ray", lambda what, replicas: nullcontext())
-    monkeypatch.setattr(Pool, "here", here)
+    threads = torch.get_num_threads()
+    try:
+        with (
+            mock.patch.object(pipeline, "stream", stream),
+            mock.patch.object(pipeline, "on_ray", return_value=nullcontext()),
+            mock.patch.object(Pool, "here", here),
+        ):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def bare_loop() -> Iterator[None]:
+    """Scans of this process do without Ray: for tests of what a scan makes."""
+    with without_ray():
+        yield
 
 
 @pytest.fixture(scope="session")
