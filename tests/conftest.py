@@ -11,9 +11,10 @@ gc.disable()
 
 import io
 import os
+import socket
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -66,6 +67,25 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def free_port() -> int:
+    """A port that nothing listens on, below those that the system hands out."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
+S3 = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-test",
+    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+"""Where the S3 server of `tests/run` is, and with which keys. Ray's processes know what the environment held at its start, and
+the one Ray may start before the server."""
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     start_ray()
@@ -75,7 +95,7 @@ def local_ray() -> Iterator[None]:
 
 def start_ray() -> None:
     """Start the one Ray of the run of tests, with the settings of a scan's own."""
-    with mock.patch.dict(os.environ, LOCAL_SETTINGS):
+    with mock.patch.dict(os.environ, LOCAL_SETTINGS | S3):
         ray.init("local", num_cpus=3, num_gpus=0, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
 
 
