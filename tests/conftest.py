@@ -1,13 +1,20 @@
 """Real parts shared by all tests: one Ray for the whole run, a tiny pipeline, and a maker of tars."""
 
+# ruff: noqa: E402 - Python's collector, the environment and the hook are set before what they are set for is loaded
+
 from __future__ import annotations
 
 import gc
+
+# What is loaded to test stays to the end: Python looks for cycles only after the collection, seldom, and never among that.
+gc.disable()
+
 import io
 import os
+import socket
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -31,28 +38,53 @@ from jaxtyping import install_import_hook
 from PIL import Image
 
 # Shapes that the public functions of these rooms state are checked at every call in every test. What modules behind the hook
-# are the first to import is compiled anew, whatever Python has of it; hence the libraries stand before it.
-install_import_hook(("raymia.trial", "raymia.replica"), "beartype.beartype")
+# are the first to import is compiled anew, whatever Python has of it; hence the libraries stand before it. What predicts memory
+# states no shapes, and calls itself at every operation of a model.
+ROOM = Path(__file__).parents[1] / "raymia" / "replica"
+CHECKED = ["raymia.trial", *(f"raymia.replica.{path.stem}" for path in sorted(ROOM.glob("*.py")) if path.stem != "memory")]
+install_import_hook(CHECKED, "beartype.beartype")
 
-from raymia.config import PoolConfig  # noqa: E402 - after the hook
-from raymia.engine.pool import Pool  # noqa: E402
-from raymia.engine.shards import Read  # noqa: E402
-from raymia.engine.start import LOCAL_SETTINGS  # noqa: E402
-from raymia.engine.stream import Work  # noqa: E402
-from raymia.scan import pipeline  # noqa: E402
-from raymia.services.gate import OwnTurns  # noqa: E402
-from raymia.testbed.architecture import save_tiny  # noqa: E402
+from raymia.config import PoolConfig
+from raymia.engine.pool import Pool
+from raymia.engine.shards import Read
+from raymia.engine.start import LOCAL_SETTINGS
+from raymia.engine.stream import Work
+from raymia.scan import pipeline
+from raymia.services.gate import OwnTurns
+from raymia.testbed.architecture import save_tiny
 
 pytest_plugins = ["tests.skips", "tests.workers"]
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
-# What is loaded to test stays to the end: Python looks for cycles seldom, and among what stands after the collection never.
-gc.set_threshold(10_000)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes that test side by side have a core each: threads of both would wait for each other.
+    torch.set_num_threads(1)
 
 
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)
+    gc.enable()
+
+
+def free_port() -> int:
+    """A port that nothing listens on, below those that the system hands out."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
+S3 = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-test",
+    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+"""Where the S3 server of `tests/run` is, and with which keys. Ray's processes know what the environment held at its start, and
+the one Ray may start before the server."""
 
 
 @pytest.fixture(scope="session")
@@ -64,18 +96,13 @@ def local_ray() -> Iterator[None]:
 
 def start_ray() -> None:
     """Start the one Ray of the run of tests, with the settings of a scan's own."""
-    with mock.patch.dict(os.environ, LOCAL_SETTINGS):
+    with mock.patch.dict(os.environ, LOCAL_SETTINGS | S3):
         ray.init("local", num_cpus=3, num_gpus=0, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
 
 
-@pytest.fixture
-def bare_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scans of this process read, decode and score in a bare loop: all of a scan but Ray, for tests of what a scan makes."""
-    loop_barely(monkeypatch)
-
-
-def loop_barely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """See `bare_loop`."""
+@contextmanager
+def without_ray() -> Iterator[None]:
+    """Within this block scans of this process read, decode and score in a bare loop, on as many threads as on a local Ray."""
 
     def stream(
         reads: Sequence[Read], schema: pa.Schema, decode: Work, load: Callable[[], Work], pool: Pool, patience_s: float = 0.0
@@ -84,12 +111,27 @@ def loop_barely(monkeypatch: pytest.MonkeyPatch) -> None:
         return (score(decode(table)) for read in reads for table in read())
 
     def here(config: PoolConfig) -> Pool:
-        return Pool(config, {"CPU": 2.0 * torch.get_num_threads()}, torch.get_num_threads())
+        cores = os.cpu_count() or 1
+        return Pool(config, {"CPU": 2.0 * cores}, cores)
 
-    monkeypatch.setattr(pipeline, "stream", stream)
-    monkeypatch.setattr(pipeline, "on_ray", lambda what, replicas: nullcontext())
-    monkeypatch.setattr(Pool, "here", here)
-    monkeypatch.setattr(pipeline, "PoolTurns", OwnTurns)
+    threads = torch.get_num_threads()
+    try:
+        with (
+            mock.patch.object(pipeline, "stream", stream),
+            mock.patch.object(pipeline, "on_ray", return_value=nullcontext()),
+            mock.patch.object(Pool, "here", here),
+            mock.patch.object(pipeline, "PoolTurns", OwnTurns),
+        ):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def bare_loop() -> Iterator[None]:
+    """Scans of this process do without Ray: for tests of what a scan makes."""
+    with without_ray():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ CASES = [kind.model_validate(SMALLER.get(name, {})) for name, kind in ATTACKS.al
 FEW = [
     case for case in CASES if case.name in ("loss", "secmi", "pia", "sima", "clid", "gradient_masking", "noise_optimisation")
 ]
-SAMPLES = 24
+SAMPLES = 16
 
 
 class AsVelocity(nn.Module):

@@ -24,6 +24,7 @@ from raymia.cli import app
 from raymia.errors import ConfigError
 from raymia.scan.plan import make_plan
 from raymia.testbed import LORA
+from tests.conftest import without_ray
 
 ELSEWHERE = {"submit": "tests/faults/test_submission.py", "bench input": "tests/bench/test_bench.py"}
 """Commands that are invoked in another file of tests."""
@@ -93,7 +94,8 @@ def scanned(packed: Path) -> Path:
     }
     path = packed.parent / "job.yaml"
     path.write_text(yaml.safe_dump(job))
-    assert f"Next: raymia evaluate {job['run']}" in run("scan", path)
+    with without_ray():
+        assert f"Next: raymia evaluate {job['run']}" in run("scan", path)
     return path
 
 

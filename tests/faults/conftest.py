@@ -21,6 +21,7 @@ import psutil
 import pytest
 import ray
 import yaml
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private.utils import write_ray_address
 from ray.cluster_utils import Cluster
 
@@ -31,7 +32,7 @@ from raymia.cli.printing import print_counts
 from raymia.config import load_job
 from raymia.errors import ConfigError, RaymiaError
 from raymia.scan.pipeline import run_scan
-from tests.conftest import good_members, start_ray, tar_bytes
+from tests.conftest import good_members, start_ray, tar_bytes, without_ray
 
 PLUGIN = str(Path(__file__).parent / "plugin")
 SHARDS = {"m0": 32, "m1": 24, "n0": 32, "n1": 24}
@@ -52,6 +53,8 @@ def cluster() -> Iterator[Cluster]:
     # Jobs are told the address that stands in their Ray's temporary folder. Where several Rays share one folder, that is the
     # address of the one that started last, which may have ended.
     temporary = tempfile.mkdtemp(prefix="ray-")
+    # The cluster writes its address there too, which no Ray of this machine may have made yet.
+    Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
     started = Cluster(
         initialize_head=True,
         # Jobs go through the head's agent, whose usual port another Ray of this machine may have.
@@ -237,11 +240,12 @@ def write_shards(folder: Path) -> None:
 
 @pytest.fixture(scope="package")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> dict[str, bytes]:
-    """The final table of a scan that nothing happens to."""
+    """The final table of a scan that nothing happens to, in a bare loop: it is the same on a cluster."""
     folder = tmp_path_factory.mktemp("undisturbed") / "scan"
     write_shards(folder)
     scan = Scan(folder, cluster.address)
-    scan.start()
-    code, output = scan.end()
+    with without_ray():
+        scan.start()
+        code, output = scan.end()
     assert code == 0, output
     return scan.table()

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from raymia.run.ledger import Ledger
 from raymia.testbed.architecture import save_tiny
+from tests.conftest import without_ray
 from tests.faults.conftest import POOL, SHARDS, SLOW, UNIT, Scan, attacks, replica_processes
 
 MakeScan = Callable[[str], Scan]
@@ -102,8 +103,9 @@ def test_a_batch_out_of_memory_is_halved_and_a_sample_on_which_the_replica_raise
     make_scan: MakeScan, undisturbed: Table
 ) -> None:
     scan = make_scan("scan")
-    scan.start(attacks=attacks(largest_batch=2, raise_on="2007"))
-    code, output = scan.end()
+    with without_ray():
+        scan.start(attacks=attacks(largest_batch=2, raise_on="2007"))
+        code, output = scan.end()
     assert code == 0, output
     assert f"read {ALL} = scored {ALL - 1} + quarantined 1 (scoring_failed 1)" in " ".join(output.split())
     ledger = Ledger(str(scan.run))
@@ -146,8 +148,9 @@ def test_a_full_disk_stops_the_scan_with_a_clear_word_and_it_resumes(
     assert "storage is full; free space and run the same command again" in " ".join(output.split())
     assert 0 < scan.units() < ALL // UNIT
     monkeypatch.setenv("RAYMIA_TEST_STORAGE", "none")
-    scan.start(run=f"flaky://{scan.run}")
-    assert_same(scan, undisturbed)
+    with without_ray():
+        scan.start(run=f"flaky://{scan.run}")
+        assert_same(scan, undisturbed)
 
 
 class ShardServer(BaseHTTPRequestHandler):
@@ -222,8 +225,9 @@ def test_a_shard_that_vanishes_is_quarantined_and_scanned_when_it_is_back(
     assert code == 0, output
     assert f"scored {ALL - SHARDS['n1']} + quarantined 1 (missing_shard 1)" in " ".join(output.split())
     hidden.rename(scan.folder / "n1.tar")
-    scan.start(manifest=str(job), max_quarantined_fraction=1.0)
-    assert_same(scan, undisturbed)
+    with without_ray():
+        scan.start(manifest=str(job), max_quarantined_fraction=1.0)
+        assert_same(scan, undisturbed)
 
 
 def test_a_replica_that_never_starts_ends_the_job_with_its_own_error(make_scan: MakeScan) -> None:

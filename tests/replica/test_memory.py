@@ -14,8 +14,9 @@ from raymia.errors import ConfigError
 from raymia.replica import backward
 from raymia.replica.backward import GIB
 from raymia.replica.families import FAMILIES, LoadOptions
-from raymia.replica.folder import find_pipeline
-from raymia.replica.memory import BESIDE_GIB, MIB, SLACK, Backward, _FullTexts, _peak, predicted_memory
+from raymia.replica.folder import PipelineFolder, find_pipeline
+from raymia.replica.memory import BESIDE_GIB, MIB, SLACK, Backward, Memory, _FullTexts, _peak, predicted_memory
+from tests.replica.families.case import Case
 from tests.replica.test_every_family import cases, loaded
 
 MEASURED = {"flux": (22.201, 0.910), "sd15": (1.645, 0.509), "encode": (0.346, 5.023)}
@@ -62,13 +63,31 @@ def test_what_is_predicted_is_what_a_gpu_held() -> None:
         assert peak / GIB == pytest.approx(call, rel=0.01)
 
 
-@pytest.mark.parametrize("name", FAMILIES.names())
-def test_every_family_tells_its_memory_and_mixes_no_devices(name: str, tmp_path: Path) -> None:
-    case = cases()[name]
-    found = find_pipeline(str(case.save(tmp_path / "p")), with_weights=True)
+@pytest.fixture(scope="module", params=FAMILIES.names())
+def case(request: pytest.FixtureRequest) -> Case:
+    return cases()[request.param]
+
+
+@pytest.fixture(scope="module")
+def found(case: Case, tmp_path_factory: pytest.TempPathFactory) -> PipelineFolder:
+    return find_pipeline(str(case.save(tmp_path_factory.mktemp(case.family) / "p")), with_weights=True)
+
+
+GRADIENT = Backward("gradient", "parameters", 10, together=16)
+MASKING = Backward("masking", "latents", 16)
+NOISE = Backward("noise", "latents", 16, precise=True)
+
+
+@pytest.fixture(scope="module")
+def memory(case: Case, found: PipelineFolder) -> Memory:
+    """What is predicted of the family in bfloat16, with its twin in float32 and passes of every kind."""
     options = LoadOptions(dtype="bfloat16", resolution_px=case.side_px, also_float32=True)
-    memory = predicted_memory(found, options, texts=3)
+    memory = predicted_memory(found, options, texts=3, backward=[GRADIENT, MASKING, NOISE])
     assert memory is not None
+    return memory
+
+
+def test_every_family_tells_its_memory_and_mixes_no_devices(case: Case, found: PipelineFolder, memory: Memory) -> None:
     replica = loaded(found, case, dtype="bfloat16")
     held = replica._denoiser.state_dict().values()
     parameters = sum(tensor.numel() for tensor in replica.parameters().values())
@@ -78,27 +97,21 @@ def test_every_family_tells_its_memory_and_mixes_no_devices(name: str, tmp_path:
     assert (twin.part, twin.dtype) == (own.part, "float32")
     assert all(call.one_image_gib <= call.gib for call in memory.calls)
     assert memory.calls[0].one_image_gib > 0
+    forwards = [call for call in memory.calls if call.what not in ("gradient", "masking", "noise")]
+    assert max(call.one_image_gib for call in forwards) < max(call.gib for call in forwards)
     assert memory.least_gib < memory.gib
     assert memory.smallest_gpu_gib is not None
 
 
-@pytest.mark.parametrize("name", FAMILIES.names())
-def test_backward_passes_of_every_family_are_predicted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = cases()[name]
-    found = find_pipeline(str(case.save(tmp_path / "p")), with_weights=True)
-    options = LoadOptions(dtype="bfloat16", resolution_px=case.side_px, also_float32=True)
-    asked = [
-        Backward("gradient", "parameters", 10, together=16),
-        Backward("masking", "latents", 16),
-        Backward("noise", "latents", 16, precise=True),
-    ]
-    together = predicted_memory(found, options, backward=asked)
+def test_backward_passes_of_every_family_are_predicted(
+    case: Case, found: PipelineFolder, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(backward, "TOGETHER_GIB", 0)
-    alone = predicted_memory(found, options, backward=asked)
-    assert together is not None
+    options = LoadOptions(dtype="bfloat16", resolution_px=case.side_px)
+    alone = predicted_memory(found, options, backward=[GRADIENT, MASKING])
     assert alone is not None
-    calls, streamed = ({call.what: call for call in memory.calls} for memory in (together, alone))
-    own = next(part for part in together.parts if part.dtype == "bfloat16" and part.part in ("unet", "transformer"))
+    calls, streamed = ({call.what: call for call in one.calls} for one in (memory, alone))
+    own = next(part for part in memory.parts if part.dtype == "bfloat16" and part.part in ("unet", "transformer"))
     # Of each sample a gradient in bfloat16 and one in float32, beside what is held to compute them.
     assert calls["gradient"].gib > 16 * 6 * own.parameters / GIB
     assert calls["gradient"].one_image_gib > 6 * own.parameters / GIB

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +15,9 @@ import fsspec
 import pytest
 import yaml
 from rich.console import Console
+from typer.testing import CliRunner
 
+from raymia.cli import app
 from raymia.data.index import summarise_shard
 from raymia.data.manifest import load_manifest
 from raymia.data.selection import shard_readers
@@ -63,13 +63,10 @@ def test_a_scan_of_shards_and_run_on_s3_with_report_and_no_secret_anywhere(s3: s
     job = make_job(tmp_path, tiny, "unused", attacks={"loss": {"timesteps": [100], "draws": 1}})
     job = job.model_copy(update={"run": f"{s3}/run"})
     (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(manifest))
-    # Workers started before the server have not its address.
-    surroundings = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(job.model_dump(mode="json")))
-    command = [sys.executable, "-m", "raymia", "scan", str(path)]
-    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, ["scan", str(path)])
+    assert done.exit_code == 0, done.output
     ledger = Ledger(f"{s3}/run")
     assert len(ledger.scores()) == 24
     assert ledger.storage.names("", LOCK_FILE) == []
@@ -78,7 +75,7 @@ def test_a_scan_of_shards_and_run_on_s3_with_report_and_no_secret_anywhere(s3: s
     assert read_status(f"{s3}/run").state == "finished"
     for key in client.list_objects_v2(Bucket="bucket", Prefix="run")["Contents"]:
         assert SECRET.encode() not in client.get_object(Bucket="bucket", Key=key["Key"])["Body"].read()
-    assert SECRET not in done.stdout + done.stderr
+    assert SECRET not in done.output
     again = run_scan(job, Console(quiet=True))
     assert (again.read, again.scored) == (24, 24)
     assert ledger.require_scan().attempts == 2

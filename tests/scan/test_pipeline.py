@@ -1,4 +1,4 @@
-"""Whole scans on a real local Ray with a real, tiny diffusers pipeline."""
+"""Whole scans with a real, tiny diffusers pipeline, on a real local Ray where it is Ray's part that is looked at."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from raymia.run.ledger import Ledger
 from raymia.run.record import Counts
 from raymia.scan.pipeline import run_scan
 from raymia.scan.plan import make_plan
-from tests.conftest import good_members, image_bytes, tar_bytes
+from tests.conftest import good_members, image_bytes, tar_bytes, without_ray
 from tests.data.test_images import bomb_header
 
 Write = Callable[[str, list[tuple[str, bytes]]], Path]
@@ -68,11 +68,12 @@ def good_shards(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def scanned_once(local_ray: None, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counts]:
-    """Shards and their finished run, `one`, with its counts. A test that scans further does so to a copy."""
+def scanned_once(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counts]:
+    """Shards and their finished run, `one`, by a bare loop, with its counts. A test that scans further does so to a copy."""
     folder = tmp_path_factory.mktemp("scanned")
     write_shards(folder)
-    counts, _ = scan(make_job(folder, tiny, "one"))
+    with without_ray():
+        counts, _ = scan(make_job(folder, tiny, "one"))
     return folder, counts
 
 
@@ -85,6 +86,7 @@ def folder(scanned_once: tuple[Path, Counts]) -> Iterator[Path]:
     shutil.rmtree(folder / "run")
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_batch_size_and_actors_change_no_score_beyond_rounding(scanned_once: tuple[Path, Counts], tiny: Path) -> None:
     folder, counts = scanned_once
     one = table(make_job(folder, tiny, "one"))
@@ -96,6 +98,7 @@ def test_batch_size_and_actors_change_no_score_beyond_rounding(scanned_once: tup
         assert np.abs(one[name] - two[name]).max() < 1e-3 * one[name].std(), name
 
 
+@pytest.mark.usefixtures("bare_loop")
 def test_a_resumed_scan_rescores_only_what_was_missing_and_ends_byte_identical(folder: Path, tiny: Path) -> None:
     job = make_job(folder, tiny, "run")
     run = folder / "run"
@@ -115,6 +118,7 @@ def test_a_resumed_scan_rescores_only_what_was_missing_and_ends_byte_identical(f
     assert record["bottleneck"]["stage"] in ("read", "decode", "transfer", "model", "commit")
 
 
+@pytest.mark.usefixtures("bare_loop")
 def test_a_changed_job_is_refused_with_the_fields_that_differ_and_pool_may_change(folder: Path, tiny: Path) -> None:
     with pytest.raises(ConfigError, match=r"job\.seed: 0 -> 1"):
         scan(make_job(folder, tiny, "run", seed=1))
@@ -123,7 +127,7 @@ def test_a_changed_job_is_refused_with_the_fields_that_differ_and_pool_may_chang
     scan(make_job(folder, tiny, "run", pool={"replicas": 1, "gpus_per_replica": 0, "batch_size": 4}))
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("bare_loop")
 def test_hostile_shards_are_scanned_to_the_end_and_every_sample_is_accounted_for(
     tmp_path: Path, tiny: Path, write_tar: Write
 ) -> None:

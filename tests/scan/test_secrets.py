@@ -21,7 +21,7 @@ from tests.data.servers import Behaviour, serving
 SECRETS = ("pa%2Fss%23word", "t0ken", "0ther")
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("bare_loop")
 def test_a_run_directory_and_all_that_is_said_hold_no_secret_of_an_address(
     tmp_path: Path, tiny: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,7 +27,7 @@ from raymia.scan.service import bill_of
 from raymia.scan.sweep import load_sweep, run_sweep
 from raymia.services import calls, gate
 from raymia.services.protocol import ServiceStoppedError
-from tests.conftest import good_members, loop_barely, tar_bytes
+from tests.conftest import good_members, tar_bytes, without_ray
 from tests.services.faulty import Server, serving
 
 KEY = "sk-planted-key-of-the-test"
@@ -269,8 +269,7 @@ def test_images_at_hand_are_scored_in_front_of_a_service_as_in_a_scan(manifest: 
     asks = {"generation": {"images": 2, "metric": "ssim"}}
     options = {"url": server.url, "extensions": "muse", "resolution_px": 64}
     table = raymia.score(files, captions, attacks=asks, service="openai", progress=False, **options)
-    with pytest.MonkeyPatch.context() as patched:
-        loop_barely(patched)
+    with without_ray():
         run_scan(job_of(manifest, server.url, tmp_path / "run", asks), QUIET)
     scanned = table_of(tmp_path / "run").set_index("key").loc[list(table["key"])]
     assert table["generation"].to_numpy() == pytest.approx(scanned["generation"].to_numpy(), abs=1e-6)
@@ -295,8 +294,7 @@ def test_scans_of_a_sweep_share_their_answers(manifest: Path, tmp_path: Path, se
 def test_a_scan_on_ray_that_is_killed_asks_again_only_for_what_was_under_way(manifest: Path, tmp_path: Path) -> None:
     asks, in_flight = {"generation": {"images": 4, "metric": "ssim"}}, 4
     total = 4 * SAMPLES + 2
-    with serving() as server, pytest.MonkeyPatch.context() as patched:
-        loop_barely(patched)
+    with serving() as server, without_ray():
         run_scan(job_of(manifest, server.url, tmp_path / "undisturbed", asks, key_env=None), QUIET)
     with serving(seconds=0.2) as server:
         run = tmp_path / "run"
