@@ -10,7 +10,9 @@ import pytest
 from raymia.evaluation.metrics import evaluate_run
 from raymia.report.page import render, write_report
 from raymia.report.plots import run_figures
+from raymia.run.exhibits import Exhibit, Exhibits
 from raymia.run.ledger import Ledger
+from raymia.run.record import ServiceRecord
 from tests.conftest import image_bytes
 from tests.scan.test_pipeline import make_job, scan
 
@@ -47,6 +49,41 @@ def test_the_report_shows_verdict_table_and_images_and_escapes_captions(
     assert signals.loc["loss", "auc"] == pytest.approx(evaluation.metrics.signals["loss"].auc.value)  # type: ignore[union-attr]
     assert pd.read_csv(folder / "tables" / "quarantine.csv")["samples"].sum() == 2
     assert len(pd.read_parquet(folder / "probability.parquet")) == 16
+
+
+@pytest.mark.usefixtures("bare_loop")
+def test_exhibits_stand_beside_their_works_with_prompt_seed_and_what_was_spent(
+    tmp_path: Path, tiny: Path, write_tar: Callable[[str, list[tuple[str, bytes]]], Path]
+) -> None:
+    for prefix, start in (("m", 0), ("n", 50)):
+        write_tar(f"{prefix}0.tar", [(f"{i}.jpg", image_bytes(i)) for i in range(start, start + 4)])
+    job = make_job(tmp_path, tiny, "run")
+    scan(job)
+    ledger = Ledger(job.run)
+    record = ledger.require_scan()
+    record.service = ServiceRecord(images=12, refusals=1, price_per_image=0.04, currency="EUR", spent=0.48, repeats=False)
+    ledger.write_run(record)
+    row = ledger.scores().to_pandas().sort_values("loss").iloc[-1]
+    names = {name: row[name] for name in ("split", "shard", "key")}
+    shown = {"member": True, "signal": "loss", "score": float(row["loss"]), "prompt": "<i>a fox</i>", "seed": 12345, "draw": 1}
+    exhibit = Exhibit(**names, **shown, similarity=0.9, image="exhibits/000.png", answer="ab" * 32)
+    gone = exhibit.model_copy(update={"shard": "gone", "image": "exhibits/001.png", "seed": None})
+    ledger.write_bytes("exhibits/000.png", image_bytes(7, "PNG"))
+    ledger.write_bytes("exhibits/001.png", b"no image")
+    ledger.write_text("exhibits/exhibits.json", Exhibits(exhibits=[exhibit, gone]).model_dump_json())
+    write_report(ledger, evaluate_run(ledger))
+    html = (tmp_path / "run" / "report" / "index.html").read_text()
+    section = html[html.index('id="exhibits"') : html.index('id="provenance"')]
+    assert section.count("data:image/jpeg;base64,") == 2
+    assert "&lt;i&gt;a fox" in section
+    assert "<i>" not in section
+    assert "seed 12345" in section
+    assert "no seed, draw 1" in section
+    assert section.count("is no longer readable") == 2
+    assert f"FPR {0:.3f}" in section or "FPR 0." in section
+    assert "12 images, 1 refusals" in html
+    assert "0.48 EUR at 0.04 an image" in html
+    assert "one question had two answers" in html
 
 
 @pytest.mark.usefixtures("bare_loop")
