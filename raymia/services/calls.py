@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
@@ -157,7 +158,6 @@ class Calls:
         self._places = asyncio.Semaphore(self._limits.in_flight)
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=self._limits.timeout_s),
-            trust_env=True,
             cookie_jar=aiohttp.DummyCookieJar(),
             connector=aiohttp.TCPConnector(limit=self._limits.in_flight),
         )
@@ -286,7 +286,8 @@ class Calls:
     async def _sent(self, asked: Request) -> tuple[Reply, float | None]:
         """The answer to one try, and for how many seconds the server asks to be left alone."""
         body: dict[str, Any] = {"json": asked.json} if asked.form is None else {"data": _form(asked.form)}
-        request = self._session.request(asked.method, asked.url, headers=asked.headers, allow_redirects=False, **body)
+        body |= {"headers": asked.headers, "allow_redirects": False, "proxy": _proxy(asked.url)}
+        request = self._session.request(asked.method, asked.url, **body)
         async with request as answer:
             parts, size = [], 0
             async for part in answer.content.iter_chunked(2**16):
@@ -323,6 +324,12 @@ def _form(parts: Form) -> aiohttp.FormData:
             filename, content, kind = value
             form.add_field(name, content, filename=filename, content_type=kind)
     return form
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for an address; passwords that it has for servers (.netrc) are for none of ours."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def _origin(url: str) -> tuple[str, str]:

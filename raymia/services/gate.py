@@ -81,11 +81,11 @@ class Gate:
         now = self._clock()
         if self._last_answer is None:
             self._last_answer = now
-        if self.limits.images is not None and self._promised >= self.limits.images:
-            if self._promised > self.calls.answered:
-                return Turn(wait_s=LOOK_AGAIN_S)  # one that is under way may yet fail, which costs nothing
-            return Turn(over=f"budget: all {self.limits.images} images that it pays for were made")
         silent_s = now - self._last_answer
+        if self.limits.images is not None and self._promised >= self.limits.images:
+            if self._promised > self.calls.answered and silent_s <= self.limits.patience_s:
+                return Turn(wait_s=LOOK_AGAIN_S)  # one that is under way may yet fail, which costs nothing
+            return Turn(over=f"is at its budget: all {self.limits.images} images that it pays for were asked for")
         if self._why and silent_s > self.limits.patience_s:
             return Turn(over=f"has answered nothing for {silent_s:.0f} s (last: {self._why})")
         if now < self._paused_until:

@@ -144,3 +144,22 @@ def test_no_more_images_are_asked_for_than_may_be_paid_and_what_failed_is_not_pa
     subject.report("answered")
     subject.report("answered")
     assert "budget" in str(subject.take().over)
+
+
+def test_a_call_whose_process_died_before_its_outcome_is_not_waited_for_for_ever() -> None:
+    subject, clock = gate(images=2, patience_s=60.0)
+    assert goes(subject)
+    subject.report("answered")
+    assert goes(subject), "and nothing is ever said of it"
+    assert subject.take().wait_s is not None
+    clock.now += 61.0
+    assert "is at its budget" in str(subject.take().over)
+    down, clock = gate(patience_s=60.0)
+    for _ in range(FAILURES):
+        assert goes(down)
+        down.report("failed", None, "status 500")
+    clock.now += LONGEST_PAUSE_S / 2
+    assert goes(down), "the one that tries, and dies"
+    assert not goes(down)
+    clock.now += 61.0
+    assert "has answered nothing" in str(down.take().over)

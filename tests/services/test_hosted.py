@@ -219,9 +219,23 @@ def test_an_address_where_nothing_is_ends_the_scan_and_a_redirection_is_not_foll
 def test_a_budget_lets_as_many_images_through_as_it_pays_for() -> None:
     with serving() as server:
         subject = asker(server, price_per_image=0.5, budget=2.0)
-        with pytest.raises(ServiceStoppedError, match="budget: all 4 images"):
+        with pytest.raises(ServiceStoppedError, match="is at its budget: all 4 images"):
             subject.answer(drawn(9))
         assert len(server.asked) == 4
+
+
+def test_passwords_of_the_machine_are_sent_nowhere_and_its_proxy_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with serving() as server:
+        asker(server, key_env=None).answer(drawn(1))
+        assert "Authorization" not in server.asked[0][1]
+        monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+        far = OpenAI.model_validate({"service": "openai", "url": "http://far.example/v1", "key_env": None, "resolution_px": 64})
+        far.open(None, Surroundings()).answer(drawn(1))
+        assert server.asked[1][1]["Host"] == "far.example"
 
 
 def test_the_key_stands_in_no_file_no_error_and_no_option(tmp_path: Path) -> None:
