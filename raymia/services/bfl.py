@@ -118,6 +118,7 @@ class BlackForestLabs(Hosted):
     title: ClassVar = "Black Forest Labs' FLUX models"
     capabilities: ClassVar = frozenset(("text_to_image", "steps", "guidance", "seed", "lossless", "prompt"))
     free: ClassVar = Hosted.free | {"ready_within_s"}
+    asked_again: ClassVar = True  # after the same task, which is paid
     rewrites_prompts: ClassVar = "unless told not to, as it is; an image of another prompt is quarantined as prompt_changed"
     sizes: ClassVar = "multiples of 16 from 64 to 2048, of 32 from 256 to 1440 for flux-pro-1.1 and flux-dev"
 

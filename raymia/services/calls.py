@@ -155,6 +155,7 @@ class Calls:
 
     async def __aenter__(self) -> Calls:
         """Open what connections are made with."""
+        self._stopped: ServiceStoppedError | None = None
         self._places = asyncio.Semaphore(self._limits.in_flight)
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=self._limits.timeout_s),
@@ -223,6 +224,8 @@ class Calls:
                 await asyncio.sleep(min(wait_s, self._limits.timeout_s))
             if counts and outcome == "busy":
                 continue
+            if isinstance(found, ServiceStoppedError):
+                self._stopped = found
             if isinstance(found, Exception):
                 raise found
             return found
@@ -278,6 +281,8 @@ class Calls:
         Raises:
             ServiceStoppedError: there will be none.
         """
+        if self._stopped is not None:
+            raise self._stopped
         while (turn := await self._turns.take()).wait_s is not None or turn.over is not None:
             if turn.over is not None:
                 raise ServiceStoppedError(f"{self._name} {self._clean(turn.over)}; answers so far are kept")

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 from abc import abstractmethod
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -77,6 +77,9 @@ class Hosted(Service):
         ("key_env", "price_per_image", "currency", "budget", "in_flight", "calls_per_minute", "timeout_s", "attempts")
     ) | {"patience_s", "answers", "max_answer_bytes"}
 
+    asked_again: ClassVar[bool] = False
+    """Whether a question that failed every time may be asked once more in the same process, as where that costs nothing."""
+
     url: str = Field(description="Address of the service, below which its calls are.")
     key_env: str | None = Field(None, description="Environment variable that holds the key, on every machine that asks.")
     price_per_image: float | None = Field(None, ge=0, description="What an image costs, by your contract.")
@@ -138,11 +141,7 @@ class Hosted(Service):
         return ServiceError("content_filter" if filtered else "refused_by_service", f"status {reply.status}: {said}")
 
     def asked(self, query: Query) -> dict[str, Any]:
-        """Everything that the answer to a query depends on, JSON-like: under its digest the answer is kept.
-
-        Raises:
-            ConfigError: the service cannot be asked for it.
-        """
+        """Everything that the answer to a query depends on, JSON-like: under its digest the answer is kept."""
         seeded = {"seed": self.seed(query)} if "seed" in self.offers() else {"key": query.key, "draw": query.draw}
         options = {name: value for name, value in self.identity().items() if name not in ("resolution_px", "autoencoder")}
         image = None if query.image is None else hashlib.sha256(pixels_of(query.image).tobytes()).hexdigest()
@@ -246,12 +245,13 @@ class Asker:
         name = f"service {service.service} at {service.url}"
         self._calls = Calls(name, service.url, service.key(), service, limits, turns)
         self._ahead: dict[str, Tensor | ServiceError] = {}
+        # A batch in which one sample fails is scored again sample by sample: what failed every time is not tried once more.
+        self._failed: dict[str, ServiceError] = {}
 
     def ask_ahead(self, queries: Sequence[Queries]) -> None:
         """Ask for everything at once, and keep it until the next call; see `raymia.services.protocol.AskedAhead`."""
         wanted = {self._name(query): query for batch in queries if not self._is_local(batch) for query in batch}
-        found = self._run(self._all(list(wanted.values())))
-        self._ahead = dict(zip(wanted, found, strict=True))
+        self._ahead = self._found(wanted)
 
     def answer(self, queries: Queries) -> Float[Tensor, "batch 3 H W"]:
         """See `raymia.services.protocol.BlackBox.answer`."""
@@ -260,7 +260,7 @@ class Asker:
         named = [(self._name(query), query) for query in queries]
         lacking = {name: query for name, query in named if name not in self._ahead}
         if lacking:
-            self._ahead |= dict(zip(lacking, self._run(self._all(list(lacking.values()))), strict=True))
+            self._ahead |= self._found(lacking)
         images = []
         for name, _ in named:
             found = self._ahead[name]
@@ -269,6 +269,14 @@ class Asker:
             images.append(found)
         device = torch.device("cpu") if queries.images is None else queries.images.device
         return torch.stack(images).to(device)
+
+    def _found(self, wanted: Mapping[str, Query]) -> dict[str, Tensor | ServiceError]:
+        """The image of each query by its name, or why there is none."""
+        known = {} if self._service.asked_again else self._failed
+        fresh = {name: query for name, query in wanted.items() if name not in known}
+        found: dict[str, Tensor | ServiceError] = dict(zip(fresh, self._run(self._all(list(fresh.values()))), strict=True))
+        self._failed |= {name: outcome for name, outcome in found.items() if isinstance(outcome, ServiceError)}
+        return {name: found[name] if name in found else known[name] for name in wanted}
 
     def ask_first(self, kinds: Sequence[Query]) -> tuple[Tensor, Tensor]:
         """Ask questions of every kind, and the first of them twice; a resumed run need not ask again.

@@ -195,6 +195,17 @@ def test_refusals_and_changed_prompts_are_reasons_of_their_own_and_cost_no_other
 
 
 @pytest.mark.usefixtures("bare_loop")
+def test_a_sample_whose_calls_fail_every_time_is_quarantined_alone_and_is_tried_no_more_than_the_job_says(
+    manifest: Path, tmp_path: Path, server: Server
+) -> None:
+    server.rule = lambda number, body: "500:overloaded" if body["prompt"] == "picture number 1" else "image"
+    asks = {"generation": {"images": 1, "metric": "ssim"}}
+    counts = run_scan(job_of(manifest, server.url, tmp_path / "run", asks, attempts=3), QUIET)
+    assert (counts.scored, counts.by_reason) == (SAMPLES - 1, {"service_failed": 1})
+    assert [body["prompt"] for body, _ in server.asked].count("picture number 1") == 3
+
+
+@pytest.mark.usefixtures("bare_loop")
 def test_a_key_that_is_revoked_ends_the_scan_in_a_line_and_another_key_goes_on_from_there(
     manifest: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
