@@ -25,10 +25,9 @@ from raymia.scan.pipeline import run_scan
 from raymia.scan.plan import make_plan
 from raymia.scan.service import bill_of
 from raymia.scan.sweep import load_sweep, run_sweep
-from raymia.services import calls, gate
 from raymia.services.protocol import ServiceStoppedError
 from tests.conftest import good_members, tar_bytes, without_ray
-from tests.services.faulty import Server, serving
+from tests.services.faulty import Server, serving, wait_briefly
 
 KEY = "sk-planted-key-of-the-test"
 SAMPLES = 6
@@ -37,10 +36,7 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(calls, "LONGEST_WAIT_S", 0.05)
-    monkeypatch.setattr(gate, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(gate, "LONGEST_PAUSE_S", 0.2)
+    wait_briefly(monkeypatch)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 

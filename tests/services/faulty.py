@@ -16,7 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image, ImageFilter
+
+from raymia.services import calls, gate
 
 Rule = Callable[[int, dict[str, Any]], str]
 """What is done with a request, by its number from 0 and its body: a name of `Handler`'s deeds."""
@@ -138,6 +141,16 @@ class _Listening(ThreadingHTTPServer):
 
     def handle_error(self, *_: object) -> None:
         """A client that went away is no error of the server."""
+
+
+def wait_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits between tries are those of a test."""
+    for module, waits in (
+        (calls, {"FIRST_WAIT_S": 0.01, "LONGEST_WAIT_S": 0.05}),
+        (gate, {"FIRST_PAUSE_S": 0.05, "LONGEST_PAUSE_S": 0.2}),
+    ):
+        for name, seconds in waits.items():
+            monkeypatch.setattr(module, name, seconds)
 
 
 @contextmanager

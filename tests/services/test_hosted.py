@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from raymia.errors import ConfigError
-from raymia.services import calls, gate
 from raymia.services.hosted import Asker
 from raymia.services.openai import OpenAI
 from raymia.services.protocol import Queries, ServiceError, ServiceStoppedError, Surroundings
-from tests.services.faulty import Server, picture, serving
+from tests.services.faulty import Server, picture, serving, wait_briefly
 
 KEY = "sk-planted-0123456789/+="
 
@@ -24,10 +23,7 @@ KEY = "sk-planted-0123456789/+="
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between tries are those of a test."""
-    monkeypatch.setattr(calls, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(calls, "LONGEST_WAIT_S", 0.05)
-    monkeypatch.setattr(gate, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(gate, "LONGEST_PAUSE_S", 0.2)
+    wait_briefly(monkeypatch)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
