@@ -297,7 +297,6 @@ def test_scans_of_a_sweep_share_their_answers(manifest: Path, tmp_path: Path, se
     assert len(server.asked) == SAMPLES + 2, "and the first question, twice"
 
 
-@pytest.mark.usefixtures("local_ray")
 def test_a_scan_on_ray_that_is_killed_asks_again_only_for_what_was_under_way(manifest: Path, tmp_path: Path) -> None:
     asks, in_flight = {"generation": {"images": 4, "metric": "ssim"}}, 4
     total = 4 * SAMPLES + 2
@@ -320,7 +319,8 @@ def test_a_scan_on_ray_that_is_killed_asks_again_only_for_what_was_under_way(man
         time.sleep(1.0)
         before, kept = len(server.asked), len(list((run / "answers" / "asked").rglob("*.json")))
         assert before - in_flight <= kept <= before
-        counts = run_scan(job, QUIET)
+        with without_ray():
+            counts = run_scan(job, QUIET)
         assert (counts.scored, counts.quarantined) == (SAMPLES, 0)
         assert len(server.asked) == total + before - kept, "the server's own log"
         record = Ledger(str(run)).require_scan().service
@@ -331,7 +331,9 @@ def test_a_scan_on_ray_that_is_killed_asks_again_only_for_what_was_under_way(man
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_on_ray_a_service_that_is_down_ends_the_scan_in_one_line(manifest: Path, tmp_path: Path) -> None:
+def test_on_ray_a_service_that_is_down_ends_the_scan_in_one_line_and_when_it_is_back_the_scan_goes_on(
+    manifest: Path, tmp_path: Path
+) -> None:
     asks = {"generation": {"images": 1, "metric": "ssim"}}
     with serving(lambda number, body: "image" if number < 2 else "503:maintenance") as server:
         job = job_of(manifest, server.url, tmp_path / "run", asks, patience_s=1.0, attempts=100, key_env=None)
@@ -340,3 +342,7 @@ def test_on_ray_a_service_that_is_down_ends_the_scan_in_one_line(manifest: Path,
             run_scan(job, QUIET)
         server.rule = lambda number, body: "image"
         assert run_scan(job, QUIET).scored == SAMPLES
+        record = Ledger(job.run).require_scan().service
+    assert record is not None
+    assert record.calls.answered == SAMPLES + 2, "as the gate counted that all processes go through"
+    assert read_exhibits(job.run)
