@@ -69,10 +69,10 @@ class Reply:
     def message(self) -> str:
         """What the server said, in one short line."""
         try:
-            said = json.loads(self.content[: 2**16])
-        except ValueError:
+            said = _words(json.loads(self.content[: 2**16]))
+        except (ValueError, RecursionError):
             said = self.content[: 2**12].decode(errors="replace")
-        return " ".join(_words(said).split())[:LONGEST_DETAIL] or "no word"
+        return " ".join(said.split())[:LONGEST_DETAIL] or "no word"
 
 
 def _words(said: Any) -> str:
@@ -238,22 +238,22 @@ class Calls:
             why = f"no answer within {self._limits.timeout_s:g} s"
             return "failed", None, why, PassingError(why)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            why = self._clean(f"{type(error).__name__}: {first_line(error)}")
+            why = self.clean(f"{type(error).__name__}: {first_line(error)}")
             return "failed", None, why, PassingError(why)
         except ServiceError as error:
             return "refused", None, "", error
         if 200 <= reply.status < 300:
             return self._read(reply, read)
         verdict = self._judge.verdict(reply)
-        why = f"status {reply.status}: {self._clean(reply.message())}"
+        why = f"status {reply.status}: {self.clean(reply.message())}"
         if isinstance(verdict, ServiceError):
-            return "refused", None, "", ServiceError(verdict.reason, self._clean(verdict.detail))
+            return "refused", None, "", ServiceError(verdict.reason, self.clean(verdict.detail))
         if verdict is None and reply.status == BUSY:
             return "busy", wait_s, why, PassingError(why)
         if verdict is None and may_pass_status(reply.status):
             return "failed", wait_s, why, PassingError(why)
         if verdict is not None:
-            why = self._clean(str(verdict))
+            why = self.clean(str(verdict))
         elif reply.status in KEY_STATUSES:
             # What the server says of a key may hold the key.
             why = f"status {reply.status}: the key is not accepted, or what it pays for is used up; set another, or pay"
@@ -265,14 +265,16 @@ class Calls:
         try:
             return "answered", None, "", read(reply)
         except ServiceError as error:
-            return "refused", None, "", ServiceError(error.reason, self._clean(error.detail))
+            return "refused", None, "", ServiceError(error.reason, self.clean(error.detail))
         except ServiceStoppedError as error:
-            why = self._clean(str(error))
+            why = self.clean(str(error))
             return "failed", None, why, ServiceStoppedError(why)
         except PassingError as error:
-            why = self._clean(str(error))
+            why = self.clean(str(error))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-            why = self._clean(f"an answer that cannot be read ({type(error).__name__}: {first_line(error)})")
+            # It came whole, and the image that it does not hold was made: another would be paid for, and be no better.
+            why = self.clean(f"{self._name}: an answer that cannot be read ({type(error).__name__}: {first_line(error)})")
+            return "answered", None, "", ServiceError("service_failed", why)
         return "failed", None, why, PassingError(why)
 
     async def _turn(self) -> None:
@@ -285,7 +287,7 @@ class Calls:
             raise self._stopped
         while (turn := await self._turns.take()).wait_s is not None or turn.over is not None:
             if turn.over is not None:
-                raise ServiceStoppedError(f"{self._name} {self._clean(turn.over)}; answers so far are kept")
+                raise ServiceStoppedError(f"{self._name} {self.clean(turn.over)}; answers so far are kept")
             await asyncio.sleep(turn.wait_s or 0.0)
 
     async def _sent(self, asked: Request) -> tuple[Reply, float | None]:
@@ -300,12 +302,16 @@ class Calls:
                 size += len(part)
                 if size > self._limits.max_bytes:
                     raise ServiceError("answer_too_large", f"{self._name}: more than {self._limits.max_bytes} bytes")
-            kept = {name: self._clean(answer.headers[name])[:LONGEST_DETAIL] for name in KEPT_HEADERS if name in answer.headers}
+            kept = {name: self.clean(answer.headers[name])[:LONGEST_DETAIL] for name in KEPT_HEADERS if name in answer.headers}
             wait = answer.headers.get("Retry-After")
-            return Reply(answer.status, kept, b"".join(parts)), None if wait is None else seconds_asked(wait.strip())
+            content = b"".join(parts)
+            if answer.status >= 300:  # words, which are cut later: a key must not be cut in the middle
+                content = self.clean(content.decode(errors="replace")).encode()
+            return Reply(answer.status, kept, content), None if wait is None else seconds_asked(wait.strip())
 
-    def _clean(self, text: str) -> str:
-        """A text without the key, in whatever form a server may send it back."""
+    def clean(self, text: str) -> str:
+        """A text that can be written, without the key in whatever form a server may send it back."""
+        text = text.encode(errors="replace").decode()
         if not self._key:
             return text
         encoded = base64.b64encode(self._key.encode()).decode()

@@ -47,6 +47,8 @@ T = TypeVar("T")
 
 REFUSING = ("safety", "moderat", "content_policy", "content policy", "content_filter", "nsfw", "flagged", "sensitive")
 """What stands in the words of services whose filter holds an image back."""
+LONGEST_PROMPT = 2**16
+"""Characters of what a service says of an answer that are kept."""
 REFUSED_STATUSES = (400, 403, 422, 451)
 """By which services say that they will not make one image."""
 
@@ -352,7 +354,10 @@ class Asker:
             if error.reason == "service_failed" or not keep_refusals:
                 raise
             return await asyncio.to_thread(self._answers.keep, asked, None, reason=error.reason, detail=error.detail), b""
-        keep = partial(self._answers.keep, asked, made.content, prompt=made.prompt, headers=made.headers)
+        clean = self._calls.clean
+        prompt = None if made.prompt is None else clean(made.prompt)[:LONGEST_PROMPT]
+        headers = {name: clean(told)[:LONGEST_PROMPT] for name, told in made.headers.items()}
+        keep = partial(self._answers.keep, asked, made.content, prompt=prompt, headers=headers)
         return await asyncio.to_thread(keep), made.content
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:

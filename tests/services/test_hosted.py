@@ -15,7 +15,7 @@ from raymia.errors import ConfigError
 from raymia.services.hosted import Asker
 from raymia.services.openai import OpenAI
 from raymia.services.protocol import Queries, ServiceError, ServiceStoppedError, Surroundings
-from tests.services.faulty import Server, picture, serving, wait_briefly
+from tests.services.faulty import Handler, Server, picture, serving, wait_briefly
 
 KEY = "sk-planted-0123456789/+="
 
@@ -88,7 +88,7 @@ def test_a_service_without_seeds_gives_each_draw_of_each_sample_an_answer_of_its
         assert len(server.asked) == 4
 
 
-@pytest.mark.parametrize("deed", ["500", "502:bad gateway", "half", "nonsense", "408"])
+@pytest.mark.parametrize("deed", ["500", "502:bad gateway", "half", "408"])
 def test_what_may_pass_is_tried_again_and_the_image_is_what_it_would_have_been(deed: str) -> None:
     with serving() as server:
         undisturbed = asker(server).answer(drawn(6))
@@ -218,6 +218,54 @@ def test_a_budget_lets_as_many_images_through_as_it_pays_for() -> None:
         with pytest.raises(ServiceStoppedError, match="is at its budget: all 4 images"):
             subject.answer(drawn(9))
         assert len(server.asked) == 4
+
+
+def test_an_answer_that_came_whole_without_an_image_is_not_paid_for_again() -> None:
+    with serving(lambda number, body: "nonsense") as server:
+        with pytest.raises(ServiceError, match=r"service_failed: .*an answer that cannot be read \(IndexError"):
+            asker(server).answer(drawn(1))
+        assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "headers"),
+    [
+        (503, b"{}", {"Retry-After": "Fri, 27 Nov 99999999999999999999 13:00:00 GMT"}),
+        (400, b"[" * 60_000, {}),
+        (500, b'{"error":' * 450 + b"1" + b"}" * 450, {}),
+        (400, b'{"error":{"message":"\\ud800 nsfw"}}', {}),
+        (400, b"\xff\xfe\x00", {"x-request-id": "caf\xe9"}),
+        (200, b"[" * 60_000, {}),
+    ],
+)
+def test_words_of_a_server_that_nothing_can_be_made_of_are_a_reason_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, content: bytes, headers: dict[str, str]
+) -> None:
+    def do(handler: Handler, deed: str, body: dict[str, Any]) -> None:
+        handler.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    monkeypatch.setattr(Handler, "do", do)
+    with serving() as server, pytest.raises(ServiceError, match=r"^(service_failed|refused_by_service|content_filter): "):
+        asker(server, tmp_path, attempts=2).answer(drawn(1))
+
+
+@pytest.mark.parametrize("length", [250, 271, 283, 290, 296])
+def test_no_part_of_a_key_is_left_where_a_servers_words_are_cut(length: int) -> None:
+    with serving(lambda number, body: "400:" + "y" * length + " nsfw") as server, pytest.raises(ServiceError) as error:
+        asker(server).answer(drawn(1))
+    assert "sk-" not in str(error.value)
+
+
+def test_a_key_in_the_prompt_that_a_server_sends_back_is_not_kept(tmp_path: Path) -> None:
+    changed = pytest.raises(ServiceError, match="prompt_changed")
+    with serving(lambda number, body: f"image:{body['prompt']} {KEY}") as server, changed:
+        asker(server, tmp_path).answer(drawn(1))
+    (record,) = tmp_path.rglob("*.json")
+    assert "planted" not in record.read_text()
 
 
 def test_passwords_of_the_machine_are_sent_nowhere_and_its_proxy_is_used(
