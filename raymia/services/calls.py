@@ -277,6 +277,10 @@ class Calls:
             return "answered", None, "", ServiceError("service_failed", why)
         return "failed", None, why, PassingError(why)
 
+    def stop(self) -> None:
+        """Make no further call; those that are under way come to their end."""
+        self._stopped = ServiceStoppedError(f"{self._name}: stopped; answers so far are kept")
+
     async def _turn(self) -> None:
         """Wait for a turn.
 

@@ -363,7 +363,12 @@ class Asker:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         # In a thread of its own: a notebook's own thread has an event loop already.
         with ThreadPoolExecutor(1, thread_name_prefix="calls") as thread:
-            return thread.submit(asyncio.run, work).result()
+            asked = thread.submit(asyncio.run, work)
+            try:
+                return asked.result()
+            except KeyboardInterrupt:
+                self._calls.stop()  # what is under way ends and is kept; nothing more is asked
+                raise
 
 
 def pixels_of(image: Float[Tensor, "3 H W"]) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -210,6 +213,19 @@ def test_an_address_where_nothing_is_ends_the_scan_and_a_redirection_is_not_foll
         asker(server).answer(drawn(1))
     with serving(lambda number, body: "307") as server, pytest.raises(ServiceStoppedError, match="status 307"):
         asker(server).answer(drawn(1))
+
+
+def test_who_interrupts_pays_for_nothing_more_and_keeps_what_was_under_way(tmp_path: Path) -> None:
+    with serving(seconds=0.3) as server:
+        timer = threading.Timer(0.8, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            asker(server, tmp_path, in_flight=2).answer(drawn(40))
+        asked = len(server.asked)
+        assert asked < 40
+        server.seconds = 0.0
+        asker(server, tmp_path).answer(drawn(40))
+        assert len(server.asked) == 40
 
 
 def test_a_budget_lets_as_many_images_through_as_it_pays_for() -> None:
