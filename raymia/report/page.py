@@ -86,7 +86,8 @@ def shown_exhibits(ledger: Ledger, evaluation: Evaluation) -> list[ShownExhibit]
     others = table[table["member"].eq(False)] if "member" in table else table[:0]
     shown = []
     for one, image in found:
-        as_high = others[one.signal].ge(one.score).mean() if len(others) and one.signal in others else None
+        known = one.signal in evaluation.metrics.signals and one.signal in others
+        as_high = others[one.signal].ge(one.score).mean() if len(others) and known else None
         work = works.get((one.split, one.shard, one.key))
         shown.append(ShownExhibit(one, work, thumbnail(image, EXHIBIT_PX), None if as_high is None else float(as_high)))
     return shown

@@ -9,6 +9,8 @@ from raymia.run.storage import Storage, StorageError
 FOLDER = "exhibits"
 LIST = f"{FOLDER}/exhibits.json"
 MAX_BYTES = 2**26
+MOST = 12
+"""Exhibits of a run."""
 
 
 class Exhibit(BaseModel):
@@ -56,7 +58,7 @@ def read_exhibits(run: str) -> list[tuple[Exhibit, bytes]]:
         content = storage.read(LIST, MAX_BYTES)
         if content is None:
             return []
-        found = Exhibits.model_validate_json(content).exhibits
+        found = Exhibits.model_validate_json(content).exhibits[:MOST]
         images = [storage.read(_inside(exhibit.image), MAX_BYTES) for exhibit in found]
     except (ValidationError, StorageError, ValueError):
         return []

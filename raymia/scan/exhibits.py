@@ -14,7 +14,7 @@ from raymia.attacks.generation import Generation
 from raymia.data.images import ImageError, decode_image
 from raymia.data.tar import RawSample
 from raymia.errors import RaymiaError, first_line
-from raymia.run.exhibits import FOLDER, LIST, Exhibit, Exhibits
+from raymia.run.exhibits import FOLDER, LIST, MOST, Exhibit, Exhibits
 from raymia.run.ledger import Ledger
 from raymia.scan.plan import ScanPlan
 from raymia.scan.scorer import images_on
@@ -27,7 +27,6 @@ from raymia.trial.trial import ImageEmbedder, PerceptualDistance, Trial
 
 log = logging.getLogger(__name__)
 
-MOST = 12
 CPU = torch.device("cpu")
 
 

@@ -271,7 +271,7 @@ class Calls:
             return "failed", None, why, ServiceStoppedError(why)
         except PassingError as error:
             why = self.clean(str(error))
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             # It came whole, and the image that it does not hold was made: another would be paid for, and be no better.
             why = self.clean(f"{self._name}: an answer that cannot be read ({type(error).__name__}: {first_line(error)})")
             return "answered", None, "", ServiceError("service_failed", why)

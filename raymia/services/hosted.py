@@ -144,7 +144,9 @@ class Hosted(Service):
 
     def asked(self, query: Query) -> dict[str, Any]:
         """Everything that the answer to a query depends on, JSON-like: under its digest the answer is kept."""
-        seeded = {"seed": self.seed(query)} if "seed" in self.offers() else {"key": query.key, "draw": query.draw}
+        # Without a seed the answer is whatever comes: one for each sample, draw and seed of the job.
+        own = {"key": query.key, "draw": query.draw, "drawn_for": query.seed}
+        seeded = {"seed": self.seed(query)} if "seed" in self.offers() else own
         options = {name: value for name, value in self.identity().items() if name not in ("resolution_px", "autoencoder")}
         image = None if query.image is None else hashlib.sha256(pixels_of(query.image).tobytes()).hexdigest()
         return {

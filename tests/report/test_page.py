@@ -68,9 +68,10 @@ def test_exhibits_stand_beside_their_works_with_prompt_seed_and_what_was_spent(
     shown = {"member": True, "signal": "loss", "score": float(row["loss"]), "prompt": "<i>a fox</i>", "seed": 12345, "draw": 1}
     exhibit = Exhibit(**names, **shown, similarity=0.9, image="exhibits/000.png", answer="ab" * 32)
     gone = exhibit.model_copy(update={"shard": "gone", "image": "exhibits/001.png", "seed": None})
+    odd = gone.model_copy(update={"signal": "caption"})
     ledger.write_bytes("exhibits/000.png", image_bytes(7, "PNG"))
     ledger.write_bytes("exhibits/001.png", b"no image")
-    ledger.write_text("exhibits/exhibits.json", Exhibits(exhibits=[exhibit, gone]).model_dump_json())
+    ledger.write_text("exhibits/exhibits.json", Exhibits(exhibits=[exhibit, gone, odd]).model_dump_json())
     write_report(ledger, evaluate_run(ledger))
     html = (tmp_path / "run" / "report" / "index.html").read_text()
     section = html[html.index('id="exhibits"') : html.index('id="provenance"')]
@@ -79,7 +80,7 @@ def test_exhibits_stand_beside_their_works_with_prompt_seed_and_what_was_spent(
     assert "<i>" not in section
     assert "seed 12345" in section
     assert "no seed, draw 1" in section
-    assert section.count("is no longer readable") == 2
+    assert section.count("is no longer readable") == 4
     assert f"FPR {0:.3f}" in section or "FPR 0." in section
     assert "12 images, 1 refusals" in html
     assert "0.48 EUR at 0.04 an image" in html
