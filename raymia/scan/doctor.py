@@ -129,6 +129,10 @@ def _check_job(job: Job, many_nodes: bool) -> list[Check]:
     if isinstance(job.hosted, Hosted):
         found = "none is wanted" if job.hosted.key_env is None else f"in {job.hosted.key_env}, on this machine"
         checks.append(attempt("key of the service", job.hosted.key, found))
+    if many_nodes and isinstance(job.hosted, Hosted) and "://" not in (job.hosted.answers or job.run):
+        mend = "use a URL such as s3://bucket/run, or a folder that every node mounts: each node keeps what it was answered"
+        found = f"{job.hosted.answers or job.run} is a folder"
+        checks.append(Check(name="answers on every node", node="all", state="warning", found=found, mend=mend))
     if many_nodes and job.hosted is None and Path(job.model.model).is_dir():
         mend = "use a hub id or a URL such as s3://bucket/model, or a folder that every node mounts"
         found = f"{job.subject} is a folder of the driver"
