@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from rich.console import Console
 
 from raymia.attacks.generation import Generation
@@ -22,6 +22,7 @@ from raymia.scan.plan import make_plan
 from raymia.scan.prompts import write_prompts
 from raymia.services.folder import Folder, name_of
 from raymia.services.protocol import Queries, ServiceError, Surroundings
+from raymia.spreadsheet import NUMBER
 from raymia.trial.trial import Trial
 from tests.conftest import image_bytes, tar_bytes
 
@@ -57,18 +58,6 @@ def make(file: Path, seed: int, size: tuple[int, int] = (64, 64), kind: str = "P
     Image.fromarray(pixels).save(file, kind)
 
 
-def test_the_list_names_a_file_for_every_image_and_for_no_two_captions_the_same(job: Job, tmp_path: Path) -> None:
-    listed = write_prompts(job)
-    table = pd.read_csv(tmp_path / "made" / "prompts.csv", dtype=str)
-    assert (listed.images, listed.made) == (len(table), 0)
-    # The second work of both splits has the same key and the same caption: it is the same question.
-    assert sorted(table["file"]) == ["0000-2.0.png", "0000-2.1.png", "0000.0.png", "0000.1.png", "0001.0.png", "0001.1.png"]
-    assert list(table.loc[table["file"].str.startswith("0000."), "prompt"]) == ["'=a red fox"] * 2, "no formula"
-    make(tmp_path / "made" / "0001.1.png", 1)
-    assert write_prompts(job).made == 1
-    pd.testing.assert_frame_equal(table, pd.read_csv(tmp_path / "made" / "prompts.csv", dtype=str))
-
-
 @pytest.mark.usefixtures("bare_loop")
 def test_a_scan_scores_what_was_made_and_says_what_was_not(job: Job, tmp_path: Path) -> None:
     write_prompts(job)
@@ -102,11 +91,22 @@ def test_an_image_is_prepared_as_a_work_is(job: Job, tmp_path: Path) -> None:
     assert torch.allclose(scores["generation"], torch.ones(1), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["../outside.png", "/etc/hostname", "linked.png", "sub/../../outside.png"])
+@pytest.mark.parametrize("end", [".PNG", ".JPG", ".jpeg"])
+def test_an_image_is_found_by_the_ending_that_it_was_saved_with(job: Job, tmp_path: Path, end: str) -> None:
+    write_prompts(job)
+    make(tmp_path / "made" / f"0000.0{end}", 1)
+    assert job.hosted is not None
+    assert job.hosted.open(None, Surroundings()).answer(Queries(["0000"], 0, ["=a red fox"], [1], 64, 64, None, None)).any()
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.png", "/etc/hostname", "linked.png", "sub/../../outside.png", ".", "n" * 300, "round.png"]
+)
 def test_no_file_outside_the_folder_is_read(job: Job, tmp_path: Path, name: str) -> None:
     write_prompts(job)
     make(tmp_path / "outside.png", 1)
     (tmp_path / "made" / "linked.png").symlink_to(tmp_path / "outside.png")
+    (tmp_path / "made" / "round.png").symlink_to(tmp_path / "made" / "round.png")
     (tmp_path / "made" / "prompts.csv").write_text(f"file,id\n{name},{name_of('k', 'p', 0)}\n")
     assert job.hosted is not None
     with pytest.raises(ServiceError, match="not_made"):
@@ -123,6 +123,45 @@ def test_what_is_no_image_too_large_or_not_in_the_list_has_its_reason(job: Job, 
     for draw, reason in asked.items():
         with pytest.raises(ServiceError, match=f"^{reason}: "):
             box.answer(Queries(["0000"], draw, ["=a red fox"], [1], 64, 64, None, None))
+
+
+@pytest.mark.parametrize(
+    ("rows", "wrong"),
+    [
+        ("a.0.png,one\n,two", "row 2 lacks file or id"),
+        ("a.0.png,one\nb.0.png,one", "one stands in 2 rows"),
+        ("a.0.png,one\nA.0.png,two", r"a\.0\.png stands in 2 rows"),
+    ],
+)
+def test_a_list_that_gives_one_image_to_two_captions_or_none_to_one_is_refused(
+    job: Job, tmp_path: Path, rows: str, wrong: str
+) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "prompts.csv").write_text(f"file,id\n{rows}\n")
+    assert job.hosted is not None
+    with pytest.raises(ConfigError, match=wrong):
+        job.hosted.open(None, Surroundings())
+
+
+def test_no_identity_looks_like_a_number_to_a_spreadsheet() -> None:
+    names = [name_of("key", "prompt", draw) for draw in range(20_000)]
+    assert not [name for name in names if NUMBER.fullmatch(name)]
+    assert [name for name in names if name.startswith("x")], "some would have"
+
+
+def test_a_run_is_of_another_model_where_the_list_differs_and_of_the_same_where_more_may_be_read(job: Job) -> None:
+    write_prompts(job)
+    assert isinstance(job.hosted, Folder)
+    more = job.hosted.model_copy(update={"max_image_bytes": 2**20})
+    assert more.fingerprint() == job.hosted.fingerprint()
+    before = job.hosted.fingerprint()
+    write_prompts(job.model_copy(update={"attacks": {"generation": Generation(images=1)}}))
+    assert job.hosted.fingerprint() != before
+
+
+def test_a_url_is_refused_as_a_folder() -> None:
+    with pytest.raises(ValidationError, match="expected a local folder"):
+        Folder(service="folder", path="s3://bucket/made")
 
 
 def test_a_job_without_a_list_or_without_any_image_is_refused_before_the_scan(job: Job) -> None:
