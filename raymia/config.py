@@ -471,7 +471,7 @@ class Job(_Section):
         """What a resumed run must have in common with the job that it was begun with: all but `FREE_TO_CHANGE`, JSON-like."""
         content = without_free(self.model_dump(mode="json"))
         if self.hosted is not None:
-            content["replica"] = {name: content["replica"][name] for name in self.hosted.identity()}
+            content["replica"] = self.hosted.identity()
         return content
 
     def needs(self) -> frozenset[Need]:

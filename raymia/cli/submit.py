@@ -74,14 +74,14 @@ def _require_travels(job: Job, parcel: Parcel) -> None:
 
     named: dict[str, str | None] = {"manifest": job.manifest, "clip": job.clip}
     if job.hosted is not None:
-        named["replica.autoencoder"] = getattr(job.hosted, "autoencoder", None)
+        named |= {f"replica.{name}": getattr(job.hosted, name, None) for name in ("autoencoder", "path")}
     else:
         named |= {"replica.model": job.model.model, "control_model": job.control_model}
     for field, name in named.items():
         if name is None or name in NAMED.names() or "://" in name or PurePosixPath(name).is_absolute() or name.startswith("~"):
             continue
         here = (parcel.folder / name).exists()
-        if field != "manifest" and not here and not name.startswith("."):
+        if field not in ("manifest", "replica.path") and not here and not name.startswith("."):
             continue  # a name on the hub, or an architecture
         if not parcel.holds(name):
             why = HELD_BACK if here else "no such file"

@@ -17,13 +17,13 @@ class PoolTurns:
         """Put a gate on the Ray that runs."""
         self._actor: Any = ray.remote(num_cpus=0)(Gate).remote(gate.limits)
 
-    async def take(self) -> Turn:
+    async def take(self, question: str) -> Turn:
         """See `Gate.take`."""
-        return cast(Turn, await self._actor.take.remote())
+        return cast(Turn, await self._actor.take.remote(question))
 
-    async def report(self, outcome: Outcome, wait_s: float | None = None, why: str = "") -> None:
+    async def report(self, question: str, outcome: Outcome, wait_s: float | None = None, why: str = "") -> bool:
         """See `Gate.report`."""
-        await self._actor.report.remote(outcome, wait_s, why)
+        return cast(bool, await self._actor.report.remote(question, outcome, wait_s, why))
 
     def counted(self) -> CallCounts:
         """What became of all calls so far."""

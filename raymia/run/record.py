@@ -100,6 +100,15 @@ class CallCounts(BaseModel):
         return CallCounts(**{kind: number + getattr(other, kind) for kind, number in self})
 
 
+class Paid(BaseModel):
+    """Images that were made at one price."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: int
+    price_per_image: float
+
+
 class ServiceRecord(BaseModel):
     """What a scan asked of a hosted service, over all attempts."""
 
@@ -113,12 +122,22 @@ class ServiceRecord(BaseModel):
     """That are kept."""
     price_per_image: float | None = None
     currency: str | None = None
+    earlier: list[Paid] = []
+    """Images that were made at other prices, before the present one was set."""
     spent: float | None = None
     """Price of the images; none where no price is known."""
     repeats: bool | None = None
     """Whether one question asked twice had the same answer to the byte; none where that was not asked."""
     difference: float | None = None
     """Mean absolute difference of the two answers, on the scale 0 to 1 of pixels."""
+
+    def spent_on(self, images: int) -> float | None:
+        """What so many images cost, the first of them at earlier prices; none where no price is known."""
+        if self.price_per_image is None:
+            return None
+        before = sum(paid.images for paid in self.earlier)
+        cost = sum(paid.images * paid.price_per_image for paid in self.earlier)
+        return round(cost + (images - before) * self.price_per_image, 6)
 
 
 class SignalRecord(BaseModel):

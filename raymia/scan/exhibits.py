@@ -33,11 +33,13 @@ CPU = torch.device("cpu")
 class _Closed:
     """Turns of which there are none: exhibits are made of answers that are kept."""
 
-    async def take(self) -> Turn:
+    async def take(self, question: str) -> Turn:
+        """None, for any question."""
         return Turn(over="is not asked for exhibits")
 
-    async def report(self, outcome: Outcome, wait_s: float | None = None, why: str = "") -> None:
+    async def report(self, question: str, outcome: Outcome, wait_s: float | None = None, why: str = "") -> bool:
         """Nothing is reported."""
+        return False
 
 
 def write_exhibits(plan: ScanPlan, ledger: Ledger) -> None:

@@ -41,7 +41,7 @@ from raymia.scan.monitoring import Monitor, bottleneck
 from raymia.scan.plan import ScanPlan, hold, make_plan, require_same
 from raymia.scan.rows import RowScorer, score_rows
 from raymia.scan.scorer import load_scorer
-from raymia.scan.service import ask_first, images_kept, summed_up
+from raymia.scan.service import ask_first, gate_of, summed_up
 from raymia.scan.units import Units
 from raymia.services.hosted import Hosted
 from raymia.urls import public, without_secrets
@@ -174,7 +174,7 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
         ledger.write_clusters(plan.clusters)
     start = time.monotonic()
     service = job.hosted if isinstance(job.hosted, Hosted) else None
-    turns = None if service is None else PoolTurns(service.gate(images_kept(job, service)))
+    turns = None if service is None else PoolTurns(gate_of(job, service, prepared.asked))
     staged = job.hosted is None and job.model.text == "stage"
     if staged:
         _encode_texts(plan, ledger, pool, dtype, console)

@@ -109,7 +109,7 @@ def score(
 def _loaded(job: Job, device: str, images: int) -> tuple[Scorer, Shapes]:
     """The scorer of a job, and the sizes that images are resized to."""
     if job.hosted is not None:
-        require_affordable(job, images)
+        require_affordable(job, images, asks_first=False)
         check_attacks(job, None, level_names())
         return load_scorer(job, "float32", "cpu", os.cpu_count()), shapes_of(job, None)
     section = job.model

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from raymia.attacks.base import Attack
 from raymia.config import Job
 from raymia.errors import ConfigError
-from raymia.run.record import CallCounts, ServiceRecord
+from raymia.run.record import CallCounts, Paid, ServiceRecord
 from raymia.scan.asked import images_asked, kinds_of
-from raymia.services.gate import OwnTurns
+from raymia.services.gate import Gate, OwnTurns
 from raymia.services.hosted import Asker, Hosted
 from raymia.services.protocol import Capability, ServiceError
 
@@ -37,12 +37,18 @@ class Bill(BaseModel):
     currency: str | None
 
 
-def bill_of(job: Job, samples: int | None) -> Bill:
-    """What the whole scan of a job costs that attacks a service."""
+def bill_of(job: Job, samples: int | None, asks_first: bool = True) -> Bill:
+    """What the whole scan of a job costs that attacks a service.
+
+    Args:
+        job: of the scan.
+        samples: that will be scored; none where that is not known.
+        asks_first: whether first questions are asked, as before a scan.
+    """
     service = job.hosted
     assert service is not None
     each = images_asked(job.attacks, service)
-    kinds = kinds_of(job.attacks, service.resolution_px) if isinstance(service, Hosted) else []
+    kinds = kinds_of(job.attacks, service.resolution_px) if asks_first and isinstance(service, Hosted) else []
     first = len(kinds) + 1 if kinds else 0
     images = None if samples is None else each * samples + first
     price = service.price()
@@ -51,8 +57,12 @@ def bill_of(job: Job, samples: int | None) -> Bill:
     return Bill(images_per_sample=each, first_images=first, images=images, price=total, currency=currency)
 
 
-def require_affordable(job: Job, samples: int | None) -> None:
+def require_affordable(job: Job, samples: int | None, asks_first: bool = True) -> None:
     """Refuse a job over its budget, and one whose service cannot make the images that its attacks ask for.
+
+    Args:
+        job: of the scan.
+        samples, asks_first: see `bill_of`.
 
     Raises:
         ConfigError: names the budget or the attack.
@@ -63,7 +73,7 @@ def require_affordable(job: Job, samples: int | None) -> None:
     service.check(kinds_of(job.attacks, service.resolution_px))
     if not isinstance(service, Hosted):
         return
-    bill = bill_of(job, samples)
+    bill = bill_of(job, samples, asks_first)
     if service.budget is not None and bill.price is not None and bill.price > service.budget * (1 + 1e-9):
         raise ConfigError(
             f"replica.budget: {service.budget:,.2f} {service.currency}, but the scan asks for {bill.images:,} images, which "
@@ -71,9 +81,16 @@ def require_affordable(job: Job, samples: int | None) -> None:
         )
 
 
-def images_kept(job: Job, service: Hosted) -> int:
-    """Images that the service has made for this scan and those that share its answers."""
-    return service.kept(job.run).images()
+def gate_of(job: Job, service: Hosted, record: ServiceRecord | None) -> Gate:
+    """The gate before a service, with what is left of the budget.
+
+    Args:
+        job: of the scan.
+        service: that is asked.
+        record: what is known of the scan's questions.
+    """
+    images = service.kept(job.run).images()
+    return service.gate((None if record is None else record.spent_on(images)) or 0.0)
 
 
 def ask_first(job: Job, service: Hosted, before: ServiceRecord | None) -> ServiceRecord:
@@ -94,19 +111,22 @@ def ask_first(job: Job, service: Hosted, before: ServiceRecord | None) -> Servic
         ConfigError: the service does not make such an image; says what it said.
         ServiceStoppedError: it cannot be asked at all.
     """
-    answers = service.kept(job.run)
-    turns = OwnTurns(service.gate(answers.images()))
-    asker = Asker(service, answers, turns, None)
     kinds = kinds_of(job.attacks, service.resolution_px)
+    answers = service.kept(job.run)
     record = ServiceRecord(price_per_image=service.price_per_image, currency=service.currency)
+    record.earlier = _at_other_prices(before, record, answers.images())
+    turns = OwnTurns(gate_of(job, service, record))
+    asker = Asker(service, answers, turns, None)
     try:
         if kinds:
             one, other = asker.ask_first(kinds)
             record.repeats, record.difference = bool((one == other).all()), round(float((one - other).abs().mean()) / 2.0, 6)
     except ServiceError as error:
+        failed = error.reason == "service_failed"
+        advice = "whether it is up and does as it is asked" if failed else "which sizes, steps and strengths it takes"
         raise ConfigError(
-            f"replica: service {service.service} does not answer a first question ({error}); see which sizes, steps and "
-            "strengths it takes, and correct the job"
+            f"replica: service {service.service} does not answer a first question ({error}); see {advice}, and correct the job "
+            "or the service"
         ) from error
     if record.repeats is False:
         log.warning(
@@ -120,6 +140,16 @@ def ask_first(job: Job, service: Hosted, before: ServiceRecord | None) -> Servic
     return record
 
 
+def _at_other_prices(before: ServiceRecord | None, now: ServiceRecord, images: int) -> list[Paid]:
+    """The images that were made before the price changed, at what they cost."""
+    if before is None:
+        return []
+    if before.price_per_image is None or before.price_per_image == now.price_per_image:
+        return before.earlier
+    fresh = images - sum(paid.images for paid in before.earlier)
+    return [*before.earlier, Paid(images=fresh, price_per_image=before.price_per_image)]
+
+
 def summed_up(job: Job, service: Hosted, begun: ServiceRecord, calls: CallCounts) -> ServiceRecord:
     """What the scan came to.
 
@@ -131,10 +161,8 @@ def summed_up(job: Job, service: Hosted, begun: ServiceRecord, calls: CallCounts
     """
     answers = service.kept(job.run)
     images = answers.images()
-    spent = None if service.price_per_image is None else round(images * service.price_per_image, 6)
-    return begun.model_copy(
-        update={"calls": begun.calls + calls, "refusals": answers.refusals(), "images": images, "spent": spent}
-    )
+    told = {"calls": begun.calls + calls, "refusals": answers.refusals(), "images": images}
+    return begun.model_copy(update={**told, "spent": begun.spent_on(images)})
 
 
 def possible(attacks: Mapping[str, Attack], offered: frozenset[Capability]) -> list[str]:

@@ -92,6 +92,8 @@ class Answers:
             return None
         if answer.image is None:
             return answer, b""
+        if answer.bytes > max_bytes:
+            return answer.model_copy(update={"image": None, "reason": "answer_too_large", "detail": _too_large(answer)}), b""
         image = self._read(_name(IMAGES, answer.image), max_bytes)
         if image is None or hashlib.sha256(image).hexdigest() != answer.image:
             return None
@@ -147,6 +149,10 @@ class Answers:
         # Two answers may be one image, and a process has one draft of a name.
         with self._locks[hash(name) % len(self._locks)]:
             self._storage.write(name, content)
+
+
+def _too_large(answer: Answer) -> str:
+    return f"{answer.bytes} bytes, kept; raise replica.max_answer_bytes"
 
 
 def _name(folder: str, digest: str) -> str:

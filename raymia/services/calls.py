@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -98,6 +99,8 @@ class Request:
     json: Any
     form: Form | None
     headers: dict[str, str]
+    question: str
+    """What names it at the gate, over all processes."""
 
 
 class Judge(Protocol):
@@ -197,7 +200,7 @@ class Calls:
             ServiceError: the service refuses, or failed every time.
             ServiceStoppedError: it cannot be asked any more.
         """
-        asked = Request(method, urljoin(self._url, address), json, form, dict(headers or {}))
+        asked = Request(method, urljoin(self._url, address), json, form, dict(headers or {}), uuid.uuid4().hex)
         if self._key is not None and _origin(asked.url) == _origin(self._url):
             asked.headers.update(self._judge.authorization(self._key))
         retrying = AsyncRetrying(
@@ -213,22 +216,23 @@ class Calls:
             raise ServiceError("service_failed", f"{self._name}: {error} (tried {self._limits.attempts} times)") from None
 
     async def _once(self, asked: Request, read: Callable[[Reply], T], counts: bool) -> T:
-        """What is wanted, by one call; one that is told to come again later does so until the gate has no turn for it."""
-        while True:
+        """What is wanted, by one call; where its end says nothing of the question, by the next that has a turn."""
+        again = True
+        while again:
             if counts:
-                await self._turn()
+                await self._turn(asked.question)
             outcome, wait_s, why, found = await self._tried(asked, read)
             if counts:
-                await self._turns.report(outcome, wait_s, why)
-            elif wait_s is not None:
-                await asyncio.sleep(min(wait_s, self._limits.timeout_s))
-            if counts and outcome == "busy":
-                continue
-            if isinstance(found, ServiceStoppedError):
-                self._stopped = found
-            if isinstance(found, Exception):
-                raise found
-            return found
+                again = await self._turns.report(asked.question, outcome, wait_s, why)
+            else:
+                again = False
+                if wait_s is not None:
+                    await asyncio.sleep(min(wait_s, self._limits.timeout_s))
+        if counts and isinstance(found, ServiceStoppedError):
+            self._stopped = found
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     async def _tried(self, asked: Request, read: Callable[[Reply], T]) -> tuple[Outcome, float | None, str, T | Exception]:
         """What became of a call: its outcome, the seconds that the server asks to be left alone, why, and what was found."""
@@ -237,13 +241,18 @@ class Calls:
         except TimeoutError:
             why = f"no answer within {self._limits.timeout_s:g} s"
             return "failed", None, why, PassingError(why)
+        except aiohttp.ClientConnectorError as error:
+            why = self.clean(f"{type(error).__name__}: {first_line(error)}")
+            return "unreachable", None, why, PassingError(why)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             why = self.clean(f"{type(error).__name__}: {first_line(error)}")
             return "failed", None, why, PassingError(why)
         except ServiceError as error:
             return "refused", None, "", error
-        if 200 <= reply.status < 300:
-            return self._read(reply, read)
+        return self._read(reply, read) if 200 <= reply.status < 300 else self._judged(reply, wait_s)
+
+    def _judged(self, reply: Reply, wait_s: float | None) -> tuple[Outcome, float | None, str, Exception]:
+        """What an answer of status 300 or more comes to."""
         verdict = self._judge.verdict(reply)
         why = f"status {reply.status}: {self.clean(reply.message())}"
         if isinstance(verdict, ServiceError):
@@ -259,7 +268,10 @@ class Calls:
             why = f"status {reply.status}: the key is not accepted, or what it pays for is used up; set another, or pay"
         else:
             why = f"{why}; correct `replica` in the job"
-        return "failed", None, why, ServiceStoppedError(f"{self._name}: {why}; answers so far are kept")
+        return "stopped", None, why, self._end(why)
+
+    def _end(self, why: str) -> ServiceStoppedError:
+        return ServiceStoppedError(f"{self._name} cannot be asked any more: {why}; answers so far are kept")
 
     def _read(self, reply: Reply, read: Callable[[Reply], T]) -> tuple[Outcome, float | None, str, T | Exception]:
         try:
@@ -268,7 +280,7 @@ class Calls:
             return "refused", None, "", ServiceError(error.reason, self.clean(error.detail))
         except ServiceStoppedError as error:
             why = self.clean(str(error))
-            return "failed", None, why, ServiceStoppedError(why)
+            return "stopped", None, why, self._end(why)
         except PassingError as error:
             why = self.clean(str(error))
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
@@ -281,7 +293,7 @@ class Calls:
         """Make no further call; those that are under way come to their end."""
         self._stopped = ServiceStoppedError(f"{self._name}: stopped; answers so far are kept")
 
-    async def _turn(self) -> None:
+    async def _turn(self, question: str) -> None:
         """Wait for a turn.
 
         Raises:
@@ -289,7 +301,7 @@ class Calls:
         """
         if self._stopped is not None:
             raise self._stopped
-        while (turn := await self._turns.take()).wait_s is not None or turn.over is not None:
+        while (turn := await self._turns.take(question)).wait_s is not None or turn.over is not None:
             if turn.over is not None:
                 raise ServiceStoppedError(f"{self._name} {self.clean(turn.over)}; answers so far are kept")
             await asyncio.sleep(turn.wait_s or 0.0)

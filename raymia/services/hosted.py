@@ -45,12 +45,17 @@ from raymia.shipped import model_folder
 
 T = TypeVar("T")
 
-REFUSING = ("safety", "moderat", "content_policy", "content policy", "content_filter", "nsfw", "flagged", "sensitive")
+REFUSING = (
+    "safety", "moderat", "content_policy", "content policy", "content_filter", "nsfw", "flagged as", "sensitive content",
+    "sensitive words",
+)  # fmt: skip
 """What stands in the words of services whose filter holds an image back."""
 LONGEST_PROMPT = 2**16
 """Characters of what a service says of an answer that are kept."""
 REFUSED_STATUSES = (400, 403, 422, 451)
 """By which services say that they will not make one image."""
+DEAD_AFTER_S = 60.0
+"""A call whose outcome is not known so long after its time is one of a process that died."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,9 @@ class Hosted(Service):
     key_env: str | None = Field(None, description="Environment variable that holds the key, on every machine that asks.")
     price_per_image: float | None = Field(None, ge=0, description="What an image costs, by your contract.")
     currency: str = Field("USD", min_length=1, max_length=12, description="Of price and budget.")
-    budget: float | None = Field(None, ge=0, description="What all images of the run may cost; a job over it is refused.")
+    budget: float | None = Field(
+        None, ge=0, description="What all images that its answers hold may cost, with those of runs that share them."
+    )
     in_flight: int = Field(8, ge=1, le=1024, description="Calls at a time, of each replica of the pool.")
     calls_per_minute: float | None = Field(None, gt=0, description="At most, over the whole pool; none for as many as go.")
     timeout_s: float = Field(120.0, gt=0, le=3600, description="For which one call may take.")
@@ -179,16 +186,16 @@ class Hosted(Service):
         folder = find_pipeline(model_folder(self.autoencoder), with_weights=True)
         return hashlib.sha256(f"{super().fingerprint()}\n{folder.autoencoder_digest()}".encode()).hexdigest()
 
-    def gate(self, images_made: int = 0) -> Gate:
+    def gate(self, spent: float = 0.0) -> Gate:
         """The gate through which all calls of a scan go.
 
         Args:
-            images_made: and paid for, by earlier attempts.
+            spent: on images that its answers hold, of the budget.
         """
         images = None
         if self.budget is not None and self.price_per_image:
-            images = max(0, int(self.budget / self.price_per_image + 1e-9) - images_made)
-        return Gate(Limits(self.calls_per_minute, self.patience_s, images))
+            images = max(0, int((self.budget - spent) / self.price_per_image + 1e-9))
+        return Gate(Limits(self.calls_per_minute, self.patience_s, images, self.timeout_s + DEAD_AFTER_S))
 
     def key(self) -> str | None:
         """The key, from the environment; none where the service wants none.
@@ -217,8 +224,9 @@ class Hosted(Service):
         return Answers(self.answers or (None if run is None else f"{run}/{ANSWERS}"))
 
     def open(self, model: LocalModel | None, surroundings: Surroundings) -> BlackBox:
-        turns = surroundings.turns or OwnTurns(self.gate())
-        return Asker(self, self.kept(surroundings.run), turns, self._loaded_autoencoder())
+        kept = self.kept(surroundings.run)
+        turns = surroundings.turns or OwnTurns(self.gate(kept.images() * (self.price_per_image or 0.0)))
+        return Asker(self, kept, turns, self._loaded_autoencoder())
 
     def _loaded_autoencoder(self) -> Autoencoder | None:
         if self.autoencoder is None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from raymia.services.calls import Calls, Reply
+from raymia.services.calls import Calls, PassingError, Reply
 from raymia.services.hosted import Hosted, Made, png_of
 from raymia.services.protocol import Capability, Query, ServiceError, ServiceStoppedError
 from raymia.services.strength import Spacing, to_ask
@@ -80,9 +80,18 @@ class OpenAI(Hosted):
         return {"steps": asked.steps, "strength": asked.strength}
 
     def verdict(self, reply: Reply) -> ServiceError | ServiceStoppedError | None:
-        if any(word in reply.content.decode(errors="replace") for word in USED_UP):
+        if _codes(reply) & set(USED_UP):
             return ServiceStoppedError("what the key pays for is used up; pay, or set another key")
         return super().verdict(reply)
+
+
+def _codes(reply: Reply) -> set[str]:
+    """The words by which the service names an error to programs; what it says to people may hold the prompt."""
+    try:
+        error = reply.json()["error"]
+        return {str(error.get(name)) for name in ("code", "type")}
+    except (AttributeError, LookupError, PassingError):
+        return set()
 
 
 def _made(reply: Reply) -> Made:

@@ -102,9 +102,12 @@ class ServiceError(Exception):
 
     def __init__(self, reason: str, detail: str) -> None:
         """Say why."""
-        super().__init__(f"{reason}: {detail}")
+        super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 @runtime_checkable

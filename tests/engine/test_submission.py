@@ -184,6 +184,7 @@ def test_the_address_that_is_given_wins_over_the_environment(
         ({"replica": {"model": "held"}}, "`replica.model`: held does not travel"),
         ({"control_model": "held"}, "`control_model`: held does not travel"),
         ({"clip": "held"}, "`clip`: held does not travel"),
+        ({"replica": {"service": "folder", "path": "by_hand"}}, "`replica.path`: by_hand does not travel"),
     ],
 )
 def test_a_faulty_job_is_refused_here_and_not_there(

@@ -21,6 +21,7 @@ from raymia.config import Job, parse_job
 from raymia.errors import ConfigError, RaymiaError
 from raymia.run.exhibits import read_exhibits
 from raymia.run.ledger import Ledger
+from raymia.run.record import Paid
 from raymia.scan.pipeline import run_scan
 from raymia.scan.plan import make_plan
 from raymia.scan.service import bill_of
@@ -209,11 +210,15 @@ def test_a_key_that_is_revoked_ends_the_scan_in_a_line_and_another_key_goes_on_f
     server.asked.clear()
     server.rule = lambda number, body: "image" if number < 20 else "401:revoked"
     with pytest.raises(ServiceStoppedError, match=r"the key is not accepted.*answers so far are kept"):
-        run_scan(job_of(manifest, server.url, tmp_path / "run"), QUIET)
+        run_scan(job_of(manifest, server.url, tmp_path / "run", price_per_image=0.04), QUIET)
     server.rule = lambda number, body: "image"
     monkeypatch.setenv("ANOTHER_KEY", "sk-another")
     answered = [body for body, _ in server.asked[:20]]
-    run_scan(job_of(manifest, server.url, tmp_path / "run", key_env="ANOTHER_KEY"), QUIET)
+    run_scan(job_of(manifest, server.url, tmp_path / "run", key_env="ANOTHER_KEY", price_per_image=0.02), QUIET)
+    record = Ledger(str(tmp_path / "run")).require_scan().service
+    assert record is not None
+    assert record.earlier == [Paid(images=20, price_per_image=0.04)]
+    assert record.spent == pytest.approx(20 * 0.04 + 15 * 0.02), "images of an earlier price are counted at it"
     pd.testing.assert_frame_equal(table_of(tmp_path / "undisturbed"), table_of(tmp_path / "run"))
     bodies = [body for body, _ in server.asked]
     # The first question alone is asked twice, and what was answered is not asked again.
@@ -280,7 +285,7 @@ def test_images_at_hand_are_scored_in_front_of_a_service_as_in_a_scan(manifest: 
         run_scan(job_of(manifest, server.url, tmp_path / "run", asks), QUIET)
     scanned = table_of(tmp_path / "run").set_index("key").loc[list(table["key"])]
     assert table["generation"].to_numpy() == pytest.approx(scanned["generation"].to_numpy(), abs=1e-6)
-    with pytest.raises(ConfigError, match=r"replica\.budget: 0\.10 USD, but the scan asks for 8 images"):
+    with pytest.raises(ConfigError, match=r"replica\.budget: 0\.10 USD, but the scan asks for 6 images"):
         raymia.score(files, captions, attacks=asks, service="openai", price_per_image=1.0, budget=0.1, **options)
     with pytest.raises(ConfigError, match="model: give a folder"):
         raymia.score(files, captions, attacks=asks)

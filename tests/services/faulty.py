@@ -116,6 +116,11 @@ class Handler(BaseHTTPRequestHandler):
         elif deed == "filter":
             error = {"code": "moderation_blocked", "message": "Your request was rejected by the safety system."}
             self.say(400, {"error": error})
+        elif deed == "quota":
+            error = {"message": "You exceeded your current quota.", "type": "insufficient_quota", "code": "insufficient_quota"}
+            self.say(429, {"error": error})
+        elif deed.startswith("3"):
+            self.say(int(deed), {}, {"Location": detail})
         elif deed == "busy":
             self.say(429, {"error": {"message": "slow down"}}, {"Retry-After": detail} if detail else {})
         else:

@@ -255,7 +255,7 @@ def test_a_key_is_sent_as_user_and_password_and_stands_nowhere_else(tmp_path: Pa
             asker.answer(of_text(seed=3))
         server.answer = lambda path, body: (500, json.dumps({"errors": base64.b64encode(KEY.encode()).decode()}).encode())
         with pytest.raises(ServiceError, match="500") as failed:
-            asker.answer(of_text(seed=4))
+            opened(server, tmp_path, key_env="WEB_UI_KEY").answer(of_text(seed=4))
         kept = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
         written = service(server.url, key_env="WEB_UI_KEY").model_dump_json() + str(stopped.value) + str(failed.value)
     for form in (KEY, base64.b64encode(KEY.encode()).decode(), "planted secret"):

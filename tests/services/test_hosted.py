@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ import pytest
 import torch
 
 from raymia.errors import ConfigError
+from raymia.services.answers import digest_of
 from raymia.services.hosted import Asker
 from raymia.services.openai import OpenAI
-from raymia.services.protocol import Queries, ServiceError, ServiceStoppedError, Surroundings
+from raymia.services.protocol import Queries, Query, ServiceError, ServiceStoppedError, Surroundings
 from tests.services.faulty import Handler, Server, picture, serving, wait_briefly
 
 KEY = "sk-planted-0123456789/+="
@@ -199,10 +202,15 @@ def test_calls_under_way_when_the_key_is_revoked_are_kept(tmp_path: Path) -> Non
 
 def test_quota_that_is_used_up_is_told_from_too_many_calls() -> None:
     with (
-        serving(lambda number, body: "429:insufficient_quota") as server,
+        serving(lambda number, body: "quota") as server,
         pytest.raises(ServiceStoppedError, match="what the key pays for is used up"),
     ):
         asker(server).answer(drawn(1))
+    with (
+        serving(lambda number, body: f"400:cannot draw {body['prompt']}") as server,
+        pytest.raises(ServiceError, match=r"refused_by_service: .*insufficient_quota"),
+    ):
+        asker(server).answer(drawn(1, prompts=["insufficient_quota, written on a wall"]))
 
 
 def test_an_address_where_nothing_is_ends_the_scan_and_a_redirection_is_not_followed() -> None:
@@ -211,8 +219,10 @@ def test_an_address_where_nothing_is_ends_the_scan_and_a_redirection_is_not_foll
         pytest.raises(ServiceStoppedError, match=r"status 404: no such model.*correct `replica`"),
     ):
         asker(server).answer(drawn(1))
-    with serving(lambda number, body: "307") as server, pytest.raises(ServiceStoppedError, match="status 307"):
-        asker(server).answer(drawn(1))
+    with serving() as other, serving(lambda number, body: f"307:{other.url}/images/generations") as server:
+        with pytest.raises(ServiceStoppedError, match="status 307"):
+            asker(server).answer(drawn(1))
+        assert not other.asked
 
 
 def test_who_interrupts_pays_for_nothing_more_and_keeps_what_was_under_way(tmp_path: Path) -> None:
@@ -231,7 +241,7 @@ def test_who_interrupts_pays_for_nothing_more_and_keeps_what_was_under_way(tmp_p
 def test_a_budget_lets_as_many_images_through_as_it_pays_for() -> None:
     with serving() as server:
         subject = asker(server, price_per_image=0.5, budget=2.0)
-        with pytest.raises(ServiceStoppedError, match="is at its budget: all 4 images"):
+        with pytest.raises(ServiceStoppedError, match="is at its budget: the 4 images"):
             subject.answer(drawn(9))
         assert len(server.asked) == 4
 
@@ -351,8 +361,39 @@ def test_patience_price_and_speed_are_no_part_of_what_identifies_a_service() -> 
     assert one.fingerprint() != OpenAI(service="openai", model="gpt-image-1").fingerprint()
 
 
-def _asks(fields: Callable[[], OpenAI]) -> frozenset[str]:
-    return frozenset(fields().offers())
+def test_an_answer_is_one_to_all_that_was_asked_and_to_nothing_else() -> None:
+    one = OpenAI(service="openai", extensions="muse", model="a", quality="high")
+    query = next(iter(replace(drawn(1), images=torch.zeros(1, 3, 64, 64), strength=0.5)))
+    others = {
+        "prompt": "another", "seed": 7, "height": 72, "width": 72, "steps": 11, "guidance": None, "strength": 0.25,
+        "image": torch.full((3, 64, 64), 0.01),
+    }  # fmt: skip
+    asked = [one.asked(query), *(one.asked(replace(query, **{name: value})) for name, value in others.items())]
+    options = {"url": "https://other.example/v1", "model": "b", "quality": "low", "extensions": "none", "spacing": "trailing"}
+    asked += [one.model_copy(update={name: value}).asked(query) for name, value in options.items()]
+    assert len({digest_of(each) for each in asked}) == 1 + len(others) + len(options)
+    assert {field.name for field in fields(Query)} == {*others, "key", "draw"}
+    known = {*options, *one.free, "service", "resolution_px", "autoencoder"}
+    assert set(OpenAI.model_fields) == known, "an option is part of what was asked, or free to change"
+    same = [one.model_copy(update={name: None}) for name in one.free] + [one.model_copy(update={"resolution_px": 128})]
+    assert {digest_of(each.asked(query)) for each in same} == {digest_of(asked[0])}
+
+
+def test_an_answer_larger_than_now_allowed_is_neither_asked_for_again_nor_a_fault_of_storage(tmp_path: Path) -> None:
+    with serving() as server:
+        asker(server, tmp_path).answer(drawn(1))
+        with pytest.raises(ServiceError, match=r"answer_too_large: \d+ bytes, kept; raise replica.max_answer_bytes"):
+            asker(server, tmp_path, max_answer_bytes=2**10).answer(drawn(1))
+        assert len(server.asked) == 1
+
+
+def test_a_reason_survives_the_way_between_processes() -> None:
+    error = copy.copy(ServiceError("content_filter", "status 400"))
+    assert (error.reason, error.detail, str(error)) == ("content_filter", "status 400", "content_filter: status 400")
+
+
+def _asks(made: Callable[[], OpenAI]) -> frozenset[str]:
+    return frozenset(made().offers())
 
 
 def test_a_service_offers_what_it_is_configured_for() -> None:
