@@ -567,7 +567,7 @@ def read_job(path: Path, overrides: list[str] | None, run: str | None) -> dict[s
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a map with `manifest`, `replica` and `attacks`")
     for override in overrides or []:
-        _override(content, override)
+        override_field(content, override)
     if run is not None:
         content["run"] = run
     content.setdefault("run", f"runs/{path.stem}")
@@ -588,7 +588,12 @@ def parse_job(content: dict[str, Any], source: str) -> Job:
         raise ConfigError(f"{source}: {describe_validation(error, Job)}") from error
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def override_field(content: dict[str, Any], override: str) -> None:
+    """Change a field of a job's contents as ``FIELD=VALUE`` says, the value in YAML.
+
+    Raises:
+        ConfigError: the change is none, or goes into a value.
+    """
     path, equals, value = override.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {override}: expected FIELD=VALUE, such as pool.batch_size=8")

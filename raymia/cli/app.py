@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import BaseModel
 
 from raymia.cli import logs, stopping
+from raymia.cli.audit import audit, verify
 from raymia.cli.bench import bench_app
 from raymia.cli.console import Exit, Json, err, out
 from raymia.cli.data import data_app
+from raymia.cli.scanning import costs_of, print_costs
 from raymia.cli.stopping import StoppableGroup, exit_code
 from raymia.cli.testbed import testbed_app
 from raymia.errors import ConfigError, RaymiaError
@@ -35,6 +38,8 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(testbed_app, name="testbed")
+app.command()(audit)
+app.command()(verify)
 
 RunOption = Annotated[str | None, typer.Option("--run", help="Run directory: a path or fsspec URL.")]
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Job file.")]
@@ -113,7 +118,7 @@ def scan(
     if proposal is not None and not as_json:
         print_proposal(out, proposal)
     if dry_run:
-        _print_cost(job, as_json, proposal)
+        _show_costs(job, as_json, proposal)
     elif as_json:
         raise ConfigError("--json goes with --dry-run; the results of a scan come as JSON from `raymia evaluate RUN --json`")
     else:
@@ -132,70 +137,17 @@ def _within(budget: int, job_file: Path, override: list[str] | None, run: str | 
     return propose(load_job(job_file, [*(override or []), f"attacks={controls}"], run), budget)
 
 
-def _print_cost(job: Any, as_json: bool, proposal: Any = None) -> None:
-    from raymia.cli.printing import COSTS, print_cost, print_memory, print_texts
-    from raymia.cli.printing_seams import print_bill
-    from raymia.run.record import Evaluations
-    from raymia.scan.asked import images_asked
-    from raymia.scan.calibration import calibrates, with_reference
-    from raymia.scan.cost import SOME_CAPTION, count, prompts_of
+def _show_costs(job: Any, as_json: bool, proposal: Any) -> None:
     from raymia.scan.plan import make_plan
-    from raymia.scan.service import bill_of
 
     plan = make_plan(job)
-    both = job.reference is not None
-    if job.hosted is None:
-        alone = {
-            name: dict(with_reference(attack.cost()) if both and calibrates(attack) else attack.cost())
-            for name, attack in job.attacks.items()
-        }
-        together = dict(count(job.attacks.values(), plan.schedule, both))
-    else:
-        # What a service computes to make an image is its own affair.
-        asked = {name: images_asked({name: attack}, job.hosted) for name, attack in job.attacks.items()}
-        alone = {name: dict(Evaluations(queries=images)) for name, images in asked.items()}
-        together = dict(Evaluations(queries=images_asked(job.attacks, job.hosted)))
-    apart = {kind: sum(cost[kind] for cost in alone.values()) for kind in COSTS}
-    samples = plan.expected
-    in_total = {kind: None if samples is None else number * samples for kind, number in together.items()}
-    bill = None if job.hosted is None else bill_of(job, samples)
-    memory = _memory(plan)
-    prompts = 0 if job.hosted is not None else len(prompts_of(job.attacks.values(), plan.schedule, [SOME_CAPTION]))
-    if as_json:
-        costs: dict[str, Any] = {"per_image": alone, "apart": apart, "together": together, "samples": samples}
-        costs |= {"in_total": in_total, "service": None if bill is None else bill.model_dump()}
-        costs["memory"] = memory if memory is None or isinstance(memory, str) else memory.model_dump()
-        costs["proposal"] = None if proposal is None else proposal.model_dump(mode="json")
-        out.show_json(costs | {"prompts": prompts})
+    if not as_json:
+        print_costs(out, plan)
         return
-    print_cost(out, job.attacks, alone, apart, together, samples, in_total)
-    if bill is not None:
-        print_bill(out, bill)
-    if memory is not None:
-        print_memory(out, memory)
-        if job.hosted is None and job.model.text == "stage":
-            print_texts(out, memory, prompts, samples)
-    if samples is None:
-        unknown = ", ".join(split.name for split in plan.manifest.splits if split.samples is None)
-        out.say(f"The manifest announces no number of samples for {unknown}; `raymia data index` counts them.")
-
-
-def _memory(plan: Any) -> Any:
-    """What a replica takes on a GPU, or why that cannot be told; none where it computes on a CPU."""
-    from raymia.replica.memory import predicted_memory
-    from raymia.scan.cost import backward_passes
-
-    job = plan.job
-    if plan.folder is None or job.pool.device == "cpu" or job.pool.gpus_per_replica == 0:
-        return None
-    dtype = "bfloat16" if job.model.dtype == "auto" else job.model.dtype
-    precise = any(attack.precise for attack in job.attacks.values())
-    options = job.model.options(dtype, "cuda", precise, job.pool.gpus)
-    try:
-        backward = backward_passes(job.attacks, job.pool.batch_size)
-        return predicted_memory(plan.folder, options, job.pool.batch_size, backward)
-    except ConfigError as error:
-        return str(error)
+    costs = costs_of(plan)
+    for name in ("service", "memory"):
+        costs[name] = costs[name].model_dump() if isinstance(costs[name], BaseModel) else costs[name]
+    out.show_json(costs | {"proposal": None if proposal is None else proposal.model_dump(mode="json")})
 
 
 def _scan_and_report(job: Any, report: bool) -> None:
@@ -431,31 +383,6 @@ def _examine_there(address: str, job_file: Path | None) -> list[Check]:
     cluster = Cluster(address)
     announce(parcel)
     return parse_checks(cluster.examine(inside, environment, parcel), cluster.address)
-
-
-@app.command()
-def audit(
-    suspect: Annotated[str, typer.Option(help="Samples in question: a run directory, or RUN#SPLIT.")],
-    control: Annotated[str, typer.Option(help="Samples certainly unseen, of the same source: a run directory, or RUN#SPLIT.")],
-    access: Annotated[
-        Literal["black", "grey", "white"], typer.Option(help="Signals of attacks that need more are left out.")
-    ] = "white",
-    features: Annotated[
-        Literal["all", "cdi"],
-        typer.Option(help="Signals to test by: all of the run's attacks, or the published set of CDI (arXiv 2411.12858)."),
-    ] = "all",
-    as_json: Json = False,
-) -> None:
-    """Test whether a body of work was trained on, as a set: p-value, p against size, and what it does and does not show."""
-    from raymia.cli.printing import print_audit
-    from raymia.evaluation.audit import audit as audit_sets
-    from raymia.run.record import Access
-
-    found = audit_sets(suspect, control, Access(access), features=features)
-    if as_json:
-        out.show_json(found)
-    else:
-        print_audit(out, found)
 
 
 @app.command()

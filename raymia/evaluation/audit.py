@@ -130,8 +130,13 @@ def _in_both(suspect: _Samples, control: _Samples) -> int:
     return len(named[0] & named[1])
 
 
+def alarming(blind: dict[str, Interval]) -> list[str]:
+    """Baselines that tell the sets apart without seeing the model."""
+    return [name for name, auc in blind.items() if auc.low > 0.5]
+
+
 def _statement(test: SetTest, blind: dict[str, Interval], in_both: int) -> str:
-    alarmed = [name for name, auc in blind.items() if auc.low > 0.5]
+    alarmed = alarming(blind)
     if test.p >= SIGNIFICANT:
         statement = f"No evidence that the suspect set was trained on (p = {test.p:.2g}). That is no evidence that it was not."
     elif alarmed:
@@ -140,7 +145,10 @@ def _statement(test: SetTest, blind: dict[str, Interval], in_both: int) -> str:
             f"too ({', '.join(alarmed)}): the difference may be one of the images alone, and is no evidence of training."
         )
     else:
-        statement = f"The suspect set scores higher than the control: evidence that it was trained on (p = {test.p:.2g})."
+        statement = (
+            "The suspect set scores higher than the control: an indication that it was trained on, of a kind that comes up by "
+            f"chance with p = {test.p:.2g}."
+        )
     if test.false_positives is not None and test.false_positives > 2 * SIGNIFICANT:
         statement += (
             f" Beware: control against control is significant in {test.false_positives:.0%} of draws, where at most 5 % is due."

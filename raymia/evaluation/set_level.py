@@ -125,12 +125,24 @@ def mean_p(suspect: Floats, control: Floats) -> float:
     Args:
         suspect, control: (n, signals) scores.
     """
+    return _welch(*standing(suspect, control))
+
+
+def standing(suspect: Floats, control: Floats) -> tuple[Floats, Floats]:
+    """(n,) means of signals that are standardised by the control, of the suspect samples and of the control's.
+
+    A signal that says the same of every control sample has no scale to be read on, and is left out; where all do, the means
+    are 0.
+
+    Args:
+        suspect, control: (n, signals) scores.
+    """
     centre, spread = control.mean(axis=0), control.std(axis=0, ddof=1)
-    # A signal that says the same of every control sample has no scale to be read on.
     told = spread > 0
     if not told.any():
-        return 1.0
-    return _welch(*(((rows - centre)[:, told] / spread[told]).mean(axis=1) for rows in (suspect, control)))
+        return np.zeros(len(suspect)), np.zeros(len(control))
+    ours, theirs = (((rows - centre)[:, told] / spread[told]).mean(axis=1) for rows in (suspect, control))
+    return ours, theirs
 
 
 def splits_p(suspect: Floats, control: Floats, seed: int, splits: int = SPLITS) -> float:

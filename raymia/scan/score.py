@@ -32,12 +32,14 @@ from raymia.scan.service import require_affordable
 from raymia.scan.told import shapes_of
 from raymia.shipped import model_folder
 
-ImageLike = str | Path | Image.Image | NDArray[np.uint8]
-"""A file, a picture, or an array of shape (height, width, 3)."""
+ImageLike = str | Path | bytes | Image.Image | NDArray[np.uint8]
+"""A file or its bytes, a picture, or an array of shape (height, width, 3)."""
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
+    """Images with their keys and captions."""
+
     keys: list[str]
     captions: list[str]
     images: list[ImageLike]
@@ -90,18 +92,30 @@ def score(
     texts = list(captions) if captions is not None else [""] * len(images)
     _require(images, {"captions": texts, "keys": names, "member": member}, names)
     job = _job(model, attacks, seed, clip, replica, reference)
-    scorer, shapes = _loaded(job, device, len(images))
-    starts = range(0, len(images), batch_size)
+    table = score_job(job, Batch(names, texts, list(images)), batch_size, device, progress)
+    if member is not None:
+        table.insert(2, "member", pd.Series(list(member), dtype=object))
+    return table
+
+
+def score_job(job: Job, samples: Batch, batch_size: int = 16, device: str = "auto", progress: bool = True) -> pd.DataFrame:
+    """Score images at hand as a job does; see `score`.
+
+    Args:
+        job: whose manifest and pool do not matter.
+        samples: keys, captions and images.
+        batch_size, device, progress: see `score`.
+    """
+    scorer, shapes = _loaded(job, device, len(samples.keys))
+    starts = range(0, len(samples.keys), batch_size)
     rows: list[dict[str, Any]] = []
     for start in track(starts, "score", disable=not progress):
         part = slice(start, start + batch_size)
-        rows += _score_batch(scorer, shapes, _Batch(names[part], texts[part], list(images[part])))
+        rows += _score_batch(scorer, shapes, Batch(samples.keys[part], samples.captions[part], samples.images[part]))
     signals = signals_of(job, () if job.hosted is not None else scorer.replica.groups)
     table = pd.DataFrame(rows)
     for column in (*(signal.name for signal in signals), "reason", "detail"):
         table[column] = table.get(column, None)
-    if member is not None:
-        table.insert(2, "member", pd.Series(list(member), dtype=object))
     table.attrs[SIGNALS] = [signal.model_dump(mode="json") for signal in signals]
     return table
 
@@ -152,7 +166,14 @@ def _key(image: ImageLike, number: int) -> str:
     return split_name(Path(image).name)[0] if isinstance(image, str | Path) else f"{number}"
 
 
-def _score_batch(scorer: Scorer, shapes: Shapes, batch: _Batch) -> list[dict[str, Any]]:
+def _read(file: str | Path) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise ImageError("unreadable_file", f"{file}: {error.strerror}") from error
+
+
+def _score_batch(scorer: Scorer, shapes: Shapes, batch: Batch) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     good: list[int] = []
     pixels: list[NDArray[np.uint8]] = []
@@ -181,11 +202,8 @@ def _decoded(image: ImageLike, shapes: Shapes) -> tuple[DecodedImage, dict[str, 
         ImageError: it cannot be read or decoded.
     """
     facts: dict[str, Any] = {}
-    if isinstance(image, str | Path):
-        try:
-            content = Path(image).read_bytes()
-        except OSError as error:
-            raise ImageError("unreadable_file", f"{image}: {error.strerror}") from error
+    if isinstance(image, str | Path | bytes):
+        content = image if isinstance(image, bytes) else _read(image)
         decoded = decode_image(content, shapes, MAX_PIXELS)
         facts["jpeg_bytes"] = len(content)
     else:

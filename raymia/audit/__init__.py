@@ -1,0 +1,1 @@
+"""From a folder of works to evidence."""
