@@ -63,8 +63,8 @@ def registration_of(plan: ScanPlan, sets: Sets, folder: str, access: Access, sig
     primary = [signal.name for signal in plan.signals if signal.primary and signal.name in signals]
     rule = (
         f"one-sided; with {ENOUGH_TO_FIT} units of each set or more, twice the median p of {SPLITS} random splits into halves "
-        "to fit a direction on and to compare; with fewer, the mean of the primary signals, each standardised by the control, by "
-        "Welch's test; works that show the same are one unit"
+        "to fit a direction on and to compare; with fewer, the mean of the primary signals, each standardised by the control, "
+        "by Welch's test; works that show the same are one unit"
     )
     return Registration(
         registered=now_text(),

@@ -65,14 +65,14 @@ def write_evidence_page(out: Storage, run: str, evidence: Evidence, registered: 
 
 
 def odds(p: float) -> str:
-    """A probability as one in so many, rounded so that it is not smaller than it was."""
+    """A probability as one in so many, rounded so that it is no smaller than it was."""
     if p >= SIGNIFICANT:
         return f"{math.ceil(p * 100)} in 100"
     if p < 1e-9:
-        return "less than 1 in 1,000,000,000"
+        return "fewer than 1 in 1,000,000,000"
     exact = 1.0 / p
     step = 10 ** max(0, math.floor(math.log10(exact)) - 1)
-    return f"1 in {math.floor(exact / step) * step:,}"
+    return f"about 1 in {math.floor(exact / step) * step:,}"
 
 
 def size_figure(test: SetTest) -> Figure:
