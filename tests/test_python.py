@@ -96,7 +96,7 @@ def test_tables_are_audited_as_sets_and_refused_where_they_were_made_by_differen
 
     found = raymia.audit(table(1.5), table(0.0))
     assert found.test.p < 0.01
-    assert "evidence that it was trained on" in found.statement
+    assert "an indication that it was trained on" in found.statement
     with pytest.raises(ConfigError, match="differ in `signals`"):
         raymia.audit(table(1.5), table(0.0).rename(columns={"loss": "pia"}))
 
@@ -113,4 +113,4 @@ def test_the_notebook_runs_from_top_to_bottom_and_finds_what_it_shows(tmp_path: 
     assert all(not cell.get("outputs") for cell in notebook.cells), "save the notebook without its outputs"
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
-    assert "evidence that it was trained on" in shown
+    assert "an indication that it was trained on" in shown

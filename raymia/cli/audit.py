@@ -11,9 +11,9 @@ from raymia.cli.console import Exit, Json, err, out
 from raymia.errors import ConfigError
 
 if TYPE_CHECKING:  # these need torch and Ray
-    from raymia.audit.asking import Asked
-    from raymia.audit.sets import Sources
-    from raymia.audit.works import Prepared
+    from raymia.evidence.asking import Asked
+    from raymia.evidence.sets import Sources
+    from raymia.evidence.works import Prepared
 
 
 def audit(
@@ -86,8 +86,8 @@ def audit(
         raise ConfigError("--features goes with --suspect")
     if as_json and (dry_run or register):
         raise ConfigError("--json goes with a whole audit")
-    from raymia.audit.asking import Asked
-    from raymia.audit.sets import Sources
+    from raymia.evidence.asking import Asked
+    from raymia.evidence.sets import Sources
 
     asked = Asked(model, tuple(adapter or ()), reference, service, clip, job, tuple(override or ()), budget, Access(access))
     _of_works(Sources(works, control, generated, captions), asked, out_folder, dry_run, register, as_json)
@@ -106,9 +106,9 @@ def _of_runs(suspect: str, control: str, access: str, features: Any, as_json: bo
 
 
 def _of_works(sources: Sources, asked: Asked, folder: Path, dry_run: bool, stop: bool, as_json: bool) -> None:
-    from raymia.audit.works import commit_to, conduct, prepare
     from raymia.cli.printing import print_counts
     from raymia.cli.printing_audit import print_evidence
+    from raymia.evidence.works import commit_to, conduct, prepare
     from raymia.report.page import REPORT_FILE
 
     prepared = prepare(sources, asked, folder, err)
@@ -156,7 +156,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Hold every file of an audit against its digest, and score a hundredth of the images again."""
-    from raymia.audit.bundle import broken, read_bundle
+    from raymia.evidence.bundle import broken, read_bundle
 
     bundle = read_bundle(folder)
     if digest is not None and digest.strip().lower() != bundle.digest():
@@ -164,7 +164,7 @@ def verify(
     problems = broken(folder, bundle)
     agreement = None
     if not problems and not no_scores:
-        from raymia.audit.rescoring import compare, score_again
+        from raymia.evidence.rescoring import compare, score_again
 
         agreement = score_again(folder, model) if against is None else compare(folder, against)
     if as_json:

@@ -11,9 +11,9 @@ from raymia.evaluation.evidence import Evidence
 from raymia.evaluation.intervals import Interval, shown
 
 if TYPE_CHECKING:  # these need torch and Ray
-    from raymia.audit.bundle import Bundle
-    from raymia.audit.rescoring import Agreement
-    from raymia.audit.sets import Sets
+    from raymia.evidence.bundle import Bundle
+    from raymia.evidence.rescoring import Agreement
+    from raymia.evidence.sets import Sets
 
 HIGHEST = 5
 """Works that are printed."""

@@ -172,8 +172,9 @@ def twins_of(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
         thumbnails: (n, COMPARED_PX, COMPARED_PX, 3) pixels.
     """
     side = COMPARED_PX // OUTLINE_PX
-    grey = thumbnails.astype(np.float32).mean(-1).reshape(-1, OUTLINE_PX, side, OUTLINE_PX, side).mean((2, 4))
-    outlines = grey.reshape(len(thumbnails), -1)
+    grey = thumbnails.astype(np.float32).mean(-1)
+    grey = grey.reshape(len(thumbnails), OUTLINE_PX, side, OUTLINE_PX, side).mean((2, 4))
+    outlines = grey.reshape(len(thumbnails), OUTLINE_PX**2)
     outlines = outlines - outlines.mean(1, keepdims=True)
     norm = np.linalg.norm(outlines, axis=1, keepdims=True)
     outlines = outlines / np.maximum(norm, 1e-6)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raymia.audit.registration import REGISTRATION_FILE, canonical, read_registration
 from raymia.digests import file_digest
 from raymia.errors import ConfigError, describe_validation
+from raymia.evidence.registration import REGISTRATION_FILE, canonical, read_registration
 from raymia.run.record import now_text
 from raymia.run.storage import Storage
 

@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from raymia.audit.registration import differences_of, read_registration
-from raymia.audit.sets import SETS
 from raymia.config import Job, load_job
 from raymia.curation.derive import MANIFEST_FILE
 from raymia.data.manifest import load_manifest
@@ -21,6 +19,8 @@ from raymia.errors import ConfigError, RaymiaError
 from raymia.evaluation.audit import audit
 from raymia.evaluation.evidence import CONTROL_SPLIT, WORKS_SPLIT
 from raymia.evaluation.signals import scored_rows
+from raymia.evidence.registration import differences_of, read_registration
+from raymia.evidence.sets import SETS
 from raymia.run.ledger import Ledger
 from raymia.run.record import Access, ScanRecord
 from raymia.run.storage import Storage

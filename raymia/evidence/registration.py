@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raymia.audit.sets import PACKED, Sets
 from raymia.config import differences
 from raymia.curation.derive import MANIFEST_FILE
 from raymia.data.manifest import load_manifest
 from raymia.errors import ConfigError, describe_validation
 from raymia.evaluation.set_level import ENOUGH_TO_FIT, SIGNIFICANT, SPLITS
+from raymia.evidence.sets import PACKED, Sets
 from raymia.run.record import Access, now_text
 from raymia.run.storage import Storage
 from raymia.scan.plan import ScanPlan

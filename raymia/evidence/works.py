@@ -8,11 +8,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raymia.audit.asking import Asked, job_of
-from raymia.audit.bundle import Bundle, seal
-from raymia.audit.registration import Registration, register, registration_of
-from raymia.audit.rescoring import JOB_FILE, RUN
-from raymia.audit.sets import Sets, Sources, make_sets
 from raymia.config import Job
 from raymia.curation.derive import output_folder
 from raymia.documents import write_yaml
@@ -24,6 +19,11 @@ from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.set_level import MINIMUM
 from raymia.evaluation.signals import signals_of
 from raymia.evaluation.sources import read_samples
+from raymia.evidence.asking import Asked, job_of
+from raymia.evidence.bundle import Bundle, seal
+from raymia.evidence.registration import Registration, register, registration_of
+from raymia.evidence.rescoring import JOB_FILE, RUN
+from raymia.evidence.sets import Sets, Sources, make_sets
 from raymia.report.evidence_page import write_evidence_page
 from raymia.run.ledger import Ledger
 from raymia.run.record import Counts

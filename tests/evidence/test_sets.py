@@ -1,0 +1,33 @@
+"""Which pictures are one and the same, by their pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from raymia.curation.verification import COMPARED_PX, MIN_AGREEMENT, agreement, thumbnail_of
+from raymia.data.images import MAX_PIXELS
+from raymia.evidence.sets import twins_of
+from tests.evidence.conftest import pictures_of
+
+
+def test_twins_are_those_that_agree_pair_by_pair_however_small_or_poor_a_copy_is() -> None:
+    pictures = [item.image or b"" for item in pictures_of("members", 12)]
+    thumbnails = [thumbnail_of(content, MAX_PIXELS) for content in pictures]
+    known = [one for one in thumbnails if one is not None]
+    small = np.asarray(Image.fromarray(known[3]).resize((24, 24)).resize((COMPARED_PX, COMPARED_PX)))
+    uniform = np.full_like(known[0], 200)
+    stacked = np.stack([*known, small, known[7], uniform, uniform])
+    expected = {
+        (one, other)
+        for one in range(len(stacked))
+        for other in range(one + 1, len(stacked))
+        if (stacked[one] == stacked[other]).all() or agreement(stacked[one], stacked[other]) >= MIN_AGREEMENT
+    }
+    assert {(3, 12), (7, 13), (14, 15)} <= expected
+    assert {tuple(pair) for pair in twins_of(stacked).tolist()} == expected
+
+
+def test_one_picture_has_no_twin() -> None:
+    assert twins_of(np.zeros((0, COMPARED_PX, COMPARED_PX, 3), np.uint8)).shape == (0, 2)
+    assert twins_of(np.zeros((1, COMPARED_PX, COMPARED_PX, 3), np.uint8)).shape == (0, 2)
