@@ -18,6 +18,7 @@ from raymia.cli import logs, stopping
 from raymia.cli.bench import bench_app
 from raymia.cli.console import Exit, Json, err, out
 from raymia.cli.data import data_app
+from raymia.cli.lookup import data_lookup
 from raymia.cli.stopping import StoppableGroup, exit_code
 from raymia.cli.testbed import testbed_app
 from raymia.errors import ConfigError, RaymiaError
@@ -32,6 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+data_app.command("lookup")(data_lookup)
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(testbed_app, name="testbed")

@@ -22,7 +22,7 @@ BITS = 64
 SIDE_PX = 32
 FREQUENCIES = 8
 FLAT = 1.0
-"""Standard deviation of grey values, of 255, below which a picture has no hash: all such look alike, and their bits are noise."""
+"""Standard deviation of grey values, of 255, below which a picture has no hash: all such look alike, their bits are noise."""
 
 _HEX = re.compile(r"(?:0x)?([0-9a-fA-F]{16})")
 
@@ -76,4 +76,4 @@ def expected_by_chance(works: int, rows: int, within: int) -> float:
         works, rows: that have a hash.
         within: bits that may differ.
     """
-    return works * rows * (sum(math.comb(BITS, bits) for bits in range(within + 1)) / 2**BITS)
+    return works * rows * float(sum(math.comb(BITS, bits) for bits in range(within + 1)) / 2**BITS)

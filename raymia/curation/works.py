@@ -1,4 +1,4 @@
-"""The works that an owner brings, one by one: the image file, and what stands beside it in a table, a JSON or a list of URLs."""
+"""The works that an owner brings, one by one: the image file, and what stands beside it in a table, a JSON or a list."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FACTS = {
     "published_at": ("published_at",),
     "reserved": ("reserved",),
 }
-"""What may be known of a work, each with the names, in lower case, of the columns and fields that say so, the first counting."""
+"""What may be known of a work, with the names, in lower case, of columns and fields that say so, the first counting."""
 PATH = "path"
 """The fact that says where a row's image is."""
 MAYBE_URL = ("source",)
@@ -131,7 +131,9 @@ class Works:
                 continue
             met.add(item.key)
             content = item.fault or (item.image if with_images else None)
-            yield Work(item.key, named(f"{place}/{item.key}"), content, {**self._in_json(item.facts), **beside.get(item.key, {})})
+            yield Work(
+                item.key, named(f"{place}/{item.key}"), content, {**self._in_json(item.facts), **beside.get(item.key, {})}
+            )
         for key, facts in beside.items():
             if key not in met:
                 yield Work(key, named(f"{place}/{key}"), Fault("not_in_tar", "img2dataset lists it; the tar has it not"), facts)
@@ -162,10 +164,9 @@ class Works:
             ImageFile(within(folder, facts[PATH]) if PATH in facts else "", name, key, "", row=number)
             for number, (facts, name, key) in enumerate(zip(rows, names, keys_of(names), strict=True))
         ]
+        pairs: Iterator[tuple[ImageFile, bytes | Fault | None]] = ((file, None) for file in files)
         if with_images and (holds or path is not None):
-            pairs = contents_of(FilePart("works", 0, tuple(files), self.source if holds else None))
-        else:
-            pairs = ((file, None) for file in files)
+            pairs = iter(contents_of(FilePart("works", 0, tuple(files), self.source if holds else None)))
         for (file, content), facts in zip(pairs, rows, strict=True):
             unnamed = path is not None and not holds and PATH not in facts
             lost = Fault("no_file_named", "the row names no file") if unnamed and with_images else None
@@ -179,6 +180,8 @@ class Works:
         """
         lower = {name.lower(): name for name in reversed(schema.names)}
         found = {fact: lower[name] for fact, names in FACTS.items() for name in reversed(names) if name in lower}
+        if self.url_column is not None:
+            found.pop("url", None)
         if self.url_column is not None and self.url_column in schema.names:
             found["url"] = self.url_column
         elif self.url_column is not None and is_table(self.source):
@@ -201,9 +204,10 @@ class Works:
         texts = {str(name): str(value) for name, value in fields.items() if isinstance(value, str | int) and value != ""}
         lower = {name.lower(): value for name, value in reversed(texts.items())}
         found = {fact: lower[name] for fact, names in FACTS.items() for name in reversed(names) if name in lower}
-        if self.url_column is not None and self.url_column in texts:
-            found["url"] = texts[self.url_column]
-        for name in MAYBE_URL:
+        if self.url_column is not None:
+            found.pop("url", None)
+            found |= {"url": texts[self.url_column]} if self.url_column in texts else {}
+        for name in MAYBE_URL if self.url_column is None else ():
             if "url" not in found and lower.get(name, "").lower().startswith(("http://", "https://")):
                 found["url"] = lower[name]
         return {fact: value for fact, value in found.items() if len(value) <= MAX_FACT}

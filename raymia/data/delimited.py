@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -111,7 +112,8 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise TableError(f"line {number + 1} or one after it is not {encoding.upper()}; save the table as UTF-8") from error
     finally:
-        text.detach()
+        with suppress(ValueError):  # closed already, by whom it belongs to
+            text.detach()
 
 
 def _rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:

@@ -168,12 +168,17 @@ def text_of(name: str, column: pa.Array) -> pa.Array:
     Raises:
         TableError: it is of several values in a row, or of a type that is never text.
     """
+    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
     try:
         return _text(name, pa.chunked_array([column])).combine_chunks()
     except TableError:
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_binary(column.type)):
+        kind = column.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            # The cast from one kind of text to another looks at nothing, nor does that to bytes.
+            column = column.cast(pa.large_string()).cast(pa.large_binary())
+        elif not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             raise
-    contents = column.cast(pa.large_binary()).to_pylist()
+    contents = column.to_pylist()
     return pa.array([None if content is None else _utf8(content) for content in contents], pa.large_string())
 
 
