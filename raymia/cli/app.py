@@ -16,6 +16,7 @@ import typer
 
 from raymia.cli import logs, stopping
 from raymia.cli.bench import bench_app
+from raymia.cli.claims import data_claims
 from raymia.cli.console import Exit, Json, err, out
 from raymia.cli.data import data_app
 from raymia.cli.lookup import data_lookup
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app.command("lookup")(data_lookup)
+data_app.command("claims")(data_claims)
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(testbed_app, name="testbed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raymia.cli.console import Terminal, plain_table
+from raymia.curation.ways import SURE
 
 if TYPE_CHECKING:  # these need faiss, which printing does not
     from raymia.curation.lookup import Lookup, LookupSummary
@@ -15,8 +16,6 @@ WIDEST = 60
 """Characters of a name or a caption in a table."""
 ALIKE_URLS = ("url without query", "host and path")
 """Ways that go by the same column as another."""
-SURE = ("url", "sha256", "md5")
-"""Ways in which a row names the work itself and not one that is like it."""
 HIT = (
     "A row that names a work shows that the list names it. Whether a model that says it was trained on the list downloaded the "
     "image then is likely, but another question."

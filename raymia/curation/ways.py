@@ -28,6 +28,8 @@ ROUNDING = 1e-5
 """The search by embedding reaches so much further, lest rounding lose a pair; cosines are then held against the bound."""
 WAYS = ("url", "url without query", "host and path", "sha256", "md5", "phash", "embedding")
 """The ways, those that say most first in each kind."""
+SURE = ("url", "sha256", "md5")
+"""Those in which a row names the work itself, and not one that is like it."""
 SIZES = {"sha256": 64, "md5": 32}
 """Hexadecimal digits of a digest."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -54,12 +54,14 @@ class Work:
         source: the name by which the user knows it, without secrets.
         content: the image file, or why it cannot be read; none where there is no image or it was not asked for.
         facts: texts by name, of those in `FACTS`.
+        place: split and shard of a manifest that it stands in; none elsewhere.
     """
 
     key: str
     source: str
     content: bytes | Fault | None
     facts: Mapping[str, str]
+    place: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Works:
     def _of_manifest(self, manifest: Manifest, folder: str, with_images: bool) -> Iterator[Work]:
         packed = manifest.model_copy(update={"splits": tuple(split for split in manifest.splits if split.source is None)})
         for reader in shard_readers(packed, folder) if packed.splits else ():
-            yield from self._of_shard(reader, {}, with_images)
+            yield from (replace(work, place=reader.place) for work in self._of_shard(reader, {}, with_images))
         for split in manifest.splits:
             if split.source is not None:
                 urls = [str(url) for url in read_urls(split.source)["url"]]
