@@ -101,6 +101,8 @@ def load_provider(path: str) -> ProviderClaims:
         raise ConfigError(f"--provider {error.detail}") from error
     except DocumentError as error:
         raise ConfigError(f"--provider {public(path)}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--provider {public(path)}: expected fields, such as `model: NAME` and `cut_off: ..`")
     try:
         return ProviderClaims.model_validate(content)
     except ValidationError as error:

@@ -66,6 +66,7 @@ def _header(rows: Iterator[tuple[int, list[str]]]) -> pa.Schema:
         other = next((word for mark, word in OTHER_SEPARATORS.items() if mark in names[0]), None)
         if other is not None:
             raise TableError(f"its columns are separated by {other}; expected commas")
+    require_distinct(names)
     return pa.schema([(name, pa.large_string()) for name in names])
 
 
@@ -128,7 +129,6 @@ def _rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _batches(rows: Iterator[tuple[int, list[str]]], kinds: pa.Schema) -> Iterator[pa.RecordBatch]:
-    require_distinct(kinds.names)
     held: list[list[str | None]] = []
     for line, row in rows:
         if len(row) != len(kinds):

@@ -158,7 +158,7 @@ def table_batches(source: str, columns: Sequence[str], what: str, rows: int = BA
         for batch in read:
             if batch.nbytes > MAX_TABLE_BYTES:
                 raise TableError(f"{batch.num_rows} of its rows take {batch.nbytes} bytes; at most {MAX_TABLE_BYTES} are read")
-            chosen = batch.select(list(columns))
+            chosen = _foreign(partial(batch.select, list(columns)))
             yield from (chosen.slice(start, rows) for start in range(0, chosen.num_rows, rows))
 
 
@@ -228,10 +228,8 @@ class _Parquet:
         """All rows of some columns, at most that many at a time, and fewer of large ones."""
         for group in range(self._file.metadata.num_row_groups):
             facts = _foreign(partial(self._file.metadata.row_group, group))
-            chunks = [_foreign(partial(facts.column, number)) for number in range(facts.num_columns)]
-            paths = tuple(f"{name}." for name in columns)
-            size = sum(chunk.total_uncompressed_size for chunk in chunks if f"{chunk.path_in_schema}.".startswith(paths))
-            at_once = min(rows, max(1, MAX_BATCH_BYTES * facts.num_rows // max(1, size)))
+            # Of all columns: what a damaged footer says of a single one may end the process when pyarrow is asked for it.
+            at_once = min(rows, max(1, MAX_BATCH_BYTES * facts.num_rows // max(1, facts.total_byte_size)))
             yield from self.batches(columns, at_once, [group])
 
     def values(self, column: str, rows: Sequence[int]) -> Iterator[Any]:

@@ -154,6 +154,21 @@ def test_works_are_found_in_a_list_by_file_and_by_embedding(packed: Path, pictur
         run(*words[:4], tmp_path / "list.parquet", "--column", "embedding")
 
 
+def test_what_works_say_of_their_dates_is_listed_and_the_late_ones_written(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "works.csv").write_text("key,published,reserved\na\x1b,2020,yes\nb,2024-01,no\nc,,\n")
+    said = {"source": "https://example.org/card", "retrieved": "2026-01-01"}
+    (tmp_path / "c.yaml").write_text(json.dumps({"model": "m", "cut_off": {"value": "2023", **said}}))
+    words = ("data", "claims", tmp_path / "works.csv", "--provider", tmp_path / "c.yaml")
+    told = printed(*words, "--out", tmp_path / "claims.parquet", "--non-members", tmp_path / "late.parquet")
+    assert told["sides"] == {"non_member": 1, "suspect": 1, "unclear": 1}
+    assert [row["work"] for row in told["listed"]] == ["a\x1b", "b", "c"]
+    assert pq.read_table(tmp_path / "late.parquet").column("key").to_pylist() == ["b"]
+    shown = run(*words)
+    assert "1 works first published after that are certain non-members" in shown
+    assert "\x1b" not in shown
+    assert f"The first 20 of {PER_SIDE} works" in run("data", "claims", pictures / "theirs")
+
+
 def test_a_run_is_shown_evaluated_audited_and_its_losses_told(scanned: Path) -> None:
     folder = yaml.safe_load(scanned.read_text())["run"]
     assert printed("status", folder)["samples"] == 2 * PER_SIDE

@@ -314,7 +314,10 @@ def test_a_table_that_breaks_off_is_named(made: tuple[Path, Any, Any], tmp_path:
     middle = whole[:20] + bytes(600) + whole[620:]
     (tmp_path / "hole.parquet").write_bytes(middle)
     (tmp_path / "short.csv").write_text("url,md5\nhttps://a.org,1\nhttps://a.org\n")
-    for name in ("cut.parquet", "hole.parquet", "short.csv"):
+    (tmp_path / "twice.csv").write_text("url,url\nhttps://a.org,1\n")
+    (tmp_path / "long.csv").write_text("url\n" + "x" * 200_000)
+    (tmp_path / "latin.csv").write_bytes(b"url\n\xff\n")
+    for name in ("cut.parquet", "hole.parquet", "short.csv", "twice.csv", "long.csv", "latin.csv"):
         with pytest.raises(ConfigError, match=rf"^table {tmp_path / name}: "):
             found(made[0] / "works.parquet", tmp_path / name)
 
