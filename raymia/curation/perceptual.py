@@ -54,6 +54,11 @@ def parse_hash(text: str | None) -> int | None:
     return int(found[1], 16) if found else None
 
 
+def written_hash(value: int) -> str:
+    """The sixteen hexadecimal digits of a hash, of 64 bits with or without sign."""
+    return f"{value % 2**BITS:016x}"
+
+
 def hashes_of(column: pa.Array) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
     """The hashes in a column of a table, and which rows have one.
 

@@ -174,7 +174,7 @@ def _look(work: Work) -> object:
         except ImageError as error:
             return Fault(error.reason, error.detail)
         return Fault("one_tone", "a picture of one tone looks like all others") if made is None else made
-    told = parse_hash(work.facts.get("phash"))
-    if told is not None:
-        return told
+    if "phash" in work.facts:
+        told = parse_hash(work.facts["phash"])
+        return Fault("not_a_hash", "expected 64 bits as sixteen hexadecimal digits") if told is None else told
     return work.content if isinstance(work.content, Fault) else Fault("no_image", "there is neither file nor hash")

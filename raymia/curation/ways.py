@@ -106,12 +106,7 @@ class ByDigest(Way):
         self._known = pa.array(sorted(self._works), pa.large_string())
 
     def find(self, column: pa.Array) -> Iterator[Hit]:
-        if pa.types.is_fixed_size_binary(column.type):
-            column = column.cast(pa.binary())
-        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-            texts = pa.array([_digits(value, SIZES[self._kind]) for value in column.to_pylist()], pa.large_string())
-        else:
-            texts = pc.utf8_lower(pc.utf8_trim_whitespace(text_of(self._kind, column)))
+        texts = digest_texts(self._kind, column)
         fit = pc.match_substring_regex(texts, f"^[0-9a-f]{{{SIZES[self._kind]}}}$")
         self.rows += int(pc.sum(fit).as_py() or 0)
         for row in np.flatnonzero(np.asarray(pc.is_in(texts, self._known))).tolist():
@@ -186,6 +181,23 @@ def vectors_of(column: pa.Array, width: int) -> tuple[NDArray[np.int64], NDArray
     numbers = column.take(pa.array(rows)).flatten()
     values = np.asarray(numbers.to_numpy(zero_copy_only=False), np.float32)
     return rows, values.reshape(len(rows), width)
+
+
+def digest_texts(kind: str, column: pa.Array) -> pa.Array:
+    """The digests in a column as text in lower case, whether they stand there as digits or as bytes.
+
+    Args:
+        kind: one of `SIZES`.
+        column: text or bytes.
+
+    Raises:
+        TableError: it is neither.
+    """
+    if pa.types.is_fixed_size_binary(column.type):
+        column = column.cast(pa.binary())
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        return pa.array([_digits(value, SIZES[kind]) for value in column.to_pylist()], pa.large_string())
+    return pc.utf8_lower(pc.utf8_trim_whitespace(text_of(kind, column)))
 
 
 def _counts(limits: NDArray[Any]) -> NDArray[np.int64]:

@@ -13,7 +13,9 @@ from raymia.curation.inputs import find_parts
 from raymia.curation.listed import IMAGE_COLUMN, PATH_COLUMNS, folder_of, holds_images
 from raymia.curation.names import keys_of
 from raymia.curation.parts import DroppedPart, FilePart, ImageFile, Part, ShardPart, dropped_rows
+from raymia.curation.perceptual import hashes_of, written_hash
 from raymia.curation.samples import contents_of, named, read_or_fault
+from raymia.curation.ways import SIZES, digest_texts
 from raymia.data.captions import MAX_TEXT_BYTES
 from raymia.data.delimited import TableError
 from raymia.data.manifest import Manifest, load_manifest, within
@@ -22,6 +24,7 @@ from raymia.data.tables import is_table, read_columns, table_batches, text_of
 from raymia.data.tar import Fault, ShardEnd
 from raymia.documents import DocumentError, parse_json
 from raymia.errors import ConfigError
+from raymia.shipped import NAMED
 from raymia.urls import public
 
 PER_PART = 1000
@@ -85,7 +88,7 @@ class Works:
         Raises:
             ConfigError: the source cannot be used.
         """
-        if self.source.lower().endswith((".yaml", ".yml")):
+        if self.source.lower().endswith((".yaml", ".yml")) or self.source in NAMED.names():
             yield from self._of_manifest(*load_manifest(self.source), with_images)
         elif is_table(self.source):
             yield from self._of_table(with_images)
@@ -203,7 +206,7 @@ class Works:
             return {}
         if not isinstance(fields, dict):
             return {}
-        texts = {str(name): str(value) for name, value in fields.items() if isinstance(value, str | int) and value != ""}
+        texts = {str(name): _plain(str(name), value) for name, value in fields.items() if isinstance(value, str | int)}
         lower = {name.lower(): value for name, value in reversed(texts.items())}
         found = {fact: lower[name] for fact, names in FACTS.items() for name in reversed(names) if name in lower}
         if self.url_column is not None:
@@ -212,7 +215,7 @@ class Works:
         for name in MAYBE_URL if self.url_column is None else ():
             if "url" not in found and lower.get(name, "").lower().startswith(("http://", "https://")):
                 found["url"] = lower[name]
-        return {fact: value for fact, value in found.items() if len(value) <= MAX_FACT}
+        return {fact: value for fact, value in found.items() if value and len(value) <= MAX_FACT}
 
 
 def _rows(table: str, columns: Mapping[str, str]) -> Iterator[dict[str, str]]:
@@ -223,18 +226,28 @@ def _rows(table: str, columns: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """
     chosen = list(dict.fromkeys(columns.values()))
     for batch in table_batches(table, chosen or read_columns(table, "table").names[:1], "table"):
-        texts = {fact: _texts(table, column, batch) for fact, column in columns.items()}
+        texts = {fact: _texts(table, fact, column, batch) for fact, column in columns.items()}
         for number in range(batch.num_rows):
             row = {fact: values[number] for fact, values in texts.items()}
             yield {fact: value for fact, value in row.items() if value and len(value) <= MAX_FACT}
 
 
-def _texts(table: str, column: str, batch: pa.RecordBatch) -> list[str | None]:
+def _texts(table: str, fact: str, column: str, batch: pa.RecordBatch) -> list[str | None]:
+    values = batch.column(column)
     try:
-        values: list[str | None] = text_of(column, batch.column(column)).to_pylist()
+        if fact == "phash" and pa.types.is_integer(values.type):
+            hashes, there = hashes_of(values)
+            return [written_hash(int(value)) if known else None for value, known in zip(hashes, there, strict=True)]
+        texts: list[str | None] = (digest_texts(fact, values) if fact in SIZES else text_of(column, values)).to_pylist()
     except TableError as error:
         raise ConfigError(f"table {public(table)}: {error}") from error
-    return values
+    return texts
+
+
+def _plain(name: str, value: str | int) -> str:
+    """A field of a JSON as text; a perceptual hash that is a whole number by its hexadecimal digits."""
+    is_hash = name.lower() in FACTS["phash"] and isinstance(value, int) and -(2**63) <= value < 2**64
+    return written_hash(int(value)) if is_hash else str(value)
 
 
 def _path_column(schema: pa.Schema) -> str | None:

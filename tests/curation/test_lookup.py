@@ -345,6 +345,32 @@ def test_images_of_a_table_are_works_with_what_stands_in_their_rows(tmp_path: Pa
     assert rows(found(tmp_path / "held.parquet", tmp_path / "list.csv"), "way", "row") == [("sha256", 1)]
 
 
+def test_digests_as_bytes_and_hashes_as_whole_numbers_are_the_same_in_works_and_lists(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"1")
+    # A whole number of sixteen digits could be taken for hexadecimal ones.
+    value, signed = 1234567890123456, -5
+    columns = {
+        "sha256": [digest.digest(), None, None],
+        "phash": pa.array([None, value, signed], pa.int64()),
+        "key": ["a", "b", "c"],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "works.parquet")
+    pq.write_table(
+        pa.table(
+            {"sha256": [None, digest.hexdigest(), None], "phash": [f"{value:016x}", f"{signed % 2**64:016x}", f"{value}"]}
+        ),
+        tmp_path / "list.parquet",
+    )
+    looked = found(tmp_path / "works.parquet", tmp_path / "list.parquet")
+    assert rows(looked, "work", "way", "row", "distance") == [
+        ("a", "sha256", 1, None),
+        ("b", "phash", 0, 0.0),
+        ("c", "phash", 1, 0.0),
+    ]
+    (tmp_path / "odd.csv").write_text("phash\n12\n")
+    assert found(tmp_path / "odd.csv", tmp_path / "list.parquet").summary.not_looked_for["phash"] == {"not_a_hash": 1}
+
+
 def test_large_rows_are_read_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MAX_BATCH_BYTES", 2**16)
     path = tmp_path / "t.parquet"

@@ -28,7 +28,7 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(("seed", "digits"), enumerate(BY_IMAGEHASH))
+@pytest.mark.parametrize(("seed", "digits"), list(enumerate(BY_IMAGEHASH)))
 def test_the_hash_is_that_of_imagehash(seed: int, digits: str) -> None:
     assert perceptual_hash(encoded(picture(seed)), MAX_PIXELS) == int(digits, 16)
 
