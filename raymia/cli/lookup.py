@@ -44,7 +44,10 @@ def data_lookup(
     from raymia.curation.lookup import lookup
     from raymia.curation.works import Works
 
-    named = dict(_named(text) for text in column or ())
+    pairs = [_named(text) for text in column or ()]
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        raise ConfigError("--column: names two columns for one thing; name each once")
     others = None if control is None else Works(control, url_column)
     found = lookup(Works(works, url_column), tables, err, others, features or (), embeddings or (), named, out_file)
     if as_json:

@@ -7,9 +7,9 @@ list, and that the image was still to be had when the list was downloaded, are o
 from __future__ import annotations
 
 import posixpath
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from raymia.curation.lists import MEANS, List, find_lists
+from raymia.curation.matches import Found, Match
 from raymia.curation.perceptual import expected_by_chance
 from raymia.curation.sought import NO_FEATURES, KnownVectors, Sought, sought_of
 from raymia.curation.ways import MAX_BITS, SIZES, WAYS, ByAddress, ByDigest, ByEmbedding, ByLook, Hit, Way
@@ -28,26 +29,10 @@ from raymia.errors import ConfigError, first_line
 from raymia.run.storage import Storage, StorageError
 from raymia.urls import public
 
-MAX_KEPT = 1000
-"""Rows that are written for a work and a way; all are counted."""
 NOT_IN_LISTS = "not_in_lists"
 """Why a work was not looked for: no table has what that takes."""
 MEANS_OF = dict(zip(WAYS, ("url", "url", "url", "sha256", "md5", "phash", "embedding"), strict=True))
 """The column of a list that each way goes by."""
-MATCHES_SCHEMA = pa.schema(
-    [
-        ("work", pa.string()),
-        ("source", pa.string()),
-        ("control", pa.bool_()),
-        ("way", pa.string()),
-        ("table", pa.string()),
-        ("row", pa.int64()),
-        ("url", pa.string()),
-        ("caption", pa.string()),
-        ("distance", pa.float64()),
-    ]
-)
-"""Columns of the table of matches: a row for each work, way and row of a list."""
 
 
 class WaySummary(BaseModel):
@@ -100,17 +85,6 @@ class LookupSummary(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Match:
-    """A row that names a work; the order is that in which they are written and, at last, left out."""
-
-    distance: float
-    table: str
-    row: int
-    url: str | None
-    caption: str | None
-
-
-@dataclass(frozen=True)
 class Lookup:
     """What `lookup` found.
 
@@ -159,7 +133,7 @@ def lookup(
     vectors = KnownVectors.read(features) if "embedding" in means else None
     sought = sought_of(works, control, means, vectors)
     ways = _ways(sought, means, vectors)
-    found = _Found()
+    found = Found()
     with Progress(TextColumn("{task.description}"), console=console, transient=True) as progress:
         task = progress.add_task("")
         for table in lists:
@@ -170,57 +144,6 @@ def lookup(
     if storage is not None:
         storage[0].write_table(storage[1], matches)
     return Lookup(_summary(sought, lists, ways, found, vectors), matches)
-
-
-@dataclass
-class _Found:
-    """What was found so far.
-
-    Attributes:
-        matches: by work and way, no more than twice those that are kept.
-        counts: of all, by work and way.
-        rows: seen, by table.
-        left_out: matches that are counted and not kept.
-    """
-
-    matches: dict[tuple[int, str], list[_Match]] = field(default_factory=lambda: defaultdict(list))
-    counts: Counter[tuple[int, str]] = field(default_factory=Counter)
-    rows: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def left_out(self) -> int:
-        return sum(max(0, count - MAX_KEPT) for count in self.counts.values())
-
-    def add(self, work: int, way: str, match: _Match) -> None:
-        """Note a match; which are kept does not depend on the order in which they come."""
-        self.counts[work, way] += 1
-        kept = self.matches[work, way]
-        kept.append(match)
-        if len(kept) >= 2 * MAX_KEPT:
-            self.matches[work, way] = _first(kept)
-
-    def table(self, sought: Sought) -> pa.Table:
-        """The matches, works in their order and ways in that of `WAYS`."""
-        rows = [
-            {
-                "work": sought.keys[work],
-                "source": sought.sources[work],
-                "control": sought.control[work],
-                "way": way,
-                "table": match.table,
-                "row": match.row,
-                "url": match.url,
-                "caption": match.caption,
-                "distance": match.distance if way in ("phash", "embedding") else None,
-            }
-            for work, way in sorted(self.matches, key=lambda pair: (pair[0], WAYS.index(pair[1])))
-            for match in _first(self.matches[work, way])
-        ]
-        return pa.Table.from_pylist(rows, MATCHES_SCHEMA)
-
-
-def _first(matches: list[_Match]) -> list[_Match]:
-    return sorted(matches, key=lambda match: (match.distance, match.table, match.row))[:MAX_KEPT]
 
 
 def _storage(out: str, tables: Sequence[str]) -> tuple[Storage, str]:
@@ -253,7 +176,7 @@ def _ways(sought: Sought, means: Sequence[str], vectors: KnownVectors | None) ->
     return made
 
 
-def _look_through(table: List, ways: Mapping[str, Way], found: _Found, batch_rows: int) -> Iterator[int]:
+def _look_through(table: List, ways: Mapping[str, Way], found: Found, batch_rows: int) -> Iterator[int]:
     """Note every row of a table that names a work; gives how many rows each batch has."""
     columns = {role: name for role, name in table.columns.items() if role in ways or role in ("url", "text")}
     chosen = list(dict.fromkeys(columns.values())) or list(read_columns(table.source, "table").names[:1])
@@ -274,7 +197,7 @@ def _look_through(table: List, ways: Mapping[str, Way], found: _Found, batch_row
             ]
             for work, row, way, distance in hits:
                 url, caption = (None if text is None else text[row].as_py() for text in texts)
-                found.add(work, way, _Match(distance or 0.0, public(table.source), start + row, url, caption))
+                found.add(work, way, Match(distance or 0.0, public(table.source), start + row, url, caption))
         start += batch.num_rows
         yield batch.num_rows
 
@@ -320,7 +243,7 @@ def _other_width(what: str, width: int) -> ConfigError:
 
 
 def _summary(
-    sought: Sought, lists: Sequence[List], ways: Mapping[str, Way], found: _Found, vectors: KnownVectors | None
+    sought: Sought, lists: Sequence[List], ways: Mapping[str, Way], found: Found, vectors: KnownVectors | None
 ) -> LookupSummary:
     numbers = {control: {work for work, _ in found.counts if sought.control[work] is control} for control in (False, True)}
     not_looked_for = {name: {NOT_IN_LISTS: sought.control.count(False)} for name in MEANS}
@@ -353,7 +276,7 @@ def _summary(
     )
 
 
-def _of_way(way: str, sought: Sought, ways: Mapping[str, Way], found: _Found) -> WaySummary:
+def _of_way(way: str, sought: Sought, ways: Mapping[str, Way], found: Found) -> WaySummary:
     means = MEANS_OF[way]
     counts = {work: count for (work, of), count in found.counts.items() if of == way}
     works = {work: count for work, count in counts.items() if not sought.control[work]}

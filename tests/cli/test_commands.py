@@ -152,6 +152,8 @@ def test_works_are_found_in_a_list_by_file_and_by_embedding(packed: Path, pictur
     assert "\x1b" not in run(*words)
     with pytest.raises(ConfigError, match="--column embedding: expected WHAT=NAME"):
         run(*words[:4], tmp_path / "list.parquet", "--column", "embedding")
+    with pytest.raises(ConfigError, match="--column: names two columns for one thing"):
+        run(*words[:4], tmp_path / "list.parquet", "--column", "url=a", "--column", "url=b")
 
 
 def test_what_works_say_of_their_dates_is_listed_and_the_late_ones_written(pictures: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from raymia.curation import lookup as looking
+from raymia.curation import matches
 from raymia.curation.addresses import address_of
 from raymia.curation.lookup import Lookup, LookupSummary, lookup
 from raymia.curation.murmur import laion_hash
@@ -226,7 +227,7 @@ def test_controls_are_counted_apart_and_those_that_are_works_are_none(tmp_path: 
 
 
 def test_matches_without_end_are_counted_and_the_first_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "MAX_KEPT", 3)
+    monkeypatch.setattr(matches, "MAX_KEPT", 3)
     pd.DataFrame({"url": ["https://a.org/1"]}).to_csv(tmp_path / "works.csv", index=False)
     for name in ("x", "y"):
         pd.DataFrame({"url": ["https://a.org/1"] * 10}).to_csv(tmp_path / f"{name}.csv", index=False)
