@@ -56,9 +56,12 @@ def make_run(folder: Path) -> str:
     return str(folder)
 
 
-def test_status_evaluate_and_audit_run_where_torch_ray_and_diffusers_are_missing(tmp_path: Path) -> None:
+def test_status_evaluate_audit_and_lookup_run_where_torch_ray_and_diffusers_are_missing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
+    (tmp_path / "list.csv").write_text("url,sha256\nhttps://example.org/1,\n")
     commands = [["status", run, "--json"], ["evaluate", run, "--json"]]
+    # What no model is needed for asks for none, though it lies in a room that makes things.
+    commands.append(["data", "lookup", str(tmp_path / "list.csv"), "--in", str(tmp_path / "list.csv"), "--json"])
     code = f"""
 import json, sys
 from raymia.cli import app
@@ -76,7 +79,8 @@ print(json.dumps(shown))
 """
     done = python(code)
     assert done.returncode == 0, done.stderr
-    status, metrics = json.loads(done.stdout)
+    status, metrics, looked = json.loads(done.stdout)
+    assert (looked["works"], looked["found"]) == (1, 1)
     assert (status["state"], status["samples"]) == ("finished", 24)
     assert 0.5 < metrics["signals"]["loss"]["auc"]["value"] < 1.0
     assert (tmp_path / "run" / "report" / "index.html").is_file()

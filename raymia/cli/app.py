@@ -18,8 +18,10 @@ from pydantic import BaseModel
 from raymia.cli import logs, stopping
 from raymia.cli.audit import audit, verify
 from raymia.cli.bench import bench_app
+from raymia.cli.claims import data_claims
 from raymia.cli.console import Exit, Json, err, out
 from raymia.cli.data import data_app
+from raymia.cli.lookup import data_lookup
 from raymia.cli.scanning import costs_of, print_costs
 from raymia.cli.stopping import StoppableGroup, exit_code
 from raymia.cli.testbed import testbed_app
@@ -35,6 +37,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+data_app.command("lookup")(data_lookup)
+data_app.command("claims")(data_claims)
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(testbed_app, name="testbed")

@@ -32,7 +32,7 @@ def images_of_table(source: str) -> tuple[list[ImageFile], list[Dropped], bool]:
     """
     schema = read_schema(source, "table")
     caption_column = _column(schema, CAPTION_COLUMNS, source)
-    embedded = IMAGE_COLUMN in schema.names and _holds_images(schema.field(IMAGE_COLUMN).type, source)
+    embedded = IMAGE_COLUMN in schema.names and holds_images(schema.field(IMAGE_COLUMN).type, source)
     dropped: list[Dropped] = []
     if embedded:
         files = _embedded(source, schema.field(IMAGE_COLUMN).type, caption_column)
@@ -46,7 +46,7 @@ def images_of_table(source: str) -> tuple[list[ImageFile], list[Dropped], bool]:
 def _named(source: str, path_column: str, caption_column: str) -> tuple[list[ImageFile], list[Dropped]]:
     """An image for each row that names a file; not for one that says again what another says."""
     table = read_table(source, (path_column, caption_column), "table", others=False)
-    folder = _folder_of(source)
+    folder = folder_of(source)
     paths = [path if isinstance(path, str) else None for path in table[path_column]]
     renamed = _renamed(folder, [path for path in paths if path is not None])
     kept: dict[tuple[str, str], str] = {}
@@ -71,7 +71,7 @@ def _embedded(source: str, kind: pa.DataType, caption_column: str) -> list[Image
     captions = read_table(source, (caption_column,), "table", others=False)[caption_column].fillna("")
     has_paths = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
     paths = read_leaf(source, IMAGE_COLUMN, "path", "table") if has_paths else [None] * len(captions)
-    folder = _folder_of(source)
+    folder = folder_of(source)
     names = [path or f"row-{number:08d}" for number, path in enumerate(paths)]
     rows = enumerate(zip(paths, names, keys_of(names), captions, strict=True))
     return [
@@ -96,7 +96,7 @@ def _renamed(folder: str, paths: Sequence[str]) -> dict[str, str]:
     return {path: within(folder, found[path]) for path in gone if path in found}
 
 
-def _holds_images(kind: pa.DataType, source: str) -> bool:
+def holds_images(kind: pa.DataType, source: str) -> bool:
     """Whether a column of images holds the images themselves, and not names of files."""
     if pa.types.is_struct(kind):
         fields = {kind.field(number).name for number in range(kind.num_fields)}
@@ -108,7 +108,7 @@ def _holds_images(kind: pa.DataType, source: str) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _folder_of(source: str) -> str:
+def folder_of(source: str) -> str:
     """The folder of a table, whose URL may carry a signature."""
     return posixpath.dirname(re.split("[?#]", source, maxsplit=1)[0] if "://" in source else source)
 

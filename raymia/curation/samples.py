@@ -58,7 +58,7 @@ def file_samples(part: FilePart, rows: list[Row], max_pixels: int) -> Iterator[P
         rows: what became of each image is added.
         max_pixels: an image whose header announces more is not packed.
     """
-    for file, content in _contents(part):
+    for file, content in contents_of(part):
         row: Row = {"key": file.key, "source": named(file.source)}
         rows.append(row)
         if isinstance(content, Fault):
@@ -201,7 +201,7 @@ def _caption(file: ImageFile) -> Caption:
     texts: dict[str, bytes] = {}
     unread: list[str] = []
     for location in file.side_cars:
-        content = _read(location, MAX_TEXT_BYTES)
+        content = read_or_fault(location, MAX_TEXT_BYTES)
         if isinstance(content, Fault):
             unread.append(CAPTION_UNREADABLE)
             continue
@@ -213,10 +213,10 @@ def _caption(file: ImageFile) -> Caption:
     return Caption("", (*unread, *caption.flags))
 
 
-def _contents(part: FilePart) -> Iterator[tuple[ImageFile, bytes | Fault]]:
+def contents_of(part: FilePart) -> Iterator[tuple[ImageFile, bytes | Fault]]:
     """The bytes of each image, or why they cannot be read."""
     if part.table is None:
-        yield from ((file, _read(file.location, MAX_IMAGE_BYTES)) for file in part.files)
+        yield from ((file, read_or_fault(file.location, MAX_IMAGE_BYTES)) for file in part.files)
         return
     values = parquet_rows(part.table, IMAGE_COLUMN, [file.row or 0 for file in part.files])
     fault: Fault | None = None
@@ -233,13 +233,14 @@ def _in_row(value: Any, file: ImageFile) -> bytes | Fault:
     """The image in a cell of a table, or else in the file that it names."""
     content = value.get("bytes") if isinstance(value, dict) else value
     if content is None:
-        return _read(file.location, MAX_IMAGE_BYTES) if file.location else Fault("no_image", "the row holds no image")
+        return read_or_fault(file.location, MAX_IMAGE_BYTES) if file.location else Fault("no_image", "the row holds no image")
     if len(content) > MAX_IMAGE_BYTES:
         return Fault("too_large", f"{len(content)} bytes; at most {MAX_IMAGE_BYTES} are read")
     return bytes(content)
 
 
-def _read(location: str, limit: int) -> bytes | Fault:
+def read_or_fault(location: str, limit: int) -> bytes | Fault:
+    """The bytes of a file of at most `limit` bytes, or why they cannot be read."""
     kind = irregular(location) if "://" not in location else None
     if kind is not None:
         return Fault("not_a_file", f"expected a file, found {kind}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -12,6 +14,8 @@ from raymia.data.captions import BOMS
 
 ROWS_AT_ONCE = 65_536
 """Rows that are held as objects of Python before they are packed."""
+MAX_LINE = 2**24
+"""Characters of a line; a file that is read line by line and has a longer one is no table."""
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -28,8 +32,32 @@ def read_csv(content: bytes) -> pa.Table:
     Raises:
         TableError: it is no such CSV.
     """
-    text = _decoded(content)
-    rows = _rows(text)
+    rows = _rows(io.StringIO(_decoded(content), newline=""))
+    kinds = _header(rows)
+    return pa.Table.from_batches(list(_batches(rows, kinds)), kinds)
+
+
+def csv_header(stream: BinaryIO) -> pa.Schema:
+    """The columns of a CSV, of which no more than the first lines are read; see `read_csv`.
+
+    Raises:
+        TableError: it does not begin like one.
+    """
+    return _header(_rows(_lines(stream)))
+
+
+def csv_batches(stream: BinaryIO) -> Iterator[pa.RecordBatch]:
+    """The rows of a CSV that may be larger than memory, some at a time, otherwise as `read_csv` gives them.
+
+    Raises:
+        TableError: it is no such CSV, or not any further.
+    """
+    rows = _rows(_lines(stream))
+    yield from _batches(rows, _header(rows))
+
+
+def _header(rows: Iterator[tuple[int, list[str]]]) -> pa.Schema:
+    """Columns of text by the names in the first row."""
     _, header = next(rows, (0, []))
     if not header:
         raise TableError("is empty; expected a first line that names the columns")
@@ -38,8 +66,8 @@ def read_csv(content: bytes) -> pa.Table:
         other = next((word for mark, word in OTHER_SEPARATORS.items() if mark in names[0]), None)
         if other is not None:
             raise TableError(f"its columns are separated by {other}; expected commas")
-    kinds = pa.schema([(name, pa.large_string()) for name in names])
-    return pa.Table.from_batches(list(_batches(rows, kinds)), kinds)
+    require_distinct(names)
+    return pa.schema([(name, pa.large_string()) for name in names])
 
 
 def require_distinct(names: Sequence[str]) -> None:
@@ -67,9 +95,31 @@ def _decoded(content: bytes) -> str:
     return text
 
 
-def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    """The lines of a text, of which no more is held than one."""
+    start = stream.read(max(map(len, BOMS)))
+    mark = next((mark for mark in BOMS if start.startswith(mark)), b"")
+    encoding = BOMS.get(mark, "utf-8")
+    stream.seek(len(mark))
+    text, number = io.TextIOWrapper(stream, encoding, newline=""), 0
+    try:
+        while line := text.readline(MAX_LINE):
+            number += 1
+            if len(line) == MAX_LINE and not line.endswith(("\n", "\r")):
+                raise TableError(f"line {number} has more than {MAX_LINE} characters; expected a table of short lines")
+            if "\0" in line:
+                raise TableError(f"line {number} holds a NUL character; expected text, saved as UTF-8")
+            yield line
+    except UnicodeDecodeError as error:
+        raise TableError(f"line {number + 1} or one after it is not {encoding.upper()}; save the table as UTF-8") from error
+    finally:
+        with suppress(ValueError):  # closed already, by whom it belongs to
+            text.detach()
+
+
+def _rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """Each row that is not blank, with the line that it ends in."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(lines, strict=True)
     try:
         for row in reader:
             if row:
@@ -79,7 +129,6 @@ def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _batches(rows: Iterator[tuple[int, list[str]]], kinds: pa.Schema) -> Iterator[pa.RecordBatch]:
-    require_distinct(kinds.names)
     held: list[list[str | None]] = []
     for line, row in rows:
         if len(row) != len(kinds):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raymia.data.delimited import TableError, read_csv, require_distinct
+from raymia.data.delimited import TableError, csv_batches, csv_header, read_csv, require_distinct
 from raymia.data.remote import UnreadableError, open_file, read_file
 from raymia.errors import ConfigError, first_line
 from raymia.urls import public
@@ -34,6 +35,8 @@ MAX_ROWS = 200_000_000
 MAX_FOOTER_BYTES = 256 * 2**20
 """A Parquet whose footer claims to be larger is not read."""
 BATCH_ROWS = 16_384
+MAX_BATCH_BYTES = 2**28
+"""A batch of a table that is read batch by batch has fewer rows where they are so large, as far as the footer says so."""
 VALUES_AT_ONCE = 16
 """Rows that are held at once where each may be an image."""
 TAIL = re.compile(rb"....PAR1", re.DOTALL)
@@ -128,6 +131,64 @@ def parquet_rows(source: str, column: str, rows: Sequence[int]) -> Iterator[Any]
         yield from _Parquet(stream).values(column, rows)
 
 
+def read_columns(source: str, what: str) -> pa.Schema:
+    """Names and types of a table's columns, of which no row is read, however large it is; those of a CSV are all text.
+
+    Raises:
+        ConfigError: the table cannot be read.
+    """
+    with _named(source, what), open_file(source) as stream:
+        return _Parquet(stream).schema if is_parquet(source) else csv_header(stream)
+
+
+def table_batches(source: str, columns: Sequence[str], what: str, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    """Some columns of a table that may be larger than memory, some rows at a time and in their order.
+
+    Args:
+        source: path or URL ending in ``.parquet`` or ``.csv``.
+        columns: names of columns that are there; batches have them in this order, and of the types that the file has.
+        what: what errors call the table.
+        rows: that a batch has at most.
+
+    Raises:
+        ConfigError: the table cannot be read, or not any further.
+    """
+    with _named(source, what), open_file(source) as stream:
+        read = _Parquet(stream).bounded(columns, rows) if is_parquet(source) else csv_batches(stream)
+        for batch in read:
+            if batch.nbytes > MAX_TABLE_BYTES:
+                raise TableError(f"{batch.num_rows} of its rows take {batch.nbytes} bytes; at most {MAX_TABLE_BYTES} are read")
+            chosen = _foreign(partial(batch.select, list(columns)))
+            yield from (chosen.slice(start, rows) for start in range(0, chosen.num_rows, rows))
+
+
+def text_of(name: str, column: pa.Array) -> pa.Array:
+    """A column of a batch as text; what is no UTF-8 after all, though its file says so, is missing.
+
+    Raises:
+        TableError: it is of several values in a row, or of a type that is never text.
+    """
+    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    try:
+        return _text(name, pa.chunked_array([column])).combine_chunks()
+    except TableError:
+        kind = column.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            # The cast from one kind of text to another looks at nothing, nor does that to bytes.
+            column = column.cast(pa.large_string()).cast(pa.large_binary())
+        elif not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise
+    contents = column.to_pylist()
+    return pa.array([None if content is None else _utf8(content) for content in contents], pa.large_string())
+
+
+def _utf8(content: bytes) -> str | None:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return None
+
+
 class _Parquet:
     """A Parquet file within bounds; pyarrow is called here alone."""
 
@@ -163,6 +224,14 @@ class _Parquet:
                 return
             yield batch
 
+    def bounded(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """All rows of some columns, at most that many at a time, and fewer of large ones."""
+        for group in range(self._file.metadata.num_row_groups):
+            facts = _foreign(partial(self._file.metadata.row_group, group))
+            # Of all columns: what a damaged footer says of a single one may end the process when pyarrow is asked for it.
+            at_once = min(rows, max(1, MAX_BATCH_BYTES * facts.num_rows // max(1, facts.total_byte_size)))
+            yield from self.batches(columns, at_once, [group])
+
     def values(self, column: str, rows: Sequence[int]) -> Iterator[Any]:
         """What a column holds in some rows, whose numbers ascend."""
         metadata, end = self._file.metadata, 0
@@ -183,17 +252,24 @@ class _Parquet:
 
 def _opened(source: str, what: str, act: Callable[[_Parquet | pa.Table], T]) -> T:
     """What `act` makes of an open table, every fault of which is one error that names it."""
-    if not is_table(source):
-        raise ConfigError(f"{what} {public(source)}: expected a file that ends in {' or '.join(ENDINGS)}")
-    try:
+    with _named(source, what):
         if not is_parquet(source):
             return act(read_csv(read_file(source, MAX_CSV_BYTES)))
         with open_file(source) as stream:
-            try:
-                return act(_Parquet(stream))
-            except TableError as error:
-                fault = error
-        raise fault
+            return act(_Parquet(stream))
+
+
+@contextmanager
+def _named(source: str, what: str) -> Iterator[None]:
+    """Within this block every fault of a table is one error that names it.
+
+    Raises:
+        ConfigError: there is one, or the source is no table by its ending.
+    """
+    if not is_table(source):
+        raise ConfigError(f"{what} {public(source)}: expected a file that ends in {' or '.join(ENDINGS)}")
+    try:
+        yield
     except UnreadableError as error:
         raise ConfigError(f"{what} {_detail(error, source)}") from error
     except TableError as error:

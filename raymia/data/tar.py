@@ -46,6 +46,7 @@ class RawSample:
         caption: empty where there is none.
         flags: remarks that do not keep it from being scored.
         fault: why it cannot be scored; none where it can, as far as the tar shows.
+        facts: the ``.json`` beside the image, as it stands there; empty where there is none.
     """
 
     index: int
@@ -54,6 +55,7 @@ class RawSample:
     caption: str
     flags: tuple[str, ...]
     fault: Fault | None
+    facts: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ class _TarReader:
             fault = Fault("no_image", f"no member with one of {', '.join('.' + e for e in EXTENSIONS)}; found {present}")
         image = None if fault or sample.image_extension is None else sample.contents.get(sample.image_extension)
         flags = tuple(dict.fromkeys((*sample.flags, *caption.flags)))
-        return RawSample(sample.index, sample.key, image, caption.text, flags, fault)
+        return RawSample(sample.index, sample.key, image, caption.text, flags, fault, sample.contents.get("json", b""))
 
     def _members(self) -> Iterator[Member]:
         """The members that count, in order, until the tar ends or breaks off."""

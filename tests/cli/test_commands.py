@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import typer
@@ -22,6 +25,7 @@ import raymia.testbed
 from raymia.bench import shapes
 from raymia.cli import app
 from raymia.errors import ConfigError
+from raymia.run.ledger import Ledger
 from raymia.scan.plan import make_plan
 from raymia.testbed import LORA
 from tests.conftest import without_ray
@@ -122,6 +126,53 @@ def test_twins_are_found_and_the_rest_is_matched_sanitised_and_split(packed: Pat
     assert "Left out: members" in run("data", "sanitise", manifest, "--out", tmp_path / "sanitised")
     shares = printed("data", "split", manifest, "--out", tmp_path / "split", "--share", "0.25")
     assert (shares["members"], shares["non_members"]) == (12, 35)
+
+
+def test_works_are_found_in_a_list_by_file_and_by_embedding(packed: Path, pictures: Path, tmp_path: Path) -> None:
+    features = packed.parent / "features" / "packed"
+    known = Ledger(str(features)).scores().select(["key", "image_sha256", "clip_embedding"]).to_pylist()
+    near = {row["image_sha256"]: row["clip_embedding"] for row in known}
+    digests = [hashlib.sha256((pictures / "theirs" / f"{i:02d}.jpg").read_bytes()).hexdigest() for i in range(2)]
+    listed = {
+        "sha256": [digests[0], None],
+        "emb": pa.array([None, near[digests[1]]], pa.list_(pa.float32())),
+        "text": ["a", "b\x1b"],
+    }
+    pq.write_table(pa.table(listed), tmp_path / "list.parquet")
+    words = ("data", "lookup", pictures / "theirs", "--in", tmp_path / "list.parquet", "--column", "embedding=emb")
+    words = (*words, "--features", features, "--control", pictures / "others", "--out", tmp_path / "out" / "found.parquet")
+    told = printed(*words)
+    ways = {way["way"]: way for way in told["ways"]}
+    assert (ways["sha256"]["found"], ways["sha256"]["rows"], told["clip"]) == (1, 1, "testbed")
+    assert ways["embedding"]["looked_for"] == PER_SIDE
+    # The last of the others is a twin of a work and no control.
+    assert (told["controls"], told["controls_left_out"], told["not_looked_for"]["url"]) == (
+        PER_SIDE - 1,
+        1,
+        {"not_in_lists": PER_SIDE},
+    )
+    matches = pq.read_table(tmp_path / "out" / "found.parquet").to_pylist()
+    assert {("00.jpg", "sha256", 0), ("01.jpg", "embedding", 1)} <= {(m["source"], m["way"], m["row"]) for m in matches}
+    assert "\x1b" not in run(*words)
+    with pytest.raises(ConfigError, match="--column embedding: expected WHAT=NAME"):
+        run(*words[:4], tmp_path / "list.parquet", "--column", "embedding")
+    with pytest.raises(ConfigError, match="--column: names two columns for one thing"):
+        run(*words[:4], tmp_path / "list.parquet", "--column", "url=a", "--column", "url=b")
+
+
+def test_what_works_say_of_their_dates_is_listed_and_the_late_ones_written(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "works.csv").write_text("key,published,reserved\na\x1b,2020,yes\nb,2024-01,no\nc,,\n")
+    said = {"source": "https://example.org/card", "retrieved": "2026-01-01"}
+    (tmp_path / "c.yaml").write_text(json.dumps({"model": "m", "cut_off": {"value": "2023", **said}}))
+    words = ("data", "claims", tmp_path / "works.csv", "--provider", tmp_path / "c.yaml")
+    told = printed(*words, "--out", tmp_path / "claims.parquet", "--non-members", tmp_path / "late.parquet")
+    assert told["sides"] == {"non_member": 1, "suspect": 1, "unclear": 1}
+    assert [row["work"] for row in told["listed"]] == ["a\x1b", "b", "c"]
+    assert pq.read_table(tmp_path / "late.parquet").column("key").to_pylist() == ["b"]
+    shown = run(*words)
+    assert "1 works first published after that are certain non-members" in shown
+    assert "\x1b" not in shown
+    assert f"The first 20 of {PER_SIDE} works" in run("data", "claims", pictures / "theirs")
 
 
 def test_a_run_is_shown_evaluated_audited_and_its_losses_told(scanned: Path) -> None:

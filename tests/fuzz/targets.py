@@ -30,6 +30,7 @@ from raymia.scan.batches import ShardWork, batches
 from raymia.scan.decoding import decode_rows
 from raymia.testbed.architecture import save_tiny
 from tests.conftest import good_members, image_bytes, tar_bytes
+from tests.fuzz.lists import Lists
 from tests.fuzz.mutation import mutate, mutate_png, mutate_tar, mutate_text, odd_tar
 from tests.fuzz.target import Target
 from tests.fuzz.weights import Adapters, GgufFiles, SingleFiles
@@ -336,5 +337,17 @@ def _quarantine(shard: str, unit: int) -> pa.Table:
     return pa.Table.from_pylist([row], schema=QUARANTINE_SCHEMA)
 
 
-TARGETS: tuple[type[Target], ...] = (Tars, Images, Captions, Documents, Tables, Models, SingleFiles, GgufFiles, Adapters, Runs)
+TARGETS: tuple[type[Target], ...] = (
+    Tars,
+    Images,
+    Captions,
+    Documents,
+    Tables,
+    Lists,
+    Models,
+    SingleFiles,
+    GgufFiles,
+    Adapters,
+    Runs,
+)
 """Every edge."""
