@@ -52,7 +52,7 @@ class CanaryTest(BaseModel):
     """The published half against the half that was held back."""
 
     p: float
-    """Share of the draws that could have come out, the true one among them, whose highest signal is as high as the true one's."""
+    """Share of the draws that could have come out, the true one among them, whose highest signal is as high."""
     statistic: float
     """The highest of the signals' effects, missing works at their worst."""
     enumerated: bool

@@ -1,4 +1,4 @@
-"""Randomised hold-backs: p is that of a count by hand, exact whatever the scores look like, and falls where works were learnt."""
+"""Randomised hold-backs: p is that of a count by hand, exact whatever scores look like, and falls where works were learnt."""
 
 from __future__ import annotations
 
