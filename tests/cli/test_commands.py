@@ -26,7 +26,12 @@ from raymia.scan.plan import make_plan
 from raymia.testbed import LORA
 from tests.conftest import without_ray
 
-ELSEWHERE = {"submit": "tests/faults/test_submission.py", "bench input": "tests/bench/test_bench.py"}
+ELSEWHERE = {
+    "submit": "tests/faults/test_submission.py",
+    "bench input": "tests/bench/test_bench.py",
+    "canary plan": "tests/audit/test_canary.py",
+    "canary test": "tests/audit/test_canary.py",
+}
 """Commands that are invoked in another file of tests."""
 INVOKED: set[str] = set()
 PER_SIDE = 24
