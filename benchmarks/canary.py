@@ -1,6 +1,6 @@
 """How many works a randomised hold-back needs: shares of plans that are found out, by how well single works are told apart.
 
-    python benchmarks/canary.py [--plans 200]
+    python benchmarks/canary.py [--plans 100]
 
 Made-up normal scores of one signal, of which half the units were drawn to be published and score higher, so that a single
 published unit and one that was kept back are told apart with the given AUC. `raymia canary test` does the rest.
@@ -37,7 +37,7 @@ def p_values(auc: float, units: int, plans: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plans", type=int, default=200)
+    parser.add_argument("--plans", type=int, default=100)
     plans = parser.parse_args().plans
     print("| units | " + " | ".join(f"AUC {auc:g}" for auc in AUCS) + " |")
     print("|---|" + "---|" * len(AUCS))

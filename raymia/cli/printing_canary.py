@@ -75,18 +75,14 @@ def print_result(out: Terminal, result: CanaryResult) -> None:
         table.add_row(signal.name, f"{signal.effect:+.2f}", f"{signal.auc:.3f}", f"{signal.p:.2g}", f"{signal.p_adjusted:.2g}")
     out.print(table)
     _print_works(out, result)
-    how = "every draw that could have come out" if test.enumerated else "as many random draws, which is exact too"
+    how = "every draw that could have come out" if test.enumerated else "random draws of the same kind"
     out.say(
         f"p = {test.p:.2g}, exact: held against {how} ({test.draws:,}). Declared: significant up to {result.declared.alpha:g}."
     )
     out.say(verdict(result))
     if not (result.declared.attacks or result.declared.signals):
         out.say("The plan declared no attack: whoever tried several sets of attacks, and shows one, must count them all.")
-    held = (
-        "was held against the one given"
-        if result.commitment_held
-        else "give --commitment to hold it against what you published"
-    )
+    held = "as given" if result.commitment_held else "--commitment holds it against what you published"
     out.say(f"The plan's hash, of {result.planned}: {result.commitment} ({held})", whole=True)
 
 
@@ -115,7 +111,8 @@ def verdict(result: CanaryResult) -> str:
         f"{result.subject} knows the published works better than those kept back. At most {chances(result.test.p)} such tests "
         "would come out so by chance if the model had learnt nothing from the published half. The published works, as a set, "
         "were in its training data, or influenced it in another way, such as through copies or a model that it was made from. "
-        "This says nothing of any single work, and it holds if the works kept back never left your hands."
+        "Nothing but the lot set the halves apart, so they got in by being published, as long as those kept back "
+        "never left your hands. This says nothing of any single work."
     )
 
 
