@@ -253,6 +253,23 @@ def test_works_that_are_gone_count_at_their_worst(copied: Path, tmp_path: Path) 
     assert f"Missing: 2 works, such as {gone[0]}" in text
 
 
+def test_works_that_cannot_be_scored_are_left_out_of_their_half_and_counted(
+    works: Path, tmp_path: Path, local_ray: None
+) -> None:
+    for number in (20, 21):
+        picture(works / f"{number}.png", number)
+        Image.open(works / f"{number}.png").resize((300, 300)).save(works / f"{number}.png")
+    plan = tmp_path / "plan.json"
+    run("plan", works, "--out", plan, "--signal", "loss.t=100", "--redraws", "999")
+    changes = ("max_pixels=50000", "max_quarantined_fraction=1", "attacks={loss: {timesteps: [100, 300]}}")
+    options = [word for change in changes for word in ("--set", change)]
+    with without_ray():
+        found = run("test", plan, "--works", works, "--model", "testbed-tiny", *options, "--out", tmp_path / "out")
+    assert (found["works"], found["scored"], found["unscored"]) == (16, 14, {"too_many_pixels": 2})
+    assert found["test"]["published"] + found["test"]["held_back"] == 12 == found["units"] - 2
+    assert [signal["name"] for signal in found["test"]["signals"]] == ["loss.t=100"]
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
