@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from raymia.cli import logs, stopping
 from raymia.cli.audit import audit, verify
 from raymia.cli.bench import bench_app
+from raymia.cli.canary import canary_app
 from raymia.cli.claims import data_claims
 from raymia.cli.console import Exit, Json, err, out
 from raymia.cli.data import data_app
@@ -41,6 +42,7 @@ data_app.command("lookup")(data_lookup)
 data_app.command("claims")(data_claims)
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(canary_app, name="canary")
 app.add_typer(testbed_app, name="testbed")
 app.command()(audit)
 app.command()(verify)

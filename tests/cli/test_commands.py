@@ -34,6 +34,8 @@ ELSEWHERE = {
     "submit": "tests/faults/test_submission.py",
     "bench input": "tests/bench/test_bench.py",
     "verify": "tests/evidence/test_bundle.py",
+    "canary plan": "tests/evidence/test_canary.py",
+    "canary test": "tests/evidence/test_canary.py",
 }
 """Commands that are invoked in another file of tests."""
 INVOKED: set[str] = set()
