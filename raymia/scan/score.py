@@ -24,10 +24,11 @@ from raymia.replica.device import available, dtype_on
 from raymia.replica.folder import find_pipeline
 from raymia.replica.schedule import level_names
 from raymia.run.columns import SIGNALS
+from raymia.run.shown import COLUMN
 from raymia.scan.decoding import image_facts
 from raymia.scan.plan import check_attacks, signals_of
 from raymia.scan.rows import score_by_shape
-from raymia.scan.scorer import NO_RUN, Scorer, load_scorer
+from raymia.scan.scorer import NO_RUN, Scorer, Scores, load_scorer
 from raymia.scan.service import require_affordable
 from raymia.scan.told import shapes_of
 from raymia.shipped import model_folder
@@ -191,8 +192,13 @@ def _score_batch(scorer: Scorer, shapes: Shapes, batch: Batch) -> list[dict[str,
         return rows
     outcomes = score_by_shape(scorer, pixels, [rows[place] for place in good], shapes)
     for place, outcome in zip(good, outcomes, strict=True):
-        rows[place] |= {"reason": outcome.reason, "detail": outcome.detail} if isinstance(outcome, Fault) else outcome
+        rows[place] |= {"reason": outcome.reason, "detail": outcome.detail} if isinstance(outcome, Fault) else _columns(outcome)
     return rows
+
+
+def _columns(scores: Scores) -> Scores:
+    """The columns of a sample, without what is shown beside them."""
+    return {name: value for name, value in scores.items() if name != COLUMN}
 
 
 def _decoded(image: ImageLike, shapes: Shapes) -> tuple[DecodedImage, dict[str, Any]]:

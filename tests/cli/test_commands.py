@@ -178,8 +178,8 @@ def test_what_can_be_added_is_listed() -> None:
     assert "SDXL" in run("families")
     listed = {entry["service"]: entry for entry in printed("services")}
     assert set(listed) >= {"a1111", "bfl", "folder", "local", "openai", "stability"}
-    assert listed["openai"]["attacks"] == listed["a1111"]["attacks"] == ["generation", "pokemon", "rediffuse"]
-    assert listed["bfl"]["attacks"] == listed["folder"]["attacks"] == ["generation"]
+    assert listed["openai"]["attacks"] == listed["a1111"]["attacks"] == ["extraction", "generation", "pokemon", "rediffuse"]
+    assert listed["bfl"]["attacks"] == listed["folder"]["attacks"] == ["extraction", "generation"]
     assert "image_to_image" in run("services")
     assert len(printed("attacks")) == run("attacks", "--json").count('"attack":')
     assert run("--version").startswith("raymia ")
