@@ -70,7 +70,9 @@ def real_trial(replica: Replica) -> Trial:
             images.append(torch.tensor(pixels).permute(2, 0, 1).float() / 127.5 - 1)
             captions.append(sample.caption or "")
             keys.append(sample.key)
-    return Trial(replica, torch.stack(images), captions, keys, 0, clip=PixelEmbedder(), lpips=SquaredDistance(), copies=PixelEmbedder())
+    return Trial(
+        replica, torch.stack(images), captions, keys, 0, clip=PixelEmbedder(), lpips=SquaredDistance(), copies=PixelEmbedder()
+    )
 
 
 @pytest.fixture(scope="module")
