@@ -20,6 +20,7 @@ from raymia.cli.audit import audit, verify
 from raymia.cli.bench import bench_app
 from raymia.cli.console import Exit, Json, err, out
 from raymia.cli.data import data_app
+from raymia.cli.extract import extract
 from raymia.cli.scanning import costs_of, print_costs
 from raymia.cli.stopping import StoppableGroup, exit_code
 from raymia.cli.testbed import testbed_app
@@ -39,6 +40,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(testbed_app, name="testbed")
 app.command()(audit)
+app.command()(extract)
 app.command()(verify)
 
 RunOption = Annotated[str | None, typer.Option("--run", help="Run directory: a path or fsspec URL.")]
