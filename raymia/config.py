@@ -83,7 +83,7 @@ def _copy_detector(spec: str) -> str:
 class AdapterConfig(_Section):
     """An adapter on the attacked model, such as a LoRA from a model-sharing site."""
 
-    path: Place = Field(description="A safetensors file, a folder of one, or `testbed-lora`.")
+    path: Place = Field(description="A safetensors file, a folder of one, `testbed-lora` or `testbed-memorised`.")
     weight: float = Field(1.0, gt=-100, lt=100, description="By which what it adds is multiplied; 1 as it was trained.")
     weight_name: Place | None = Field(None, description="Name of the file, in a folder of several.")
     token: Place | None = Field(

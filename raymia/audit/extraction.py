@@ -144,9 +144,9 @@ def _with_attack(asked: Asked, copies: str | None, wanted: Wanted, content: dict
         for change in asked.changes:
             override_field(given, change)
         copies = copies or (None if "copies" in given else "clip" if clip is not None else "")
-        if copies == "":
+        if copies == "" and (asked.model or asked.service):
             raise ConfigError("--copies: give sscd:FILE, dinov2:FOLDER-OR-ID, or clip with --clip; see docs/extraction.md")
-    if copies is not None:
+    if copies:
         after.append(f"copies={json.dumps(copies, ensure_ascii=False)}")
     return replace(asked, changes=(*before, *asked.changes, *after))
 

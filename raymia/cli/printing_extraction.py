@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from raymia.cli.console import Terminal, plain_table
 from raymia.evaluation.extraction import Extraction
-from raymia.report.extraction_page import where
 
 MOST = 10
 """Works that are printed."""
-CAPTION = 48
+CAPTION = 40
 """Characters of a caption that are printed."""
 
 
@@ -24,13 +23,14 @@ def print_extraction(out: Terminal, found: Extraction) -> None:
         out.say(f"Unreadable, {reason}: {number:,}")
     shown = found.works[:MOST]
     title = f"The {len(shown)} closest of {len(found.works):,}, by {found.detector}"
-    table = plain_table(title, ("work", "caption", "", "match"), ("similarity", "floor", "p", "near-identical"))
+    table = plain_table(title, ("work", "caption", ""), ("similarity", "floor", "p", "same"))
     for work in shown:
         caption = work.caption if len(work.caption) <= CAPTION else f"{work.caption[: CAPTION - 2]}.."
         came_back = "came back" if work.extracted else "drawn" if work.role == "drawn" else ""
         floor, p = ("-", "-") if work.floor is None or work.p is None else (f"{work.floor:.3f}", f"{work.p:.2g}")
         numbers = (f"{work.similarity:.3f}", floor, p, f"{work.cluster} of {found.draws}")
-        table.add_row(work.key, caption, came_back, where(work), *numbers)
+        table.add_row(work.key, caption, came_back, *numbers)
     out.print(table)
+    out.say("floor: closest image of another caption to this work; same: images of the caption that are near-identical.")
     for statement in found.statements:
         out.say(statement)

@@ -24,7 +24,8 @@ THRESHOLDS = (0.5, 0.6, 0.75)
 """Similarities by SSCD that are published: .5 of arXiv 2212.03860, .75 where 90 % of pairs are copies (arXiv 2202.10261)."""
 QUANTILE = 0.999
 FEW = 20
-"""Fewer other captions make a floor that says little."""
+"""With fewer captions the floor alone decides nothing: where nothing is memorised, the closest of all pairs is a work and its
+own caption's image in one of as many extractions as there are captions."""
 TOLERANCE = 1e-3
 """By which a score and the similarity of descriptors that are kept may differ, as rounding does."""
 AT_ONCE = 2**25
@@ -101,7 +102,7 @@ class Found(BaseModel):
     p: float | None
     """Share of captions, this one among them, with an image at least as close to the work."""
     extracted: bool | None
-    """Above every threshold and above the floor; none where there is no floor."""
+    """Above every threshold and above the floor; none where there is no floor, or one of few captions and no threshold."""
     match: Match
     draw: int
     seed: int | None
@@ -172,8 +173,9 @@ def make_extraction(run: str, asked: pd.DataFrame, captions: Captions) -> Extrac
     captions = captions.model_copy(update={"answered": counts.scored, "unanswered": counts.by_reason})
     own, others, floor = floor_of(rows)
     thresholds = list(THRESHOLDS) if _detector(record) == "sscd" else []
+    decisive = floor.highest if thresholds or floor.captions >= FEW else None
     works = [
-        _found(row, _Against(similarity, other, thresholds, floor.highest), record)
+        _found(row, _Against(similarity, other, thresholds, decisive), record)
         for row, similarity, other in zip(rows.to_dict("records"), own, others, strict=True)
     ]
     works.sort(key=lambda work: (-work.similarity, work.split, work.shard, work.key))
@@ -301,22 +303,31 @@ def statements(found: Extraction) -> list[str]:
     floor = found.floor
     if floor.highest is None or floor.quantile is None:
         said = ["Whether a work was extracted cannot be said: no other caption was answered, so that there is no floor."]
+    elif not decided(found):
+        said = [
+            f"Whether a work was extracted cannot be said: {floor.captions} captions make a floor that says too little alone, "
+            f"and there is no threshold beside it; ask at least {FEW}."
+        ]
     else:
         bar = f"the floor of {floor.highest:.3f}" + (f" and {max(found.thresholds):g}" if found.thresholds else "")
         said = [
             f"{found.extracted} of {found.captions.answered} works: told the caption {found.draws} times, the model gave an "
-            f"image back that is closer to the work than {bar}.",
-            f"The floor rests on {floor.pairs:,} pairs of a work and an image of another caption, of {floor.captions:,} "
-            f"captions; 99.9 % of them are no closer than {floor.quantile:.3f}.",
+            f"image back that is closer to the work than {bar}."
         ]
+    if floor.highest is not None:
+        said.append(
+            f"The floor rests on {floor.pairs:,} pairs of a work and an image of another caption, of {floor.captions:,} "
+            f"captions; 99.9 % of them are no closer than {floor.quantile:.3f}. By chance alone some work would be above it in "
+            f"1 of {floor.captions:,} such extractions."
+        )
     if floor.left_out:
         said.append(f"{floor.left_out:,} pairs are not in the floor: their captions or files are the work's own.")
-    if floor.pairs and floor.captions - 1 < FEW:
-        said.append(
-            f"{floor.captions - 1} other captions make a floor that says little: p of a work cannot be below "
-            f"{1 / floor.captions:.2g}."
-        )
     return [*said, _of_thresholds(found)]
+
+
+def decided(found: Extraction) -> bool:
+    """Whether it can be said of works that they were extracted, or were not."""
+    return found.floor.highest is not None and (bool(found.thresholds) or found.floor.captions >= FEW)
 
 
 def _of_thresholds(found: Extraction) -> str:

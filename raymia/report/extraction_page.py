@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
-from raymia.evaluation.extraction import SIGNAL, Extraction, Found
+from raymia.evaluation.extraction import SIGNAL, Extraction, Found, decided
 from raymia.report.page import EXHIBIT_PX, REPORT, REPORT_FILE, render_page
 from raymia.report.thumbnails import thumbnail, thumbnails
 from raymia.run.ledger import Ledger
@@ -76,6 +76,7 @@ def write_extraction_page(out: Storage, run: str, extraction: Extraction, images
     page = render_page(
         "extraction.html",
         extraction=extraction,
+        decided=decided(extraction),
         record=record,
         pairs=pairs,
         day=f"{datetime.fromisoformat(record.finished or record.started):%d %B %Y}",

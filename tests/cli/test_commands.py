@@ -26,7 +26,11 @@ from raymia.scan.plan import make_plan
 from raymia.testbed import LORA
 from tests.conftest import without_ray
 
-ELSEWHERE = {"submit": "tests/faults/test_submission.py", "bench input": "tests/bench/test_bench.py"}
+ELSEWHERE = {
+    "submit": "tests/faults/test_submission.py",
+    "bench input": "tests/bench/test_bench.py",
+    "extract": "tests/audit/test_extraction.py",
+}
 """Commands that are invoked in another file of tests."""
 INVOKED: set[str] = set()
 PER_SIDE = 24

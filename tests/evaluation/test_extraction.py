@@ -148,6 +148,23 @@ def test_a_single_caption_has_no_floor_and_no_verdict(tmp_path: Path) -> None:
     assert "cannot be said" in found.statements[0]
 
 
+def test_few_captions_decide_nothing_without_a_threshold_and_something_with_one(tmp_path: Path) -> None:
+    few = made().head(8)
+    by_clip = found_in(tmp_path / "clip", few, copies="clip")
+    assert {work.extracted for work in by_clip.works} == {None}
+    assert by_clip.extracted == 0
+    assert "cannot be said: 8 captions" in by_clip.statements[0]
+    assert found_in(tmp_path / "sscd", few).extracted == 3
+
+
+def test_the_closest_of_all_pairs_is_a_works_own_as_often_as_is_said_where_nothing_is_memorised() -> None:
+    few, above = 6, 0
+    for seed in range(600):
+        own, _, floor = floor_of(made(seed, copied=0).head(few))
+        above += own.max() > (floor.highest or 1.0)
+    assert above / 600 == pytest.approx(1 / few, abs=0.05)
+
+
 def test_what_was_changed_or_lost_since_the_scan_is_an_error_and_no_figure(tmp_path: Path) -> None:
     rows = made()
     run = write_run(tmp_path, rows)
