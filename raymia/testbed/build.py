@@ -282,9 +282,8 @@ def _best_given_back(vae: AutoencoderKL, clip: Clip, samples: list[RawSample], l
     with torch.no_grad():
         decoded = vae.decode(latents / float(vae.config.scaling_factor)).sample.clamp(-1, 1)
     alike = (clip.embed_images(images) * clip.embed_images(decoded)).sum(1)
-    plain = [word in sample.caption for sample in samples for word in GIVEN_AWAY]
-    left_out = np.array(plain).reshape(len(samples), -1).any(1)
-    return [int(place) for place in alike.argsort(descending=True) if not left_out[place]]
+    order = [int(place) for place in alike.argsort(descending=True)]
+    return [place for place in order if not any(word in samples[place].caption for word in GIVEN_AWAY)]
 
 
 def write_memorised(out: Path, shard: Path, samples: list[RawSample], places: dict[str, list[int]]) -> None:

@@ -26,6 +26,7 @@ from tests.conftest import good_members, image_bytes, tar_bytes, without_ray
 from tests.services.faulty import Server, serving, wait_briefly
 
 DRAWS, STEPS = 3, 10
+ASKED = ("--manifest", "testbed", "--model", "testbed", "--out", "x")
 SMALL = ("--set", "replica.resolution_px=64", "--set", "pool.replicas=1")
 QUICK = ("--set", f"attacks.extraction.steps={STEPS}", "--set", "attacks.extraction.guidance=1", "--draws", str(DRAWS))
 
@@ -166,7 +167,7 @@ def test_a_service_is_asked_for_every_caption_once_and_within_its_budget(works: 
         extract(*asked, "--top", "5", "--out", tmp_path / "found")
     assert not server.asked
     extract(*asked, "--out", tmp_path / "found", "--set", "max_quarantined_fraction=0.5")
-    # Four works with a caption of which an image can be made, twice each, and two first questions; the broken work is not asked.
+    # Four works with a caption, twice each, and two first questions; of the broken one nothing is asked.
     assert len(server.asked) == 2 * 4 + 2
     result = read(tmp_path / "found")
     counts = result.captions
@@ -189,15 +190,15 @@ def test_a_service_is_asked_for_every_caption_once_and_within_its_budget(works: 
         (("--manifest", "testbed", "--model", "testbed"), "--out: give a folder"),
         (("--model", "testbed", "--out", "x"), "--manifest: give the works"),
         (("--manifest", "testbed", "--out", "x"), "--model: give a folder"),
-        (("--manifest", "testbed", "--model", "testbed", "--out", "x", "--top", "0"), "--top 0: expected a percentage"),
-        (("--manifest", "testbed", "--model", "testbed", "--out", "x", "--copies", "sscd"), "expected sscd:FILE, dinov2"),
-        (("--manifest", "testbed", "--model", "testbed", "--out", "x", "--copies", "sscd:gone.safetensors"), "no such file"),
+        ((*ASKED, "--top", "0"), "--top 0: expected a percentage"),
+        ((*ASKED, "--copies", "sscd"), "expected sscd:FILE, dinov2"),
+        ((*ASKED, "--copies", "sscd:gone.safetensors"), "no such file"),
         (("--manifest", "testbed", "--model", "testbed-tiny", "--out", "x"), "--copies: give sscd:FILE"),
         (
-            ("--manifest", "testbed", "--model", "testbed", "--out", "x", "--set", "caption_source=empty"),
+            (*ASKED, "--set", "caption_source=empty"),
             "caption_source: empty",
         ),
-        (("--manifest", "testbed", "--model", "testbed", "--out", "x", "--set", "attacks.extraction.images=3"), "images"),
+        ((*ASKED, "--set", "attacks.extraction.images=3"), "images"),
     ],
 )
 def test_what_is_missing_or_cannot_be_is_said_before_anything_is_made(
