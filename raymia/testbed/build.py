@@ -40,7 +40,7 @@ LONGER_SIDE_PX = 112
 TRAINING_STEPS = {"vae": 1200, "clip": 700, "unet": 1100, "transformer": 1000, "lora": 600, "memorised": 500}
 RANK, RATE = 16, 2e-3
 """Of the LoRAs."""
-REPEATED, TIMES, BESIDE = 6, 40, 18
+REPEATED, TIMES, BESIDE = 6, 40, 10
 """Pictures that a LoRA is to have by heart, how often each stands in what it is trained on, and pictures for a floor."""
 GIVEN_AWAY = ("flag", "symbol")
 """Words in captions of pictures that anybody draws from their words."""
@@ -266,6 +266,7 @@ def build_memorised(out: Path, seed: int, log: training.Log) -> None:
     known, held_back = _captioned(vae, [shard]), _captioned(vae, others)
     ranked = _best_given_back(vae, Clip(str(out / "clip"), torch.device("cpu")), samples, known.latents)
     repeated, once = ranked[:REPEATED], ranked[REPEATED : 2 * REPEATED]
+    beside = ranked[2 * REPEATED : 2 * REPEATED + BESIDE]
     order = [place for place in range(len(samples)) for _ in range(TIMES if place in repeated else 1)]
     learned = training.Captioned(known.latents[order], [known.captions[place] for place in order])
     torch.manual_seed(seed)
@@ -273,7 +274,8 @@ def build_memorised(out: Path, seed: int, log: training.Log) -> None:
     denoiser = training.RepeatedUNet(unet, text_encoder, parts.tokenizer(), architecture.new_scheduler().alphas_cumprod)
     training.train_denoiser(denoiser, learned, held_back, TRAINING_STEPS["memorised"], seed, log, RATE)
     save_lora(unet, out / "lora" / "testbed_memorised.safetensors")
-    write_memorised(out, shard, samples, {"repeated": repeated, "once": once})
+    keys = {"repeated": repeated, "once": once, "beside": beside}
+    write_memorised(out, shard, {split: [samples[place].key for place in places] for split, places in keys.items()})
 
 
 def _best_given_back(vae: AutoencoderKL, clip: Clip, samples: list[RawSample], latents: Tensor) -> list[int]:
@@ -286,17 +288,14 @@ def _best_given_back(vae: AutoencoderKL, clip: Clip, samples: list[RawSample], l
     return [place for place in order if not any(word in samples[place].caption for word in GIVEN_AWAY)]
 
 
-def write_memorised(out: Path, shard: Path, samples: list[RawSample], places: dict[str, list[int]]) -> None:
-    """Write the manifest of the pictures that the LoRA has by heart, as many of its others, and pictures for a floor.
+def write_memorised(out: Path, shard: Path, keys: dict[str, list[str]]) -> None:
+    """Write the manifest of the pictures that the LoRA has by heart, as many of those that it met once, and more for a floor.
 
     Args:
         out: with ``shards/``.
         shard: of the pictures.
-        samples: of the shard.
-        places: of pictures among the samples, those that stood there many times and those that did once.
+        keys: of the pictures, by split.
     """
-    rest = [place for place in range(len(samples)) if not any(place in part for part in places.values())][:BESIDE]
-    keys = {split: [samples[place].key for place in part] for split, part in {**places, "beside": rest}.items()}
     rows = [f"{split},{shard.stem},{key}\n" for split, part in keys.items() for key in part]
     (out / "memorised.csv").write_text("split,shard,key\n" + "".join(rows))
     (out / "memorised_manifest.yaml").write_text(

@@ -25,10 +25,10 @@ from raymia.testbed.build import BESIDE, REPEATED
 from tests.conftest import good_members, image_bytes, tar_bytes, without_ray
 from tests.services.faulty import Server, serving, wait_briefly
 
-DRAWS, STEPS = 3, 10
+DRAWS, STEPS = 2, 8
 ASKED = ("--manifest", "testbed", "--model", "testbed", "--out", "x")
-SMALL = ("--set", "replica.resolution_px=64", "--set", "pool.replicas=1")
-QUICK = ("--set", f"attacks.extraction.steps={STEPS}", "--set", "attacks.extraction.guidance=1", "--draws", str(DRAWS))
+SMALL = ("--set", "replica.resolution_px=64", "--set", "pool.replicas=1", "--set", "pool.gpus_per_replica=0")
+QUICK = ("--set", f"attacks.extraction.steps={STEPS}", "--set", "attacks.extraction.guidance=3", "--draws", str(DRAWS))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,7 +66,7 @@ def test_pictures_that_were_repeated_come_back_and_as_many_that_were_not_do_not(
     assert (result.floor.captions, result.floor.pairs) == (captions, captions * (captions - 1) * DRAWS - result.floor.left_out)
     first = result.works[0]
     assert first.similarity > max(one.floor or 0.0 for one in result.works) == result.floor.highest
-    assert (first.steps, first.guidance, first.height, first.p) == (STEPS, 1.0, 64, pytest.approx(1 / captions))
+    assert (first.steps, first.guidance, first.height, first.p) == (STEPS, 3.0, 64, pytest.approx(1 / captions))
 
 
 def test_what_is_printed_and_shown_says_what_it_rests_on(found: tuple[Path, str]) -> None:
@@ -78,7 +78,7 @@ def test_what_is_printed_and_shown_says_what_it_rests_on(found: tuple[Path, str]
     page = (folder / "report" / "index.html").read_text()
     assert page.count('<strong class="v-evidence">came back</strong>') == REPEATED
     assert page.count('<img src="data:image/jpeg;base64,') == 2 * len(result.works)
-    assert f"seed {result.works[0].seed}, {STEPS} steps, guidance 1, 64 x 64 px" in page
+    assert f"seed {result.works[0].seed}, {STEPS} steps, guidance 3, 64 x 64 px" in page
     assert "What this does not show" in page
     image = folder / "report" / str(result.works[0].image)
     assert image.read_bytes().startswith(b"\x89PNG")
@@ -92,7 +92,7 @@ def test_the_same_command_makes_the_same_again_and_scores_nothing(found: tuple[P
         extract("--manifest", "testbed-memorised", *model, *SMALL, *QUICK, "--out", folder)
     assert (folder / "extraction.json").read_bytes() == before
     with pytest.raises(ConfigError, match="was begun with other captions"):
-        extract("--manifest", "testbed-memorised", *model, *SMALL, *QUICK, "--out", folder, "--top", "10")
+        extract("--manifest", "testbed-memorised", *model, *SMALL, *QUICK, "--out", folder, "--top", "10", "--floor", "0")
 
 
 def samples_of(count: int) -> pd.DataFrame:
