@@ -317,8 +317,8 @@ def statements(found: Extraction) -> list[str]:
     if floor.highest is not None:
         said.append(
             f"The floor rests on {floor.pairs:,} pairs of a work and an image of another caption, of {floor.captions:,} "
-            f"captions; 99.9 % of them are no closer than {floor.quantile:.3f}. By chance alone some work would be above it in "
-            f"1 of {floor.captions:,} such extractions."
+            f"captions; 99.9 % of them are no closer than {floor.quantile:.3f}. If captions told nothing of their works, some "
+            f"work would be above it by chance in 1 of {floor.captions:,} such extractions."
         )
     if floor.left_out:
         said.append(f"{floor.left_out:,} pairs are not in the floor: their captions or files are the work's own.")

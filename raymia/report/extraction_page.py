@@ -88,11 +88,12 @@ def write_extraction_page(out: Storage, run: str, extraction: Extraction, images
 def where(found: Found) -> str:
     """Where a work and its closest image are most alike, in words."""
     match = found.match
-    if max(match.of_work_similarity, match.of_image_similarity) <= found.similarity:
-        return "whole to whole"
-    if match.of_work_similarity >= match.of_image_similarity:
+    closest = max((found.similarity, "whole"), (match.of_work_similarity, "work"), (match.of_image_similarity, "image"))[1]
+    if closest == "work" and match.of_work != "whole":
         return f"the image to the {_part(match.of_work)} of the work ({match.of_work_similarity:.3f})"
-    return f"the work to the {_part(match.of_image)} of the image ({match.of_image_similarity:.3f})"
+    if closest == "image" and match.of_image != "whole":
+        return f"the work to the {_part(match.of_image)} of the image ({match.of_image_similarity:.3f})"
+    return "whole to whole"
 
 
 def _part(word: str) -> str:
