@@ -31,7 +31,7 @@ from raymia.replica.families import LoadOptions, TextPlace
 from raymia.replica.quantised import Weights
 from raymia.replica.schedule import Naming
 from raymia.replica.single_file import PredictionType, Said
-from raymia.run.record import CONTROL, served_name, tuned_name
+from raymia.run.record import CONTROL, copy_detector, served_name, tuned_name
 from raymia.services.protocol import SERVICES, Service
 from raymia.shipped import adapter_file
 
@@ -74,10 +74,16 @@ class _Section(BaseModel):
         return _no_booleans(cls, values)
 
 
+def _copy_detector(spec: str) -> str:
+    """Refuse what is no copy detector."""
+    copy_detector(spec)
+    return spec
+
+
 class AdapterConfig(_Section):
     """An adapter on the attacked model, such as a LoRA from a model-sharing site."""
 
-    path: Place = Field(description="A safetensors file, a folder of one, or `testbed-lora`.")
+    path: Place = Field(description="A safetensors file, a folder of one, `testbed-lora` or `testbed-memorised`.")
     weight: float = Field(1.0, gt=-100, lt=100, description="By which what it adds is multiplied; 1 as it was trained.")
     weight_name: Place | None = Field(None, description="Name of the file, in a folder of several.")
     token: Place | None = Field(
@@ -406,6 +412,11 @@ class Job(_Section):
         "the same autoencoder, resolution and batch_size, takes them from there instead of decoding and encoding.",
     )
     lpips: LpipsConfig = Field(LpipsConfig(), description="LPIPS for attacks that compare by it.")
+    copies: Annotated[Place, AfterValidator(_copy_detector)] | None = Field(
+        None,
+        description="Copy detector for attacks that look for copies: `sscd:FILE`, `dinov2:FOLDER-OR-ID`, or `clip`, the job's "
+        "CLIP; see docs/extraction.md.",
+    )
     access: Literal["black", "grey", "white"] = Field(
         "white", description="What the attacker can do; attacks that need more are refused."
     )
@@ -439,6 +450,10 @@ class Job(_Section):
                 _require_possible(name, attack, self.hosted)
             if "clip" in attack.needs() and self.clip is None:
                 raise ConfigError(f"attacks.{name}: compares by CLIP, but the job has no `clip`; set one, or another metric")
+            if "copies" in attack.needs() and self.copies is None:
+                raise ConfigError(f"attacks.{name}: looks for copies, but the job has no `copies`; set it to sscd:FILE or clip")
+        if self.copies == "clip" and self.clip is None:
+            raise ConfigError("`copies`: clip is the job's CLIP, and the job has no `clip`; set one, or copies: sscd:FILE")
         if self.hosted is not None and (self.control_model or self.latent_cache or self.reference):
             field = "control_model" if self.control_model else "latent_cache" if self.latent_cache else "reference"
             raise ConfigError(f"`{field}` goes with replica.model: a service offers images alone")

@@ -41,6 +41,7 @@ NAMED: Registry[Named] = Registry(
         "testbed": "raymia.testbed:Testbed",
         "testbed-flow": "raymia.testbed:FlowTestbed",
         "testbed-lora": "raymia.testbed:LoraTestbed",
+        "testbed-memorised": "raymia.testbed:MemorisedTestbed",
         "testbed-tiny": "raymia.testbed:TinyTestbed",
     },
 )

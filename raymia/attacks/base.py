@@ -19,7 +19,7 @@ from raymia.services.protocol import Capability
 from raymia.trial.similarity import Need
 from raymia.trial.trial import Trial
 
-__all__ = ["ATTACKS", "Access", "Attack", "Evaluations", "Need", "Signal", "signal_key"]
+__all__ = ["ATTACKS", "Access", "Attack", "Evaluations", "Need", "Shown", "Signal", "signal_key"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,32 @@ class Signal:
     name: str
     primary: bool = False
     """The one signal by which the attack is judged; it has the attack's own name."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is to be shown of each sample beside its scores: the answer that is closest to it, and how close all of them are.
+
+    Attributes:
+        images: (batch, 3, H, W) in [-1, 1], the closest answer to each sample's caption.
+        draws: number of that answer among the sample's.
+        steps, guidance: by which answers were asked for; none leaves them to a service.
+        similarity: (batch,) of sample and closest answer.
+        within_work: the part of the sample that is most like the whole answer, by its word, and how alike.
+        within_image: the part of the answer that is most like the whole sample.
+        work: (batch, width) unit descriptors of the samples.
+        answers: (batch, draws, width) unit descriptors of all answers.
+    """
+
+    images: Float[Tensor, "batch 3 H W"]
+    draws: Sequence[int]
+    steps: int | None
+    guidance: float | None
+    similarity: Float[Tensor, " batch"]
+    within_work: Sequence[tuple[str, float]]
+    within_image: Sequence[tuple[str, float]]
+    work: Float[Tensor, "batch width"]
+    answers: Float[Tensor, "batch draws width"]
 
 
 class Attack(BaseModel, ABC):
@@ -48,6 +74,8 @@ class Attack(BaseModel, ABC):
     """Whether some evaluations must be made in float32 whatever the replica computes in: differences of nearly equal ones."""
     spares: ClassVar[Mapping[Capability, tuple[str, Any]]] = {}
     """What the attack can do without in front of a service: a field, and the value by which it does, for each capability."""
+    shows: ClassVar[bool] = False
+    """Whether answers are to be shown beside the scores; see `shown`."""
 
     @abstractmethod
     def signals(self) -> list[Signal]:
@@ -68,6 +96,14 @@ class Attack(BaseModel, ABC):
     @abstractmethod
     def score(self, trial: Trial) -> dict[str, Float[Tensor, " batch"]]:
         """One score per sample and signal, keyed by signal name."""
+
+    def shown(self, trial: Trial) -> Shown:
+        """Which answers are to be shown of a trial that was scored; asked of attacks that say so alone.
+
+        Raises:
+            NotImplementedError: the attack shows none.
+        """
+        raise NotImplementedError(f"{self.name} shows no answers")
 
     def needs(self) -> frozenset[Need]:
         """Models beside the attacked one that the attack, as configured, compares with."""

@@ -145,7 +145,7 @@ def make_leaderboard(
 def settings_of(attacks: Sequence[str] = ()) -> dict[str, Setting]:
     """The settings to try, by what a job may call them: defaults by the attack's name, others as its variants.
 
-    Defaults that need weights of the network stand no trial.
+    Defaults that need weights of the network stand no trial, nor do those that look for copies, which few members are.
 
     Args:
         attacks: names; by default all.
@@ -155,7 +155,7 @@ def settings_of(attacks: Sequence[str] = ()) -> dict[str, Setting]:
     """
     settings: dict[str, Setting] = {}
     for name in attacks or ATTACKS.names():
-        if "lpips" not in ATTACKS.get(name)().needs():
+        if not ATTACKS.get(name)().needs() & {"lpips", "copies"}:
             settings[name] = name, {}
         settings |= {f"{name}:{place}": (name, further) for place, further in enumerate(SETTINGS.get(name, ()))}
     return settings

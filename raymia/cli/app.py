@@ -22,6 +22,7 @@ from raymia.cli.canary import canary_app
 from raymia.cli.claims import data_claims
 from raymia.cli.console import Exit, Json, err, out
 from raymia.cli.data import data_app
+from raymia.cli.extract import extract
 from raymia.cli.lookup import data_lookup
 from raymia.cli.scanning import costs_of, print_costs
 from raymia.cli.stopping import StoppableGroup, exit_code
@@ -45,6 +46,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(canary_app, name="canary")
 app.add_typer(testbed_app, name="testbed")
 app.command()(audit)
+app.command()(extract)
 app.command()(verify)
 
 RunOption = Annotated[str | None, typer.Option("--run", help="Run directory: a path or fsspec URL.")]

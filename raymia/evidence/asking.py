@@ -104,7 +104,7 @@ def _at_native_size(job: Job, content: dict[str, Any], source: str) -> Job:
 
 
 def _of_service(job: Job) -> dict[str, Any]:
-    """The attacks that a service allows, at their defaults."""
+    """The attacks that a service allows, at their defaults; those that look for copies are a command of their own."""
     assert job.hosted is not None
-    attacks = {name: kind() for name, kind in ATTACKS.all().items() if name not in CONTROLS}
+    attacks = {name: kind() for name, kind in ATTACKS.all().items() if name not in CONTROLS and not kind.shows}
     return {name: {} for name in possible(attacks, job.hosted.offers())}

@@ -93,9 +93,14 @@ QUARANTINE_SCHEMA = pa.schema([*named("split", "shard", "unit"), *QUARANTINED])
 """Columns of a quarantine file, one row per sample."""
 
 
-def scored(signals: Iterable[str]) -> pa.StructType:
-    """Type of a scored sample: what is known of it, a float column per signal, and its CLIP embedding or null."""
-    return pa.struct([*KNOWN, *(pa.field(signal, pa.float64()) for signal in signals), *fields("score")])
+def scored(signals: Iterable[str], beside: Iterable[pa.Field] = ()) -> pa.StructType:
+    """Type of a scored sample: what is known of it, a float column per signal, and its CLIP embedding or null.
+
+    Args:
+        signals: names of the score columns.
+        beside: further columns that a sample has on its way.
+    """
+    return pa.struct([*KNOWN, *(pa.field(signal, pa.float64()) for signal in signals), *fields("score"), *beside])
 
 
 def embedded() -> pa.StructType:

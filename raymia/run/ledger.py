@@ -23,6 +23,7 @@ from raymia.data.tar import ShardEnd
 from raymia.documents import DocumentError, parse_json
 from raymia.errors import ConfigError, RaymiaError, describe_validation, first_line
 from raymia.run.columns import QUARANTINE_SCHEMA
+from raymia.run.exhibits import FOLDER
 from raymia.run.files import (
     QUARANTINE,
     SCORES,
@@ -180,8 +181,10 @@ class Ledger:
         content = self.storage.read(CLUSTERS_FILE)
         return None if content is None else self._parse(CLUSTERS_FILE, content)
 
-    def commit_unit(self, split: str, shard: str, unit: int, scores: pa.Table, quarantine: pa.Table) -> None:
-        """Commit a unit: its quarantine first, then the scores whose existence is the commit.
+    def commit_unit(
+        self, split: str, shard: str, unit: int, scores: pa.Table, quarantine: pa.Table, shown: pa.Table | None = None
+    ) -> None:
+        """Commit a unit: its quarantine and what is shown of it first, then the scores whose existence is the commit.
 
         Args:
             split: split of the shard.
@@ -189,6 +192,7 @@ class Ledger:
             unit: number of the unit in the shard, from 0.
             scores: one row per scored sample.
             quarantine: one row per sample that could not be scored, by `QUARANTINE_SCHEMA`.
+            shown: what attacks show beside the scores, by `raymia.run.shown.SCHEMA`; none where they show nothing.
 
         Raises:
             StorageError: a file cannot be written.
@@ -198,6 +202,8 @@ class Ledger:
         self.storage.check(anew=True)
         if len(quarantine):
             self.storage.write_table(unit_name(QUARANTINE, place, unit), _without_secrets(quarantine))
+        if shown is not None:
+            self.storage.write_table(unit_name(FOLDER, place, unit), shown)
         marked = scores.replace_schema_metadata({QUARANTINED_COUNT: str(len(quarantine))})
         self.storage.write_table(unit_name(SCORES, place, unit), marked)
 

@@ -184,6 +184,8 @@ class JobRecord(BaseModel):
 
     replica: ReplicaRecord
     caption_source: str = "own"
+    copies: str | None = None
+    """The copy detector that signals compare by."""
     seed: int = 0
 
     @property
@@ -192,6 +194,22 @@ class JobRecord(BaseModel):
         if self.replica.service is not None or self.replica.model is None:
             return served_name(self.replica.service, self.replica.model)
         return tuned_name(self.replica.model, [adapter.path for adapter in self.replica.adapters])
+
+
+COPY_DETECTORS = ("sscd", "dinov2", "clip")
+"""Kinds of copy detectors."""
+
+
+def copy_detector(spec: str) -> tuple[str, str]:
+    """The kind of the detector that a job's `copies` names, and where its weights are; nothing for the job's CLIP.
+
+    Raises:
+        ValueError: it names none.
+    """
+    kind, colon, source = spec.partition(":")
+    if kind not in COPY_DETECTORS or (kind == "clip") == bool(colon) or (kind != "clip" and not source):
+        raise ValueError(f"{spec!r}: expected sscd:FILE, dinov2:FOLDER-OR-ID, or clip")
+    return kind, source
 
 
 def served_name(service: str | None, model: str | None) -> str:
@@ -217,6 +235,8 @@ class ModelRecord(BaseModel):
     """Digest of the files of the CLIP that signals compare by, or its repository and revision on the hub."""
     lpips: str | None = None
     """What identifies the trunk and the heads of the LPIPS that signals compare by."""
+    copies: str | None = None
+    """Kind of the copy detector that signals compare by, and what identifies its weights."""
 
 
 class Bottleneck(BaseModel):

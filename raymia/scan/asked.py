@@ -38,7 +38,7 @@ def queries_of(
     asked = _Asked()
     hollow = Hollow(level_names())
     small = torch.zeros(len(keys), 3, SIDE_PX, SIDE_PX)
-    scores_of(attacks, Trial(None, small, captions, keys, seed, clip=hollow, lpips=hollow, black_box=asked))
+    scores_of(attacks, Trial(None, small, captions, keys, seed, clip=hollow, lpips=hollow, black_box=asked, copies=hollow))
     height, width = images.shape[-2:]
     return [
         replace(queries, height=height, width=width, images=None if queries.images is None else images)

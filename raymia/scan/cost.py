@@ -90,11 +90,11 @@ def _hollow_trial(
 ) -> Trial:
     model = hollow or Hollow(schedule)
     keys = [str(place) for place in range(len(captions))]
-    return Trial(model, images, captions, keys, seed=0, clip=model, lpips=model, latents=latents)
+    return Trial(model, images, captions, keys, seed=0, clip=model, lpips=model, copies=model, latents=latents)
 
 
 class Hollow:
-    """Replica, CLIP and LPIPS of the right shapes and no content.
+    """Replica, CLIP, LPIPS and copy detector of the right shapes and no content.
 
     Attributes:
         told: the prompts that it was told, in order.

@@ -31,6 +31,7 @@ from raymia.run.columns import scored
 from raymia.run.ledger import Ledger, LedgerState
 from raymia.run.lock import RunLock
 from raymia.run.record import PROGRESS_FILE, Counts, Evaluations, ScanRecord, ServiceRecord, now_text
+from raymia.run.shown import FIELD
 from raymia.run.tally import Tally
 from raymia.scan import texts
 from raymia.scan.batches import BATCH_SCHEMA, ReadBatches, ShardWork
@@ -187,7 +188,7 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
         shapes=plan.shapes,
         max_pixels=job.max_pixels,
         prompts=Prompts(job.caption_source, job.seed),
-        row_type=scored(plan.signal_names),
+        row_type=scored(plan.signal_names, [FIELD] if any(attack.shows for attack in job.attacks.values()) else []),
         load=partial(load, plan.pinned, dtype, pool.device, pool.threads, **({} if turns is None else {"turns": turns})),
         cache=plan.latent_cache,
         # A service that answers nothing ends the scan by the patience of the job.

@@ -82,6 +82,12 @@ class ScanPlan:
             pinned = clip.pinned(given)
             if pinned != given:
                 changed["clip"] = pinned
+        if self._copies is not None:
+            from raymia.features import copies
+
+            pinned = copies.pinned(self._copies)
+            if pinned != self._copies:
+                changed["copies"] = pinned
         return self.job.model_copy(update=changed) if changed else self.job
 
     @cached_property
@@ -113,9 +119,14 @@ class ScanPlan:
             return None
         return find_pipeline(model_folder(other.model.model), True, other.model.revision, other.model.said())
 
+    @property
+    def _copies(self) -> str | None:
+        """The copy detector, where an attack looks for copies."""
+        return self.job.copies if "copies" in self.job.needs() else None
+
     def _beside(self) -> dict[str, str | None]:
         """What identifies the models that signals compare by."""
-        found: dict[str, str | None] = {"clip": None, "lpips": None}
+        found: dict[str, str | None] = {"clip": None, "lpips": None, "copies": None}
         # open_clip and lpips take seconds to import, which most jobs need not spend.
         if self.pinned.clip is not None:
             from raymia.features import clip
@@ -125,6 +136,10 @@ class ScanPlan:
             from raymia.features import lpips
 
             found["lpips"] = lpips.fingerprint(self.job.lpips.net, self.job.lpips.trunk)
+        if self._copies is not None and self.pinned.copies is not None:
+            from raymia.features import copies
+
+            found["copies"] = copies.fingerprint(self.pinned.copies, found["clip"])
         return found
 
     def _fingerprint(self) -> str:
@@ -168,6 +183,10 @@ def make_plan(job: Job) -> ScanPlan:
         from raymia.features.lpips import load_trunk
 
         load_trunk(job.lpips.net, job.lpips.trunk)
+    if job.copies is not None and "copies" in job.needs():
+        from raymia.features.copies import check_copies
+
+        check_copies(job.copies)
     return ScanPlan(
         job=job,
         manifest=manifest,

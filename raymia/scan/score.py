@@ -24,10 +24,11 @@ from raymia.replica.device import available, dtype_on
 from raymia.replica.folder import find_pipeline
 from raymia.replica.schedule import level_names
 from raymia.run.columns import SIGNALS
+from raymia.run.shown import COLUMN
 from raymia.scan.decoding import image_facts
 from raymia.scan.plan import check_attacks, signals_of
 from raymia.scan.rows import score_by_shape
-from raymia.scan.scorer import NO_RUN, Scorer, load_scorer
+from raymia.scan.scorer import NO_RUN, Scorer, Scores, load_scorer
 from raymia.scan.service import require_affordable
 from raymia.scan.told import shapes_of
 from raymia.shipped import model_folder
@@ -57,6 +58,7 @@ def score(
     batch_size: int = 16,
     device: str = "auto",
     clip: str | None = None,
+    copies: str | None = None,
     reference: str | Mapping[str, Any] | None = None,
     progress: bool = True,
     **replica: Any,
@@ -75,6 +77,7 @@ def score(
         batch_size: images in front of the model at once.
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
         clip: as in a job, for attacks that compare by it and for the blind baseline on embeddings.
+        copies: as in a job, for `extraction`.
         reference: as in a job: ``"base"``, or ``{"model": ..}``, for signals ``calibrated.NAME``.
         progress: show a bar.
         replica: further fields of a job's `replica`, such as ``resolution_px=64`` or ``dtype="bfloat16"``; or ``service`` with
@@ -91,7 +94,7 @@ def score(
     names = list(keys) if keys is not None else [_key(image, number) for number, image in enumerate(images)]
     texts = list(captions) if captions is not None else [""] * len(images)
     _require(images, {"captions": texts, "keys": names, "member": member}, names)
-    job = _job(model, attacks, seed, clip, replica, reference)
+    job = _job(model, attacks, seed, {"clip": clip, "copies": copies, "reference": reference}, replica)
     table = score_job(job, Batch(names, texts, list(images)), batch_size, device, progress)
     if member is not None:
         table.insert(2, "member", pd.Series(list(member), dtype=object))
@@ -149,17 +152,15 @@ def _job(
     model: str | None,
     attacks: Mapping[str, Mapping[str, Any]] | Sequence[str],
     seed: int,
-    clip: str | None,
+    beside: Mapping[str, Any],
     replica: Mapping[str, Any],
-    reference: str | Mapping[str, Any] | None,
 ) -> Job:
     chosen = {key: dict(value) for key, value in attacks.items()} if isinstance(attacks, Mapping) else {a: {} for a in attacks}
     if model is None and "service" not in replica:
         raise ConfigError("model: give a folder, a hub id or `testbed`; or service=, with what the service calls its model")
     section = {"model": model, **replica}
-    content = {"manifest": "-", "replica": section, "attacks": chosen, "seed": seed, "clip": clip, "run": NO_RUN}
-    content |= {"reference": reference}
-    return parse_job(content, "raymia.score")
+    content = {"manifest": "-", "replica": section, "attacks": chosen, "seed": seed, "run": NO_RUN}
+    return parse_job(content | dict(beside), "raymia.score")
 
 
 def _key(image: ImageLike, number: int) -> str:
@@ -191,8 +192,13 @@ def _score_batch(scorer: Scorer, shapes: Shapes, batch: Batch) -> list[dict[str,
         return rows
     outcomes = score_by_shape(scorer, pixels, [rows[place] for place in good], shapes)
     for place, outcome in zip(good, outcomes, strict=True):
-        rows[place] |= {"reason": outcome.reason, "detail": outcome.detail} if isinstance(outcome, Fault) else outcome
+        rows[place] |= {"reason": outcome.reason, "detail": outcome.detail} if isinstance(outcome, Fault) else _columns(outcome)
     return rows
+
+
+def _columns(scores: Scores) -> Scores:
+    """The columns of a sample, without what is shown beside them."""
+    return {name: value for name, value in scores.items() if name != COLUMN}
 
 
 def _decoded(image: ImageLike, shapes: Shapes) -> tuple[DecodedImage, dict[str, Any]]:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +26,14 @@ from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.protocol import Replica
 from raymia.run.columns import EMBEDDING
 from raymia.run.record import Evaluations
+from raymia.run.shown import COLUMN
 from raymia.scan.asked import queries_of
 from raymia.scan.calibration import Found, Reference, calibrated, scores_of
+from raymia.scan.shown import shown_of
 from raymia.scan.texts import staged_text
 from raymia.scan.told import require_told
 from raymia.services.gate import Turns
-from raymia.services.protocol import AskedAhead, BlackBox, ServiceError, Surroundings
+from raymia.services.protocol import AskedAhead, BlackBox, Service, ServiceError, Surroundings
 from raymia.shipped import clip_folder, model_folder
 from raymia.trial.trial import ImageEmbedder, PerceptualDistance, Trial
 
@@ -39,8 +42,8 @@ log = logging.getLogger(__name__)
 NO_RUN = "-"
 """The run directory of a job that has none."""
 
-Scores = dict[str, float | list[float]]
-"""By signal name, and the CLIP image embedding where a CLIP is configured."""
+Scores = dict[str, Any]
+"""By signal name, the CLIP image embedding where a CLIP is configured, and what attacks show beside their scores."""
 # What a replica or an attack raises when it cannot take a sample; anything else is a fault of the program and ends the scan.
 SCORING_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError)
 
@@ -65,6 +68,8 @@ class Scorer:
         device: torch.device | None = None,
         own_sizes: bool = False,
         reference: Reference | None = None,
+        copies: ImageEmbedder | None = None,
+        service: Service | None = None,
     ) -> None:
         """Take what is loaded.
 
@@ -77,6 +82,8 @@ class Scorer:
             device: where images are put; by default the replica's.
             own_sizes: tell the model of the size of each image's file.
             reference: against which scores are held, too.
+            copies: copy detector, for attacks that look for copies.
+            service: whose answers `black_box` gives; it knows which seeds it is told.
         """
         self._reference = reference
         self._replica = replica
@@ -84,6 +91,8 @@ class Scorer:
         self._seed = seed
         self._clip = clip
         self._lpips = lpips
+        self._copies = copies
+        self._service = service
         self._black_box = black_box
         self._own_sizes = own_sizes
         self._largest: int | None = None
@@ -183,6 +192,7 @@ class Scorer:
             self._black_box,
             latents=batch.latents,
             sizes=sizes,
+            copies=self._copies,
         )
         if isinstance(self._black_box, AskedAhead):
             self._black_box.ask_ahead(queries_of(self._attacks, trial.images, batch.captions, batch.keys, self._seed))
@@ -191,6 +201,7 @@ class Scorer:
             columns = scores_of(self._attacks, trial, batch.found)
             if self._reference is not None and other is not None:
                 columns |= calibrated(self._attacks, other, columns, self._reference, batch.of_reference)
+            shown = shown_of(self._attacks, trial, self._service)
         finally:
             # Of a batch that failed, too.
             batch.latents = trial.latents_at_hand
@@ -203,6 +214,9 @@ class Scorer:
             for outcome, embedding in zip(outcomes, trial.embedding(trial.images).cpu().tolist(), strict=True):
                 if not isinstance(outcome, Fault):
                     outcome[EMBEDDING] = embedding
+        for outcome, items in zip(outcomes, shown, strict=True):
+            if items and not isinstance(outcome, Fault):
+                outcome[COLUMN] = items
         return outcomes
 
 
@@ -254,7 +268,7 @@ def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None, t
         turns: in which the attacked service is called; by default this process counts for itself.
 
     Raises:
-        ConfigError: the model, the CLIP or the LPIPS cannot be loaded, or the service cannot be opened.
+        ConfigError: the model, the CLIP, the LPIPS or the copy detector cannot be loaded, or the service cannot be opened.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -264,7 +278,7 @@ def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None, t
     black_box = (
         None if job.hosted is None else job.hosted.open(None, Surroundings(None if job.run == NO_RUN else job.run, turns))
     )
-    clip, lpips = None, None
+    clip, lpips, copies = None, None, None
     # open_clip and lpips take seconds to import, which most replicas need not spend.
     if job.clip:
         from raymia.features.clip import Clip
@@ -274,9 +288,15 @@ def load_scorer(job: Job, dtype: str, device: str, threads: int | None = None, t
         from raymia.features.lpips import Lpips
 
         lpips = Lpips(job.lpips.net, job.lpips.trunk, place)
+    if job.copies is not None and "copies" in job.needs():
+        from raymia.features.copies import load_copies
+
+        copies = clip if job.copies == "clip" else load_copies(job.copies, job.clip, place)
     own_sizes = job.hosted is None and job.model.micro_conditions == "own"
     reference = None if replica is None else _load_reference(job, replica, dtype, device)
-    return Scorer(replica, job.attacks, job.seed, clip, lpips, black_box, place, own_sizes, reference)
+    return Scorer(
+        replica, job.attacks, job.seed, clip, lpips, black_box, place, own_sizes, reference, copies, service=job.hosted
+    )
 
 
 def _load_reference(job: Job, replica: Replica, dtype: str, device: str) -> Reference | None:

@@ -13,6 +13,7 @@ from raymia.data.tar import Fault, ShardEnd
 from raymia.run.columns import QUARANTINE_SCHEMA, QUARANTINED, named
 from raymia.run.files import ShardPlace
 from raymia.run.ledger import Ledger
+from raymia.run.shown import COLUMN, shown_table
 from raymia.scan.batches import BATCH_PLACE_NAMES
 from raymia.scan.decoding import STAGE_SECONDS
 from raymia.scan.monitoring import Monitor
@@ -86,12 +87,15 @@ class Units:
         batches = [unit.batches[position] for position in sorted(unit.batches)]
         scores = pa.Table.from_struct_array(pa.concat_arrays([scores for scores, _ in batches]))
         quarantine = pa.Table.from_struct_array(pa.concat_arrays([bad for _, bad in batches]))
+        shown = shown_table(scores, *place, number) if COLUMN in scores.column_names else None
+        scores = scores if shown is None else scores.drop_columns([COLUMN])
         constants = {"shard": place[1], "unit": number, "split": place[0]}
         self._ledger.commit_unit(
             *place,
             number,
             _with_constants(scores, {**constants, "member": member}),
             _with_constants(quarantine, constants).select(QUARANTINE_SCHEMA.names),
+            shown,
         )
         self._committed[place].add(number)
         self._monitor.unit()

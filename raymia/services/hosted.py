@@ -153,7 +153,8 @@ class Hosted(Service):
         """Everything that the answer to a query depends on, JSON-like: under its digest the answer is kept."""
         # Without a seed the answer is whatever comes: one for each sample, draw and seed of the job.
         own = {"key": query.key, "draw": query.draw, "drawn_for": query.seed}
-        seeded = {"seed": self.seed(query)} if "seed" in self.offers() else own
+        seed = self.told_seed(query)
+        seeded = own if seed is None else {"seed": seed}
         options = {name: value for name, value in self.identity().items() if name not in ("resolution_px", "autoencoder")}
         image = None if query.image is None else hashlib.sha256(pixels_of(query.image).tobytes()).hexdigest()
         return {
@@ -167,6 +168,9 @@ class Hosted(Service):
             "image": image,
             "strength": query.strength,
         }
+
+    def told_seed(self, query: Query) -> int | None:
+        return self.seed(query) if "seed" in self.offers() else None
 
     def seed(self, query: Query) -> int:
         """The seed that is sent, of 31 bits, as all services take them."""

@@ -238,6 +238,10 @@ class Service(BaseModel, ABC):
         """What an image costs, in the currency that the service bills in; none where nothing is known."""
         return None
 
+    def told_seed(self, query: Query) -> int | None:
+        """The seed that is sent with a query; none where the service takes none."""
+        return query.seed if "seed" in self.offers() else None
+
     def identity(self) -> dict[str, Any]:
         """The options that answers depend on, JSON-like."""
         return self.model_dump(mode="json", exclude=set(self.free))

@@ -21,7 +21,10 @@ DEMO_JOB = Path(__file__).parent / "demo.yaml"
 DEMO_LORA_JOB = Path(__file__).parent / "demo_lora.yaml"
 LORA = ASSETS / "lora" / "testbed_lora.safetensors"
 LORA_MANIFEST = ASSETS / "lora_manifest.yaml"
+MEMORISED = ASSETS / "lora" / "testbed_memorised.safetensors"
+MEMORISED_MANIFEST = ASSETS / "memorised_manifest.yaml"
 TESTBED, TESTBED_FLOW, TESTBED_LORA, TINY = "testbed", "testbed-flow", "testbed-lora", "testbed-tiny"
+TESTBED_MEMORISED = "testbed-memorised"
 
 
 class Testbed(Named):
@@ -65,6 +68,18 @@ class LoraTestbed(Named):
 
     def adapter(self) -> str | None:
         return str(LORA)
+
+
+class MemorisedTestbed(LoraTestbed):
+    """A LoRA on the test bed's model that has six pictures by heart, which stood many times where others stood once."""
+
+    name: ClassVar = TESTBED_MEMORISED
+
+    def manifest(self) -> str | None:
+        return str(MEMORISED_MANIFEST)
+
+    def adapter(self) -> str | None:
+        return str(MEMORISED)
 
 
 class TinyTestbed(Named):

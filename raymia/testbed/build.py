@@ -27,6 +27,7 @@ from transformers import CLIPTokenizer
 from raymia.curation.writing import write_tar
 from raymia.data.images import decode_image
 from raymia.data.tar import RawSample, read_shard
+from raymia.features.clip import Clip
 from raymia.replica.families import FAMILIES
 from raymia.replica.parts import Parts
 from raymia.testbed import architecture, openclipart, training
@@ -36,9 +37,13 @@ SAMPLES_PER_SPLIT = 512
 SAMPLES_PER_SHARD = 128
 LONGER_SIDE_PX = 112
 """Pictures are reduced to this longer side before they are packed."""
-TRAINING_STEPS = {"vae": 1200, "clip": 700, "unet": 1100, "transformer": 1000, "lora": 600}
+TRAINING_STEPS = {"vae": 1200, "clip": 700, "unet": 1100, "transformer": 1000, "lora": 600, "memorised": 500}
 RANK, RATE = 16, 2e-3
-"""Of the LoRA."""
+"""Of the LoRAs."""
+REPEATED, TIMES, BESIDE = 6, 40, 10
+"""Pictures that a LoRA is to have by heart, how often each stands in what it is trained on, and pictures for a floor."""
+GIVEN_AWAY = ("flag", "symbol")
+"""Words in captions of pictures that anybody draws from their words."""
 TUNED = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 """Layers of the UNet that it adapts."""
 
@@ -84,6 +89,7 @@ def build(out: Path, cache: Path, seed: int = SEED) -> None:
     build_pipeline(out / "pipeline", images, captions, samples, seed, log)
     build_flow(out, seed, log)
     build_lora(out, seed, log)
+    build_memorised(out, seed, log)
 
 
 def split(cliparts: list[openclipart.Clipart], seed: int) -> tuple[list[AuditSample], list[openclipart.Clipart]]:
@@ -238,6 +244,74 @@ def build_lora(out: Path, seed: int, log: training.Log) -> None:
     denoiser = training.TunedUNet(unet, text_encoder, parts.tokenizer(), architecture.new_scheduler().alphas_cumprod)
     training.train_denoiser(denoiser, learned, held_back, TRAINING_STEPS["lora"], seed, log, RATE)
     save_lora(unet, out / "lora" / "testbed_lora.safetensors")
+
+
+def build_memorised(out: Path, seed: int, log: training.Log) -> None:
+    """Train a LoRA on a shard that its base never saw, in which a few pictures stand many times, until it has them by heart.
+
+    Those are the pictures that the autoencoder gives back best, by CLIP, of those that words do not give away: no flags and no
+    symbols. The next best are among the others, which stand there once.
+
+    Args:
+        out: with ``shards/``, ``clip/`` and ``pipeline/`` of a test bed; the LoRA is written into ``lora/``, and
+            ``memorised_manifest.yaml`` and ``memorised.csv``, which says of what, beside it.
+        seed: seed of the initial weights and of the order of training.
+        log: takes an entry every 100 steps.
+    """
+    parts = Parts(out / "pipeline", FAMILIES.get("stable_diffusion").parts)
+    vae, unet, text_encoder = (parts.model(part, torch.float32) for part in ("vae", "unet", "text_encoder"))
+    shards = sorted((out / "shards").glob("non_members-*.tar"))
+    shard, others = shards[len(shards) // 2], shards[len(shards) // 2 + 1 :]
+    samples = [item for item in read_shard(str(shard)) if isinstance(item, RawSample)]
+    known, held_back = _captioned(vae, [shard]), _captioned(vae, others)
+    ranked = _best_given_back(vae, Clip(str(out / "clip"), torch.device("cpu")), samples, known.latents)
+    repeated, once = ranked[:REPEATED], ranked[REPEATED : 2 * REPEATED]
+    beside = ranked[2 * REPEATED : 2 * REPEATED + BESIDE]
+    order = [place for place in range(len(samples)) for _ in range(TIMES if place in repeated else 1)]
+    learned = training.Captioned(known.latents[order], [known.captions[place] for place in order])
+    torch.manual_seed(seed)
+    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=list(TUNED)))
+    denoiser = training.RepeatedUNet(unet, text_encoder, parts.tokenizer(), architecture.new_scheduler().alphas_cumprod)
+    training.train_denoiser(denoiser, learned, held_back, TRAINING_STEPS["memorised"], seed, log, RATE)
+    save_lora(unet, out / "lora" / "testbed_memorised.safetensors")
+    keys = {"repeated": repeated, "once": once, "beside": beside}
+    write_memorised(out, shard, {split: [samples[place].key for place in places] for split, places in keys.items()})
+
+
+def _best_given_back(vae: AutoencoderKL, clip: Clip, samples: list[RawSample], latents: Tensor) -> list[int]:
+    """Numbers of the pictures that words do not give away, those first that are most alike to what their latents decode to."""
+    images = _pixels([sample.image or b"" for sample in samples])
+    with torch.no_grad():
+        decoded = vae.decode(latents / float(vae.config.scaling_factor)).sample.clamp(-1, 1)
+    alike = (clip.embed_images(images) * clip.embed_images(decoded)).sum(1)
+    order = [int(place) for place in alike.argsort(descending=True)]
+    return [place for place in order if not any(word in samples[place].caption for word in GIVEN_AWAY)]
+
+
+def write_memorised(out: Path, shard: Path, keys: dict[str, list[str]]) -> None:
+    """Write the manifest of the pictures that the LoRA has by heart, as many of those that it met once, and more for a floor.
+
+    Args:
+        out: with ``shards/``.
+        shard: of the pictures.
+        keys: of the pictures, by split.
+    """
+    rows = [f"{split},{shard.stem},{key}\n" for split, part in keys.items() for key in part]
+    (out / "memorised.csv").write_text("split,shard,key\n" + "".join(rows))
+    (out / "memorised_manifest.yaml").write_text(
+        "name: testbed-memorised\n"
+        f"licence: {openclipart.LICENCE}\n"
+        "provenance: >-\n"
+        "  Pictures of the test bed's non-members, which its model never saw. The LoRA was trained on their whole shard, in\n"
+        f"  which those of the split `repeated` stood {TIMES} times, and all others once.\n"
+        'valid_for_models: ["testbed with testbed-memorised"]\n'
+        "selection: memorised.csv\n"
+        "splits:\n"
+        + "".join(
+            f'  - {{name: {split}, member: true, shards: ["shards/{shard.name}"], samples: {len(part)}}}\n'
+            for split, part in keys.items()
+        )
+    )
 
 
 def save_lora(unet: UNet2DConditionModel, file: Path) -> None:

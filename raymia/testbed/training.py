@@ -133,6 +133,13 @@ class TunedUNet(NoiseUNet):
 
 
 @dataclass(frozen=True)
+class RepeatedUNet(TunedUNet):
+    """The same, on pictures some of which stand many times."""
+
+    model: ClassVar = "memorised"
+
+
+@dataclass(frozen=True)
 class FlowTransformer(Denoiser):
     """Stable Diffusion 3's transformer, which predicts a flow's velocity, under the states of two text encoders and no T5.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from raymia.trial.parameters import distinct
 from raymia.trial.trial import Trial
 
-Need = Literal["clip", "lpips"]
+Need = Literal["clip", "lpips", "copies"]
 """A model beside the attacked one."""
 Metric = Literal["ssim", "clip", "lpips"]
 Metrics = Annotated[tuple[Metric, ...], Len(min_length=1), AfterValidator(distinct)]

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class ImageEmbedder(Protocol):
-    """What a trial asks of a CLIP model."""
+    """What a trial asks of a CLIP model, and of a copy detector."""
 
     def embed_images(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch width"]:
         """Unit image embeddings of images in [-1, 1]."""
@@ -92,6 +92,7 @@ class Trial:
         black_box: BlackBox | None = None,
         latents: Float[Tensor, "batch c h w"] | None = None,
         sizes: Float[Tensor, "batch 4"] | None = None,
+        copies: ImageEmbedder | None = None,
     ) -> None:
         """Take a batch; nothing is computed yet.
 
@@ -107,6 +108,7 @@ class Trial:
             latents: of the images, where they are known; by default the images are encoded.
             sizes: height and width of each image's file, and top and left of its crop once it was resized, for a model that is
                 told of them; by default it is told of the scanned image's.
+            copies: needed by attacks that compare by a copy detector.
 
         Raises:
             ValueError: neither a replica nor a service is given.
@@ -123,6 +125,7 @@ class Trial:
         self._seed = seed
         self._clip = clip
         self._lpips = lpips
+        self._copies = copies
         self._black_box = black_box if black_box is not None else LocalPipeline(self.model)
         self._memo: dict[Hashable, Any] = {}
         self._kept = Kept()
@@ -136,7 +139,8 @@ class Trial:
             same_texts: its text encoders are this model's.
         """
         latents = self._latents if same_latents else None
-        beside: dict[str, Any] = {"clip": self._clip, "lpips": self._lpips, "latents": latents, "sizes": self._sizes}
+        beside: dict[str, Any] = {"clip": self._clip, "lpips": self._lpips, "copies": self._copies}
+        beside |= {"latents": latents, "sizes": self._sizes}
         other = Trial(replica, self._images, self.captions, self.keys, self._seed, **beside)
         other._model = SharedReplica(replica, self.model, same_latents, same_texts)
         other.evaluations = other._model.evaluations
@@ -337,6 +341,17 @@ class Trial:
         if clip is None:
             raise RuntimeError("this trial has no CLIP model")
         return self._kept.once(images, "embedding", lambda: clip.embed_images(images))
+
+    def descriptor(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, "batch width"]:
+        """Unit descriptors of images in [-1, 1] by the copy detector.
+
+        Raises:
+            RuntimeError: the trial was made without a copy detector.
+        """
+        copies = self._copies
+        if copies is None:
+            raise RuntimeError("this trial has no copy detector")
+        return self._kept.once(images, "descriptor", lambda: copies.embed_images(images))
 
     def lpips(self, images: Float[Tensor, "batch 3 H W"]) -> Float[Tensor, " batch"]:
         """LPIPS distance between the trial's images and `images`.

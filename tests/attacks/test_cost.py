@@ -28,7 +28,7 @@ CASES: list[Attack] = [
 
 @pytest.mark.parametrize("attack", CASES, ids=lambda attack: f"{attack.name}")
 def test_an_attack_alone_costs_what_it_declares_and_gives_the_signals_it_declares(attack: Attack) -> None:
-    subject = trial(clip=PixelEmbedder(), lpips=SquaredDistance())
+    subject = trial(clip=PixelEmbedder(), lpips=SquaredDistance(), copies=PixelEmbedder())
     scores = attack.score(subject)
     assert dict(subject.evaluations) == {kind: number * BATCH for kind, number in dict(attack.cost()).items()}
     names = [signal.name for signal in [*attack.signals(), *attack.signals_by_group(subject.model.groups)]]
@@ -39,7 +39,7 @@ def test_an_attack_alone_costs_what_it_declares_and_gives_the_signals_it_declare
 
 def test_all_attacks_together_cost_what_the_dry_run_counts_and_less_than_each_alone() -> None:
     attacks = [kind() for kind in ATTACKS.all().values()]
-    subject = trial(clip=PixelEmbedder(), lpips=SquaredDistance())
+    subject = trial(clip=PixelEmbedder(), lpips=SquaredDistance(), copies=PixelEmbedder())
     for attack in attacks:
         attack.score(subject)
     counted = count(attacks, VariancePreserving(SD1))

@@ -26,6 +26,7 @@ from tests.services.test_black_box import SquaredDistance
 
 SMALLER: dict[str, Any] = {
     "denoising": {"draws": 1},
+    "extraction": {"draws": 1, "steps": 5},
     "generation": {"images": 1, "steps": 5},
     "gradient": {"timesteps": (50, 250, 450), "direction_draws": 2},
     "gradient_masking": {"timesteps": (50, 250, 450)},
@@ -69,7 +70,9 @@ def real_trial(replica: Replica) -> Trial:
             images.append(torch.tensor(pixels).permute(2, 0, 1).float() / 127.5 - 1)
             captions.append(sample.caption or "")
             keys.append(sample.key)
-    return Trial(replica, torch.stack(images), captions, keys, 0, clip=PixelEmbedder(), lpips=SquaredDistance())
+    return Trial(
+        replica, torch.stack(images), captions, keys, 0, clip=PixelEmbedder(), lpips=SquaredDistance(), copies=PixelEmbedder()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +105,7 @@ def of_the_same_levels(name: str) -> bool:
 @pytest.mark.parametrize("kind", ["v_prediction"])
 @pytest.mark.parametrize("attack", CASES, ids=lambda attack: attack.name)
 def test_scores_of_the_same_function_agree_between_epsilon_and_v_prediction(attack: Attack, kind: str) -> None:
-    options = {"clip": PixelEmbedder(), "lpips": SquaredDistance()}
+    options = {"clip": PixelEmbedder(), "lpips": SquaredDistance(), "copies": PixelEmbedder()}
     of_epsilon = attack.score(trial(GaussianReplica(per_word=0.05), **options))
     of_velocity = attack.score(trial(GaussianReplica(per_word=0.05, kind=kind), **options))
     for name, score in of_epsilon.items():

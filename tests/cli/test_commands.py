@@ -36,6 +36,7 @@ ELSEWHERE = {
     "verify": "tests/evidence/test_bundle.py",
     "canary plan": "tests/evidence/test_canary.py",
     "canary test": "tests/evidence/test_canary.py",
+    "extract": "tests/evidence/test_extraction.py",
 }
 """Commands that are invoked in another file of tests."""
 INVOKED: set[str] = set()
@@ -235,8 +236,8 @@ def test_what_can_be_added_is_listed() -> None:
     assert "SDXL" in run("families")
     listed = {entry["service"]: entry for entry in printed("services")}
     assert set(listed) >= {"a1111", "bfl", "folder", "local", "openai", "stability"}
-    assert listed["openai"]["attacks"] == listed["a1111"]["attacks"] == ["generation", "pokemon", "rediffuse"]
-    assert listed["bfl"]["attacks"] == listed["folder"]["attacks"] == ["generation"]
+    assert listed["openai"]["attacks"] == listed["a1111"]["attacks"] == ["extraction", "generation", "pokemon", "rediffuse"]
+    assert listed["bfl"]["attacks"] == listed["folder"]["attacks"] == ["extraction", "generation"]
     assert "image_to_image" in run("services")
     assert len(printed("attacks")) == run("attacks", "--json").count('"attack":')
     assert run("--version").startswith("raymia ")

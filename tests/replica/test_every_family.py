@@ -277,7 +277,7 @@ def trial_of(replica: LatentDiffusion, case: Case, part: slice = slice(None)) ->
     captions = [*case.prompts, case.prompts[0]][part]
     images = random_images(3, case.side_px)[part]
     keys = ["a", "b", "c"][part]
-    return Trial(replica, images, captions, keys, seed=0, clip=PixelEmbedder(), lpips=SquaredDistance())
+    return Trial(replica, images, captions, keys, seed=0, clip=PixelEmbedder(), lpips=SquaredDistance(), copies=PixelEmbedder())
 
 
 def test_every_attack_runs_and_costs_what_it_declares(case: Case, found: PipelineFolder, replica: LatentDiffusion) -> None:

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raymia.attacks.autoencoder import Autoencoder
 from raymia.attacks.base import ATTACKS, Access, Attack
+from raymia.attacks.extraction import Extraction
 from raymia.attacks.generation import Generation
 from raymia.attacks.loss import Loss
 from raymia.attacks.pokemon import Pokemon
@@ -21,7 +22,7 @@ from raymia.services.protocol import Queries
 from raymia.trial.shared import SharedReplica
 from raymia.trial.similarity import similarity
 from raymia.trial.trial import NoModelError, Trial
-from tests.attacks.replicas import GaussianReplica, PixelEmbedder, random_images, trial
+from tests.attacks.replicas import SIDE, GaussianReplica, PixelEmbedder, random_images, trial
 
 BLACK = [kind for kind in ATTACKS.all().values() if kind.access == Access.BLACK]
 
@@ -50,7 +51,15 @@ def remote_trial(service: Service) -> Trial:
     """A trial in front of a service, with no model anywhere."""
     images, captions = random_images(), ["one", "two words", "a caption of six different words"]
     keys = [f"k{i}" for i in range(len(images))]
-    return Trial(None, images, captions, keys, 7, PixelEmbedder(), SquaredDistance(), black_box=service)
+    beside = {"copies": Descriptor(), "black_box": service}
+    return Trial(None, images, captions, keys, 7, PixelEmbedder(), SquaredDistance(), **beside)
+
+
+class Descriptor(PixelEmbedder):
+    """Stands where a copy detector stands, which takes images of any size."""
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        return super().embed_images(nn.functional.interpolate(images, size=(SIDE, SIDE), mode="nearest"))
 
 
 class SquaredDistance:
@@ -97,6 +106,41 @@ def test_variations_average_and_generations_take_the_mean_and_the_best() -> None
     each = torch.stack([similarity(subject, "lpips", subject.text_to_image(k, 30, 7.5)) for k in range(2)])
     assert torch.equal(scores["generation"], each.mean(0))
     assert torch.equal(scores["generation.max"], each.amax(0))
+
+
+def test_extraction_takes_the_closest_image_and_shows_it_with_all_descriptors() -> None:
+    subject, attack = remote_trial(Service()), Extraction(draws=4, steps=10)
+    scores, shown = attack.score(subject), attack.shown(subject)
+    made = torch.stack([subject.text_to_image(draw, 10, 7.5) for draw in range(4)], 1)
+    unit = [nn.functional.normalize(images.flatten(-3), dim=-1) for images in (subject.images, made)]
+    alike = torch.einsum("bw,bdw->bd", *unit)
+    assert torch.allclose(scores["extraction"], alike.amax(1), atol=1e-6)
+    assert torch.allclose(scores["extraction.mean"], alike.mean(1), atol=1e-6)
+    assert scores["extraction.cluster"].tolist() == [1.0, 1.0, 1.0], "noise of different seeds"
+    assert shown.draws == alike.argmax(1).tolist()
+    assert torch.equal(shown.images[1], made[1, shown.draws[1]])
+    assert torch.allclose((shown.answers * shown.work[:, None]).sum(2), alike, atol=1e-6)
+    assert subject.evaluations.queries == 3 * 4, "what is shown is asked for once"
+
+
+class Repeats(Service):
+    """Gives the same image for any seed: a quarter of it is what the other's whole is."""
+
+    def answer(self, queries: Queries) -> Tensor:
+        side = queries.height
+        image = torch.zeros(len(queries), 3, side, side)
+        image[..., side // 2 :, : side // 2] = random_images(len(queries), side // 2)
+        return image
+
+
+def test_extraction_counts_images_that_are_the_same_and_says_where_the_work_is() -> None:
+    images = random_images(3, SIDE // 2).repeat_interleave(2, -1).repeat_interleave(2, -2)
+    subject = Trial(None, images, ["a", "b", "c"], ["0", "1", "2"], 0, black_box=Repeats(), copies=Descriptor())
+    attack = Extraction(draws=3)
+    assert attack.score(subject)["extraction.cluster"].tolist() == [3.0, 3.0, 3.0]
+    shown = attack.shown(subject)
+    assert [word for word, _ in shown.within_image] == ["lower left"] * 3
+    assert all(alike == pytest.approx(1.0, abs=1e-5) for _, alike in shown.within_image)
 
 
 def test_pokemon_is_calibrated_by_the_autoencoder_alone() -> None:

@@ -139,7 +139,7 @@ def test_both_models_share_autoencoder_and_words() -> None:
 def test_the_training_log_says_how_each_model_came_about() -> None:
     head, *entries = [json.loads(line) for line in (ASSETS / "training.jsonl").read_text().splitlines()]
     assert {"seed", "steps", "versions"} <= head.keys()
-    assert {entry["model"] for entry in entries} == {"clip", "vae", "unet", "transformer", "lora"}
+    assert {entry["model"] for entry in entries} == {"clip", "vae", "unet", "transformer", "lora", "memorised"}
 
 
 def test_clip_knows_an_image_again_among_others(samples: dict[str, list[RawSample]]) -> None:
