@@ -17,6 +17,8 @@ from raymia.report.thumbnails import thumbnails
 from raymia.run.ledger import Ledger
 from raymia.run.storage import Storage
 
+SMALLEST = 1e-6
+"""Chance below which none is told from another."""
 SHOWN = 200
 """Works with their pictures on the page; all of them are in evidence.json."""
 NAMES = {WORKS_SPLIT: "works", CONTROL_SPLIT: "control images", GENERATED_SPLIT: "generated images"}
@@ -68,8 +70,8 @@ def odds(p: float) -> str:
     """A probability as one in so many, rounded so that it is no smaller than it was."""
     if p >= SIGNIFICANT:
         return f"{math.ceil(p * 100)} in 100"
-    if p < 1e-9:
-        return "fewer than 1 in 1,000,000,000"
+    if p < SMALLEST:  # so far out nobody knows how scores are spread
+        return f"fewer than 1 in {round(1 / SMALLEST):,}"
     exact = 1.0 / p
     step = 10 ** max(0, math.floor(math.log10(exact)) - 1)
     return f"about 1 in {math.floor(exact / step) * step:,}"
