@@ -13,12 +13,12 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
-from raymia.audit import extraction
 from typer.testing import CliRunner
 
 from raymia.cli import app
 from raymia.errors import ConfigError, RaymiaError
 from raymia.evaluation.extraction import Extraction
+from raymia.evidence import extraction
 from raymia.evidence.extraction import HANDFUL, LEAST, Wanted, choose
 from raymia.run.ledger import Ledger
 from raymia.testbed.build import BESIDE, REPEATED
