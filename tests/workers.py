@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-LONGEST = ("faults", "replica", "scan", "cli", "evaluation", "run", "curation", "outside", "engine")
+LONGEST = ("faults", "replica", "scan", "cli", "evidence", "evaluation", "run", "curation", "outside", "engine")
 """Folders of tests, the longest first."""
 ROOT = Path(__file__).parent
 

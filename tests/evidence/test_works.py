@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -13,11 +14,13 @@ import pytest
 from raymia.errors import ConfigError
 from raymia.evaluation.evidence import Evidence
 from raymia.evidence import works as module
+from raymia.evidence.asking import job_of
 from raymia.evidence.registration import canonical, read_registration
 from raymia.evidence.sets import Sources
-from raymia.evidence.works import EVIDENCE_FILE, commit_to, conduct, prepare
+from raymia.evidence.works import EVIDENCE_FILE, Prepared, commit_to, conduct, prepare
 from raymia.run.ledger import Ledger
 from raymia.run.storage import Storage
+from raymia.scan.plan import make_plan
 from tests.conftest import without_ray
 from tests.evidence.conftest import ASKED, CONTROL, QUIET, WORKS
 
@@ -56,10 +59,15 @@ def test_works_stand_among_the_control_as_counted_one_by_one(audited: Path) -> N
     assert [work.standing for work in evidence.works] == sorted((work.standing for work in evidence.works), reverse=True)
 
 
-def test_the_same_command_again_scores_nothing_and_registers_nothing_new(owned: Path, audited: Path) -> None:
+@pytest.fixture(scope="module")
+def prepared(owned: Path, audited: Path) -> Prepared:
+    """The audit once more, by the same call."""
+    return prepare(Sources(str(owned / "works"), str(owned / "others")), ASKED, audited, QUIET)
+
+
+def test_the_same_command_again_scores_nothing_and_registers_nothing_new(audited: Path, prepared: Prepared) -> None:
     before = (audited / "registration.json").read_bytes()
     found = evidence_of(audited)
-    prepared = prepare(Sources(str(owned / "works"), str(owned / "others")), ASKED, audited, QUIET)
     commit_to(prepared)
     with without_ray(), mock.patch.object(module, "write_evidence_page"):
         again, _, counts = conduct(prepared, QUIET)
@@ -73,21 +81,18 @@ def test_the_same_command_again_scores_nothing_and_registers_nothing_new(owned: 
     ("changes", "said"),
     [(("seed=1",), "scan.job.seed: 0 -> 1"), (("attacks.loss.draws=2",), "scan.job.attacks.loss.draws: 1 -> 2")],
 )
-def test_what_was_registered_is_not_changed(owned: Path, audited: Path, changes: tuple[str, ...], said: str) -> None:
+def test_what_was_registered_is_not_changed(prepared: Prepared, changes: tuple[str, ...], said: str) -> None:
     asked = replace(ASKED, changes=(*ASKED.changes, *changes))
-    prepared = prepare(Sources(str(owned / "works"), str(owned / "others")), asked, audited, QUIET)
+    job, _ = job_of(asked, prepared.sets.manifest, prepared.job.run)
     with pytest.raises(ConfigError, match="another audit was registered") as refused:
-        commit_to(prepared)
+        commit_to(replace(prepared, asked=asked, job=job, plan=make_plan(job)))
     assert said in str(refused.value)
-    prepare(Sources(str(owned / "works"), str(owned / "others")), ASKED, audited, QUIET)  # its job.yaml is as it was
 
 
-def test_scores_without_a_registration_are_not_registered_afterwards(owned: Path, tmp_path: Path) -> None:
-    prepared = prepare(Sources(str(owned / "works"), str(owned / "others")), ASKED, tmp_path / "audit", QUIET)
-    (tmp_path / "audit" / "run").mkdir()
-    (tmp_path / "audit" / "run" / "run.json").write_text((owned / "audit" / "run" / "run.json").read_text())
+def test_scores_without_a_registration_are_not_registered_afterwards(prepared: Prepared, tmp_path: Path) -> None:
+    shutil.copytree(prepared.folder / "data", tmp_path / "audit" / "data")
     with pytest.raises(ConfigError, match=r"holds scores and no registration\.json"):
-        commit_to(prepared)
+        commit_to(replace(prepared, folder=tmp_path / "audit"))
 
 
 def test_a_registration_says_all_that_is_tested_and_its_digest_is_of_canonical_json(audited: Path) -> None:
