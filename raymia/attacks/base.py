@@ -11,15 +11,17 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from raymia.errors import ConfigError
 from raymia.registry import Registry
 from raymia.replica.families import Ability
 from raymia.replica.schedule import Schedule
 from raymia.run.record import Access, Evaluations
 from raymia.services.protocol import Capability
+from raymia.trial.parameters import OWN, Guidance, Steps, asked_of_service, forwards_of, told_under
 from raymia.trial.similarity import Need
 from raymia.trial.trial import Trial
 
-__all__ = ["ATTACKS", "Access", "Attack", "Evaluations", "Need", "Shown", "Signal", "signal_key"]
+__all__ = ["ATTACKS", "Access", "Attack", "Evaluations", "FromCaption", "Need", "Shown", "Signal", "signal_key"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,29 @@ class Attack(BaseModel, ABC):
         Raises:
             ConfigError: names the attack, the value and what is expected.
         """
+
+
+class FromCaption(Attack):
+    """Base of attacks that ask for images of a sample's caption, and for nothing else."""
+
+    spares: ClassVar = OWN
+
+    steps: Steps | None
+    guidance: Guidance | None
+
+    def tells(self) -> frozenset[Ability]:
+        return told_under(self.guidance) | {"condition"}
+
+    def asks(self) -> frozenset[Capability]:
+        return asked_of_service("text_to_image", "prompt", steps=self.steps, guidance=self.guidance)
+
+    def check(self, schedule: Schedule) -> None:
+        if self.steps is not None and self.steps >= schedule.timesteps:
+            raise ConfigError(f"steps {self.steps}: expected fewer than the model's {schedule.timesteps} timesteps")
+
+    def cost_of(self, images: int) -> Evaluations:
+        """Evaluations of so many images of a caption."""
+        return Evaluations(forwards=forwards_of(images, self.steps, self.guidance), decodes=images, queries=images)
 
 
 ATTACKS: Registry[Attack] = Registry(

@@ -9,17 +9,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from raymia.attacks.base import Access, Attack, Evaluations, Need, Shown, Signal
-from raymia.errors import ConfigError
-from raymia.replica.families import Ability
-from raymia.replica.schedule import Schedule
-from raymia.services.protocol import Capability
+from raymia.attacks.base import Access, Evaluations, FromCaption, Need, Shown, Signal
 from raymia.trial.matches import WHOLE, largest_cluster, windows
-from raymia.trial.parameters import OWN, Guidance, Steps, asked_of_service, forwards_of, told_under
+from raymia.trial.parameters import Guidance, Steps
 from raymia.trial.trial import Trial
 
 
-class Extraction(Attack):
+class Extraction(FromCaption):
     """Highest similarity of x and n images generated from its caption, by a copy detector.
 
     ``extraction.mean`` is the mean over the images; ``extraction.cluster`` the size of the largest set of them that are
@@ -33,7 +29,6 @@ class Extraction(Attack):
     name: ClassVar = "extraction"
     access: ClassVar = Access.BLACK
     reference: ClassVar = "Carlini et al. 2023, arXiv 2301.13188"
-    spares: ClassVar = OWN
     shows: ClassVar = True
 
     draws: int = Field(10, ge=1, le=500, description="n: images generated per caption, each from a seed of its own.")
@@ -44,22 +39,11 @@ class Extraction(Attack):
     def needs(self) -> frozenset[Need]:
         return frozenset(("copies",))
 
-    def tells(self) -> frozenset[Ability]:
-        return told_under(self.guidance) | {"condition"}
-
-    def asks(self) -> frozenset[Capability]:
-        return asked_of_service("text_to_image", "prompt", steps=self.steps, guidance=self.guidance)
-
-    def check(self, schedule: Schedule) -> None:
-        if self.steps is not None and self.steps >= schedule.timesteps:
-            raise ConfigError(f"steps {self.steps}: expected fewer than the model's {schedule.timesteps} timesteps")
-
     def signals(self) -> list[Signal]:
         return [Signal("extraction", primary=True), Signal("extraction.mean"), Signal("extraction.cluster")]
 
     def cost(self) -> Evaluations:
-        forwards = forwards_of(self.draws, self.steps, self.guidance)
-        return Evaluations(forwards=forwards, decodes=self.draws, queries=self.draws)
+        return self.cost_of(self.draws)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         answers = self._answers(trial)

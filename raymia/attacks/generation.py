@@ -8,17 +8,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymia.attacks.base import Access, Attack, Evaluations, Need, Signal
-from raymia.errors import ConfigError
-from raymia.replica.families import Ability
-from raymia.replica.schedule import Schedule
-from raymia.services.protocol import Capability
-from raymia.trial.parameters import OWN, Guidance, Steps, asked_of_service, forwards_of, told_under
+from raymia.attacks.base import Access, Evaluations, FromCaption, Need, Signal
+from raymia.trial.parameters import Guidance, Steps
 from raymia.trial.similarity import Metric, needs_of, similarity
 from raymia.trial.trial import Trial
 
 
-class Generation(Attack):
+class Generation(FromCaption):
     """Mean similarity of x and n images generated from its caption; ``generation.max`` is the closest one's.
 
     Only images that the model can reproduce from their captions stand out; a sample without a caption is compared with
@@ -31,7 +27,6 @@ class Generation(Attack):
     name: ClassVar = "generation"
     access: ClassVar = Access.BLACK
     reference: ClassVar = "Wu et al. 2022, arXiv 2210.00968"
-    spares: ClassVar = OWN
 
     images: int = Field(3, ge=1, description="n: images generated per caption.")
     steps: Steps | None = Field(30, description="Denoising steps of each; null leaves them to a service.")
@@ -41,22 +36,11 @@ class Generation(Attack):
     def needs(self) -> frozenset[Need]:
         return needs_of((self.metric,))
 
-    def tells(self) -> frozenset[Ability]:
-        return told_under(self.guidance) | {"condition"}
-
-    def asks(self) -> frozenset[Capability]:
-        return asked_of_service("text_to_image", "prompt", steps=self.steps, guidance=self.guidance)
-
-    def check(self, schedule: Schedule) -> None:
-        if self.steps is not None and self.steps >= schedule.timesteps:
-            raise ConfigError(f"steps {self.steps}: expected fewer than the model's {schedule.timesteps} timesteps")
-
     def signals(self) -> list[Signal]:
         return [Signal("generation", primary=True), Signal("generation.max")]
 
     def cost(self) -> Evaluations:
-        forwards = forwards_of(self.images, self.steps, self.guidance)
-        return Evaluations(forwards=forwards, decodes=self.images, queries=self.images)
+        return self.cost_of(self.images)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
         generated = [trial.text_to_image(draw, self.steps, self.guidance) for draw in range(self.images)]

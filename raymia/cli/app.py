@@ -24,7 +24,7 @@ from raymia.cli.console import Exit, Json, err, out
 from raymia.cli.data import data_app
 from raymia.cli.extract import extract
 from raymia.cli.lookup import data_lookup
-from raymia.cli.scanning import costs_of, print_costs
+from raymia.cli.scanning import costs_of, end, print_costs
 from raymia.cli.stopping import StoppableGroup, exit_code
 from raymia.cli.testbed import testbed_app
 from raymia.errors import ConfigError, RaymiaError
@@ -172,12 +172,7 @@ def _scan_and_report(job: Any, report: bool) -> None:
         _evaluate_run(job.run)
     else:
         out.say(f"Next: raymia evaluate {public(job.run)}")
-    if counts.quarantined_fraction > job.max_quarantined_fraction:
-        err.say(
-            f"{counts.quarantined_fraction:.1%} of the samples could not be scored, more than max_quarantined_fraction "
-            f"{job.max_quarantined_fraction:.1%}; the reasons stand above",
-        )
-        raise typer.Exit(Exit.OVER_QUARANTINED)
+    end(counts, job.max_quarantined_fraction, "samples could not be scored")
 
 
 @app.command()

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from raymia.cli.asking import Adapters, Changes, ClipOption, DryRun, Forwards, HostedService, JobFile, Model, Reference
 from raymia.cli.console import Exit, Json, err, out
+from raymia.cli.scanning import end, print_chosen
 from raymia.errors import ConfigError
 
 if TYPE_CHECKING:  # these need torch and Ray
@@ -25,37 +27,24 @@ def audit(
         str | None,
         typer.Option(help="Images certainly unseen, of the same kind: as WORKS; with --suspect a run directory, or RUN#SPLIT."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The model in question: a folder, hub id, .safetensors file, or `testbed`.")
-    ] = None,
-    adapter: Annotated[list[str] | None, typer.Option(help="A LoRA or the like on the model; may be repeated.")] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="To hold scores against: `base`, or a model close to this one that was not trained on the works."),
-    ] = None,
-    service: Annotated[
-        str | None, typer.Option(help="A hosted service instead of a model; its fields go with --set replica.FIELD=VALUE.")
-    ] = None,
-    job: Annotated[
-        Path | None, typer.Option("--job", metavar="JOB.yaml", help="A job to take model and attacks from, for whatever else.")
-    ] = None,
-    override: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the job, such as replica.dtype=bfloat16.")
-    ] = None,
+    model: Model = None,
+    adapter: Adapters = None,
+    reference: Reference = None,
+    service: HostedService = None,
+    job: JobFile = None,
+    override: Changes = None,
     out_folder: Annotated[Path | None, typer.Option("--out", help="Folder for everything that is made.")] = None,
     captions: Annotated[str | None, typer.Option(help="Parquet or CSV of file and caption, for folders of images.")] = None,
     generated: Annotated[
         str | None, typer.Option(help="Images that a model made in the works' style: what they score is no sign of training.")
     ] = None,
-    clip: Annotated[str | None, typer.Option(help="CLIP, as in a job, for attacks that compare by it.")] = None,
-    budget: Annotated[
-        int | None, typer.Option(min=1, help="Forwards per image of the attacks that are chosen; 20 by default.")
-    ] = None,
+    clip: ClipOption = None,
+    budget: Forwards = None,
     register: Annotated[
         bool,
         typer.Option("--register", help="Write and hash what will be tested, and stop; without it the command goes on."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Pack and check, and print what it costs; score nothing.")] = False,
+    dry_run: DryRun = False,
     suspect: Annotated[
         str | None, typer.Option(help="Instead of WORKS, scans that are done: a run directory, or RUN#SPLIT.")
     ] = None,
@@ -120,7 +109,7 @@ def _of_works(sources: Sources, asked: Asked, folder: Path, dry_run: bool, stop:
     if stop:
         err.say("Publish or deposit this hash, and run the same command without --register.")
         return
-    evidence, bundle, counts = conduct(prepared, err)
+    evidence, bundle, counts = conduct(prepared, registration, err)
     if as_json:
         out.show_json(evidence)
     else:
@@ -128,21 +117,15 @@ def _of_works(sources: Sources, asked: Asked, folder: Path, dry_run: bool, stop:
         print_evidence(out, evidence)
         out.say(f"Report: {folder}/{REPORT_FILE}", whole=True)
         out.say(f"The whole folder, in a hash: {bundle.digest()}", whole=True)
-    if counts.quarantined_fraction > prepared.job.max_quarantined_fraction:
-        err.say(f"{counts.quarantined_fraction:.1%} of the images could not be scored; the reasons stand above")
-        raise typer.Exit(Exit.OVER_QUARANTINED)
+    end(counts, prepared.job.max_quarantined_fraction, "images could not be scored")
 
 
 def _say_beforehand(prepared: Prepared) -> None:
     """What the sets are, whether anything tells them apart that never sees the model, and what the scan will cost."""
-    from raymia.cli.printing import print_proposal
     from raymia.cli.printing_audit import print_sets
-    from raymia.cli.scanning import print_costs
 
     print_sets(err, prepared.sets, prepared.blind)
-    if prepared.proposal is not None:
-        print_proposal(err, prepared.proposal)
-    print_costs(err, prepared.plan)
+    print_chosen(err, prepared.plan, prepared.proposal)
 
 
 def verify(

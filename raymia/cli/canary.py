@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from raymia.cli.console import Exit, Json, err, out
+from raymia.cli.asking import Adapters, Changes, ClipOption, DryRun, Forwards, HostedService, JobFile, Model, Reference
+from raymia.cli.console import Json, err, out
+from raymia.cli.scanning import end, print_chosen
 from raymia.errors import ConfigError
 
 if TYPE_CHECKING:  # these need torch and Ray
@@ -66,34 +68,21 @@ def canary_test(
     works: Annotated[
         Path | None, typer.Option("--works", help="Folder of all works, published and kept back, as it was planned.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The model in question: a folder, hub id, .safetensors file, or `testbed`.")
-    ] = None,
-    adapter: Annotated[list[str] | None, typer.Option(help="A LoRA or the like on the model; may be repeated.")] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="To hold scores against: `base`, or a model close to this one that was not trained on the works."),
-    ] = None,
-    service: Annotated[
-        str | None, typer.Option(help="A hosted service instead of a model; its fields go with --set replica.FIELD=VALUE.")
-    ] = None,
-    job: Annotated[
-        Path | None, typer.Option("--job", metavar="JOB.yaml", help="A job to take model and attacks from, for whatever else.")
-    ] = None,
-    override: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the job, such as replica.dtype=bfloat16.")
-    ] = None,
-    clip: Annotated[str | None, typer.Option(help="CLIP, as in a job, for attacks that compare by it.")] = None,
-    budget: Annotated[
-        int | None, typer.Option(min=1, help="Forwards per image of the attacks that are chosen; 20 by default.")
-    ] = None,
+    model: Model = None,
+    adapter: Adapters = None,
+    reference: Reference = None,
+    service: HostedService = None,
+    job: JobFile = None,
+    override: Changes = None,
+    clip: ClipOption = None,
+    budget: Forwards = None,
     run: Annotated[
         str | None, typer.Option("--run", help="Instead of --works and a model, a finished scan of all works: its directory.")
     ] = None,
     commitment: Annotated[
         str | None, typer.Option(metavar="HEX", help="The hash that was published: refuse any other plan.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Pack and check, and print what it costs; score nothing.")] = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Ask whether a model knows the published half better than the half that was kept back. Resumes by itself."""
@@ -121,9 +110,8 @@ def canary_test(
 def _by_scan(
     plan: Plan, works: Path | None, asked: Asked, folder: Path, commitment_held: bool, dry_run: bool, as_json: bool
 ) -> None:
-    from raymia.cli.printing import print_counts, print_proposal
+    from raymia.cli.printing import print_counts
     from raymia.cli.printing_canary import print_result
-    from raymia.cli.scanning import print_costs
     from raymia.evidence.canary_scan import conduct, prepare
 
     if works is None:
@@ -131,9 +119,7 @@ def _by_scan(
     if as_json and dry_run:
         raise ConfigError("--json goes with a whole test")
     prepared = prepare(plan, works, asked, folder, err)
-    if prepared.proposal is not None:
-        print_proposal(err, prepared.proposal)
-    print_costs(err, prepared.scan)
+    print_chosen(err, prepared.scan, prepared.proposal)
     if dry_run:
         return
     result, counts = conduct(prepared, commitment_held, err)
@@ -142,6 +128,4 @@ def _by_scan(
     else:
         print_counts(out, counts)
         print_result(out, result)
-    if counts.quarantined_fraction > prepared.job.max_quarantined_fraction:
-        err.say(f"{counts.quarantined_fraction:.1%} of the works could not be scored; the reasons stand above")
-        raise typer.Exit(Exit.OVER_QUARANTINED)
+    end(counts, prepared.job.max_quarantined_fraction, "works could not be scored")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raymia.cli.console import Exit, Json, err, out
+from raymia.cli.asking import Adapters, HostedService, Model
+from raymia.cli.console import Json, err, out
+from raymia.cli.scanning import end, print_costs
 from raymia.errors import ConfigError
 
 if TYPE_CHECKING:  # it needs torch and Ray
@@ -18,13 +20,9 @@ def extract(
     manifest: Annotated[
         str | None, typer.Option(metavar="M.yaml", help="The works and their captions; by default those of --job.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The model in question: a folder, hub id, .safetensors file, or `testbed`.")
-    ] = None,
-    adapter: Annotated[list[str] | None, typer.Option(help="A LoRA or the like on the model; may be repeated.")] = None,
-    service: Annotated[
-        str | None, typer.Option(help="A hosted service instead of a model; its fields go with --set replica.FIELD=VALUE.")
-    ] = None,
+    model: Model = None,
+    adapter: Adapters = None,
+    service: HostedService = None,
     job: Annotated[
         Path | None, typer.Option("--job", metavar="JOB.yaml", help="A job to take the model from, for whatever else.")
     ] = None,
@@ -73,15 +71,12 @@ def extract(
         print_counts(out, counts)
         print_extraction(out, found)
         out.say(f"Report: {out_folder}/{REPORT_FILE}", whole=True)
-    if counts.quarantined_fraction > prepared.generation.job.max_quarantined_fraction:
-        err.say(f"{counts.quarantined_fraction:.1%} of the captions were not answered; the reasons stand above")
-        raise typer.Exit(Exit.OVER_QUARANTINED)
+    end(counts, prepared.generation.job.max_quarantined_fraction, "captions were not answered")
 
 
 def _say_beforehand(prepared: Prepared) -> None:
     """What the screening costs, and then each caption that is asked."""
     from raymia.cli.printing_seams import print_bill
-    from raymia.cli.scanning import print_costs
     from raymia.scan.service import bill_of
 
     if prepared.screen is not None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raymia.cli.console import Terminal
+import typer
+
+from raymia.cli.console import Exit, Terminal, err
 from raymia.errors import ConfigError
 
 if TYPE_CHECKING:  # it needs torch
+    from raymia.run.record import Counts
+    from raymia.scan.budget import Proposal
     from raymia.scan.plan import ScanPlan
 
 
@@ -62,6 +66,32 @@ def print_costs(out: Terminal, plan: ScanPlan) -> None:
     if costs["samples"] is None:
         unknown = ", ".join(split.name for split in plan.manifest.splits if split.samples is None)
         out.say(f"The manifest announces no number of samples for {unknown}; `raymia data index` counts them.")
+
+
+def print_chosen(out: Terminal, plan: ScanPlan, proposal: Proposal | None) -> None:
+    """Print how a budget chose the attacks of a plan, where one did, and what the scan costs."""
+    from raymia.cli.printing import print_proposal
+
+    if proposal is not None:
+        print_proposal(out, proposal)
+    print_costs(out, plan)
+
+
+def end(counts: Counts, most: float, lost: str) -> None:
+    """End a command whose scan lost more than the job allows.
+
+    Args:
+        counts: of the scan.
+        most: share that may be lost.
+        lost: what became of them, in words.
+
+    Raises:
+        Exit: with the code for that.
+    """
+    if counts.quarantined_fraction > most:
+        share = f"{counts.quarantined_fraction:.1%} of the {lost}"
+        err.say(f"{share}, more than max_quarantined_fraction {most:.1%}; the reasons stand above")
+        raise typer.Exit(Exit.OVER_QUARANTINED)
 
 
 def _memory(plan: Any) -> Any:

@@ -5,7 +5,6 @@ Who published a work after the last day of a model's training data has a certain
 
 from __future__ import annotations
 
-import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from rich.progress import Progress, TextColumn
 
 from raymia.curation.claimed import SIDES, TEXTS, UNKNOWN, ClaimRow, claims_of
 from raymia.curation.credentials import can_read
+from raymia.curation.output import output_table
 from raymia.curation.provider import ProviderClaims, contradictions_of
 from raymia.curation.ways import SURE
 from raymia.curation.works import Works
 from raymia.data.tables import read_table
-from raymia.errors import ConfigError, first_line
-from raymia.run.storage import Storage, StorageError
+from raymia.errors import ConfigError
 from raymia.urls import public
 
 TEXT_COLUMNS = (
@@ -102,7 +101,7 @@ def claims(
     if non_members is not None and (provider is None or provider.cut_off is None):
         raise ConfigError("--non-members: known by a cut-off alone; give --provider with `cut_off`")
     named = {"--out": out, "--non-members": non_members}
-    files = {option: _file(option, path) for option, path in named.items() if path is not None}
+    files = {option: output_table(option, path) for option, path in named.items() if path is not None}
     found = None if lookup is None else _found(lookup)
     readable = can_read()
     rows: list[ClaimRow] = []
@@ -120,18 +119,6 @@ def claims(
     for option, (storage, name) in files.items():
         storage.write_table(name, written[option])
     return Claims(_summary(rows, provider, found is not None, readable), table)
-
-
-def _file(option: str, path: str) -> tuple[Storage, str]:
-    if not path.lower().endswith(".parquet"):
-        raise ConfigError(f"{option} {public(path)}: expected a name that ends in .parquet")
-    folder, name = posixpath.split(path)
-    storage = Storage(folder or ".")
-    try:
-        storage.try_write()
-    except (OSError, StorageError) as error:
-        raise ConfigError(f"{option} {public(path)}: cannot be written ({first_line(error)})") from error
-    return storage, name
 
 
 def _found(lookup: str) -> dict[tuple[str, str], list[str]]:

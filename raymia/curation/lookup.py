@@ -6,7 +6,6 @@ list, and that the image was still to be had when the list was downloaded, are o
 
 from __future__ import annotations
 
-import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,14 @@ from rich.progress import Progress, TextColumn
 
 from raymia.curation.lists import MEANS, List, find_lists
 from raymia.curation.matches import Found, Match
+from raymia.curation.output import output_table
 from raymia.curation.perceptual import expected_by_chance
 from raymia.curation.sought import NO_FEATURES, KnownVectors, Sought, sought_of
 from raymia.curation.ways import MAX_BITS, SIZES, WAYS, ByAddress, ByDigest, ByEmbedding, ByLook, Hit, Way
 from raymia.curation.works import Works
 from raymia.data.arrays import vector_batches, vectors_shape
 from raymia.data.tables import BATCH_ROWS, read_columns, table_batches, text_of
-from raymia.errors import ConfigError, first_line
-from raymia.run.storage import Storage, StorageError
+from raymia.errors import ConfigError
 from raymia.urls import public
 
 NOT_IN_LISTS = "not_in_lists"
@@ -122,7 +121,7 @@ def lookup(
     Raises:
         ConfigError: a source cannot be used, or a table has nothing by which these works could be found.
     """
-    storage = None if out is None else _storage(out, tables)
+    storage = None if out is None else output_table("--out", out, tables)
     lists = find_lists(tables, embeddings, columns or {})
     for table in lists:
         if table.means == ("embedding",) and not features:
@@ -144,20 +143,6 @@ def lookup(
     if storage is not None:
         storage[0].write_table(storage[1], matches)
     return Lookup(_summary(sought, lists, ways, found, vectors), matches)
-
-
-def _storage(out: str, tables: Sequence[str]) -> tuple[Storage, str]:
-    """The folder and the name of the file to write."""
-    if not out.lower().endswith(".parquet") or out in tables:
-        raise ConfigError(f"--out {public(out)}: expected a name of its own that ends in .parquet")
-    folder, name = posixpath.split(out)
-    storage = Storage(folder or ".")
-    try:
-        # Lists are long: what cannot be written is said before they are read.
-        storage.try_write()
-    except (OSError, StorageError) as error:
-        raise ConfigError(f"--out {public(out)}: cannot be written ({first_line(error)})") from error
-    return storage, name
 
 
 def _ways(sought: Sought, means: Sequence[str], vectors: KnownVectors | None) -> dict[str, Way]:

@@ -8,12 +8,16 @@ from typing import Any
 
 from raymia.attacks.base import ATTACKS, Access
 from raymia.config import Job, override_field, parse_job, read_job
+from raymia.curation.derive import output_folder
+from raymia.documents import write_yaml
 from raymia.errors import ConfigError
 from raymia.replica.folder import find_pipeline
 from raymia.scan.budget import CONTROLS, Proposal, propose
 from raymia.scan.service import possible
 from raymia.shipped import model_folder
 
+JOB_FILE, RUN = "job.yaml", "run"
+"""In the folder of a question: the job, and its run directory."""
 FORWARDS = 20
 """Forwards per image of the attacks that are chosen where a person names neither attacks nor a budget."""
 
@@ -71,6 +75,11 @@ def job_of(asked: Asked, manifest: str, run: str) -> tuple[Job, Proposal | None]
     if asked.budget is not None:
         raise ConfigError(f"--budget: service {job.hosted.service} offers images alone, and no forwards; leave it out")
     return (job if chosen else parse_job(content | {"attacks": _of_service(job)}, source)), None
+
+
+def write_job(job: Job, folder: Path) -> None:
+    """Write a job as it was resolved into the folder of what is asked."""
+    output_folder(str(folder)).write(JOB_FILE, write_yaml(job.model_dump(mode="json")).encode())
 
 
 def _content(asked: Asked) -> dict[str, Any]:

@@ -24,20 +24,18 @@ from raymia.data.manifest import load_manifest
 from raymia.data.selection import ShardReader, shard_readers
 from raymia.data.tar import RawSample, ShardEnd
 from raymia.digests import file_digest
-from raymia.documents import write_yaml
 from raymia.engine.start import on_ray
 from raymia.errors import ConfigError, describe_validation
 from raymia.evaluation.canary import CanaryTest, canary_test, unit_scores
 from raymia.evaluation.signals import scored_rows, signals_of
-from raymia.evidence.asking import Asked, job_of
+from raymia.evidence.asking import RUN, Asked, job_of, write_job
 from raymia.evidence.canary import SPLIT, Declared, Plan, PlannedWork
-from raymia.evidence.rescoring import JOB_FILE, RUN
 from raymia.evidence.sets import PACKED, PER_SHARD
 from raymia.run.ledger import Ledger
 from raymia.run.record import Access, Counts, SignalRecord, now_text
 from raymia.run.storage import Storage
 from raymia.scan.budget import Proposal
-from raymia.scan.pipeline import run_scan
+from raymia.scan.pipeline import run_plan
 from raymia.scan.plan import ScanPlan, make_plan
 
 RESULT_FILE = "canary.json"
@@ -134,18 +132,15 @@ def prepare(plan: Plan, works: Path, asked: Asked, folder: Path, console: Consol
         ConfigError: names the file, the option or the field.
         RaymiaError: packing failed; the same call goes on from there.
     """
-    output_folder(str(folder))
-    asked = _with_declared(plan.test, asked)
+    manifest = f"{folder}/{PACKED}/{MANIFEST_FILE}"
     # A model that cannot be asked is said before an image is packed.
-    job_of(asked, f"{folder}/none.yaml", f"{folder}/{RUN}")
+    job, proposal = job_of(_with_declared(plan.test, asked), manifest, f"{folder}/{RUN}")
     missing = _missing(plan, works)
     lost = _pack(plan, works, frozenset(missing), f"{folder}/{PACKED}", console)
-    manifest = f"{folder}/{PACKED}/{MANIFEST_FILE}"
     _hold_against(plan, shard_readers(*load_manifest(manifest)))
-    job, proposal = job_of(asked, manifest, f"{folder}/{RUN}")
     scan = make_plan(job)
     tested(plan.test, scan.signals)
-    output_folder(str(folder)).write(JOB_FILE, write_yaml(job.model_dump(mode="json")).encode())
+    write_job(job, folder)
     return Prepared(plan, folder, job, proposal, scan, missing, lost)
 
 
@@ -160,7 +155,7 @@ def conduct(prepared: Prepared, commitment_held: bool, console: Console) -> tupl
     Raises:
         ConfigError, RaymiaError: the scan failed, or nothing was scored.
     """
-    counts = run_scan(prepared.job, console)
+    counts = run_plan(prepared.scan, console)
     result = _result(prepared.plan, prepared.job.run, prepared.missing, prepared.lost, commitment_held, True)
     _write(result, prepared.folder)
     return result, counts

@@ -28,7 +28,7 @@ from raymia.evidence.asking import Asked, job_of
 from raymia.report.extraction_page import with_images, write_extraction_page
 from raymia.run.ledger import Ledger
 from raymia.run.record import Counts
-from raymia.scan.pipeline import run_scan
+from raymia.scan.pipeline import run_plan, run_scan
 from raymia.scan.plan import ScanPlan, make_plan
 from raymia.shipped import NAMED
 
@@ -169,7 +169,7 @@ def conduct(prepared: Prepared, console: Console) -> tuple[Extraction, Counts]:
     pool = generation.job.pool
     with on_ray("extract", pool.replicas or pool.max_replicas or 1):
         if prepared.screen is not None:
-            run_scan(prepared.screen.job, console)
+            run_plan(prepared.screen, console)
         samples, captions = _screened(prepared.screen) if prepared.screen is not None else _listed(generation)
         chosen = choose(samples, prepared.wanted, generation.job.seed, prepared.screen is not None)
         roles = chosen["role"].value_counts()

@@ -11,7 +11,6 @@ import pandas as pd
 from pydantic import BaseModel
 
 from raymia.config import Job, load_job
-from raymia.curation.derive import MANIFEST_FILE
 from raymia.data.manifest import load_manifest
 from raymia.data.selection import IDENTITY, shard_readers
 from raymia.data.tar import RawSample
@@ -19,15 +18,15 @@ from raymia.errors import ConfigError, RaymiaError
 from raymia.evaluation.audit import audit
 from raymia.evaluation.evidence import CONTROL_SPLIT, WORKS_SPLIT
 from raymia.evaluation.signals import scored_rows
+from raymia.evidence.asking import JOB_FILE, RUN
 from raymia.evidence.registration import differences_of, read_registration
-from raymia.evidence.sets import SETS
+from raymia.evidence.sets import manifest_of
 from raymia.run.ledger import Ledger
 from raymia.run.record import Access, ScanRecord
 from raymia.run.storage import Storage
 from raymia.scan.plan import make_plan
 from raymia.scan.score import Batch, score_job
 
-JOB_FILE, RUN = "job.yaml", "run"
 SHARE = 0.01
 FEWEST = 4
 """Samples that are scored again, at least."""
@@ -83,7 +82,7 @@ def score_again(folder: Path, model: str | None = None) -> Agreement:
 
 
 def _job(folder: Path, model: str | None) -> Job:
-    changes = [f"manifest={folder}/{SETS}/{MANIFEST_FILE}"]
+    changes = [f"manifest={manifest_of(folder)}"]
     if model is not None:
         changes.append(f"replica.model={model}")
     return load_job(folder / JOB_FILE, changes, f"{folder}/{RUN}")
@@ -91,7 +90,7 @@ def _job(folder: Path, model: str | None) -> Job:
 
 def _samples(folder: Path, chosen: pd.DataFrame) -> Batch:
     """The chosen samples, read from their shards."""
-    manifest, place = load_manifest(f"{folder}/{SETS}/{MANIFEST_FILE}")
+    manifest, place = load_manifest(manifest_of(folder))
     wanted = {tuple(row) for row in chosen[IDENTITY].to_numpy()}
     found: dict[tuple[str, ...], RawSample] = {}
     for reader in shard_readers(manifest, place):

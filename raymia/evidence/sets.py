@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -76,6 +77,11 @@ class Sets(BaseModel):
     together: dict[str, int]
 
 
+def manifest_of(folder: Path | str) -> str:
+    """Place of the manifest of the sets, in the folder of an audit."""
+    return f"{folder}/{SETS}/{MANIFEST_FILE}"
+
+
 def make_sets(sources: Sources, folder: str, console: Console) -> Sets:
     """Pack the images, and name those that show the same; the same call goes on where it was stopped.
 
@@ -119,7 +125,7 @@ def make_sets(sources: Sources, folder: str, console: Console) -> Sets:
         clusters=CLUSTERS_FILE,
     )
     return Sets(
-        manifest=f"{folder}/{SETS}/{MANIFEST_FILE}",
+        manifest=manifest_of(folder),
         samples={split.name: split.samples or 0 for split in made.splits},
         lost=[
             Lost(split=counted.split, reason=reason, images=number)

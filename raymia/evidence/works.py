@@ -10,7 +10,6 @@ from rich.console import Console
 
 from raymia.config import Job
 from raymia.curation.derive import output_folder
-from raymia.documents import write_yaml
 from raymia.engine.start import on_ray
 from raymia.errors import ConfigError
 from raymia.evaluation.blind import blind_scores
@@ -19,16 +18,15 @@ from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.set_level import MINIMUM
 from raymia.evaluation.signals import signals_of
 from raymia.evaluation.sources import read_samples
-from raymia.evidence.asking import Asked, job_of
+from raymia.evidence.asking import RUN, Asked, job_of, write_job
 from raymia.evidence.bundle import Bundle, seal
 from raymia.evidence.registration import Registration, register, registration_of
-from raymia.evidence.rescoring import JOB_FILE, RUN
-from raymia.evidence.sets import Sets, Sources, make_sets
+from raymia.evidence.sets import Sets, Sources, make_sets, manifest_of
 from raymia.report.evidence_page import write_evidence_page
 from raymia.run.ledger import Ledger
 from raymia.run.record import Counts
 from raymia.scan.budget import Proposal
-from raymia.scan.pipeline import run_scan
+from raymia.scan.pipeline import run_plan
 from raymia.scan.plan import ScanPlan, make_plan
 
 EVIDENCE_FILE = "evidence.json"
@@ -70,17 +68,15 @@ def prepare(sources: Sources, asked: Asked, folder: Path, console: Console) -> P
         ConfigError: names the source, the option or the field.
         RaymiaError: a set is too small, or packing failed.
     """
-    output_folder(str(folder))
     # A model that cannot be asked is said before an image is packed.
-    job_of(asked, f"{folder}/none.yaml", f"{folder}/{RUN}")
+    job, proposal = job_of(asked, manifest_of(folder), f"{folder}/{RUN}")
     with on_ray("audit"):
         sets = make_sets(sources, str(folder), console)
     for split in (WORKS_SPLIT, CONTROL_SPLIT):
         if (count := sets.samples.get(split, 0)) < MINIMUM:
             raise ConfigError(f"{split}: {count} images are left; a set needs at least {MINIMUM}")
-    job, proposal = job_of(asked, sets.manifest, f"{folder}/{RUN}")
     plan = make_plan(job)
-    output_folder(str(folder)).write(JOB_FILE, write_yaml(job.model_dump(mode="json")).encode())
+    write_job(job, folder)
     return Prepared(folder, asked, sets, job, proposal, plan, _blind(sets.manifest))
 
 
@@ -104,22 +100,22 @@ def commit_to(prepared: Prepared) -> Registration:
     return register(storage, new, ledger.read_run() is not None)
 
 
-def conduct(prepared: Prepared, console: Console) -> tuple[Evidence, Bundle, Counts]:
+def conduct(prepared: Prepared, registration: Registration, console: Console) -> tuple[Evidence, Bundle, Counts]:
     """Scan, test, write the page and seal the folder; the same call goes on where it was stopped.
 
     Args:
-        prepared: a registered audit.
+        prepared: an audit of which everything is known but the scores.
+        registration: of it.
         console: where progress is shown.
 
     Raises:
         ConfigError, RaymiaError: the scan failed, or too little was scored.
     """
     folder, run = prepared.folder, prepared.job.run
-    counts = run_scan(prepared.job, console)
+    counts = run_plan(prepared.plan, console)
     evidence = make_evidence(run, prepared.asked.access, prepared.sets.lost, prepared.sets.twins)
     storage = output_folder(str(folder))
     storage.write(EVIDENCE_FILE, evidence.model_dump_json(indent=1).encode() + b"\n")
-    registration = commit_to(prepared)
     write_evidence_page(storage, run, evidence, registration.registered, registration.digest())
     record = Ledger(run).require_scan()
     return evidence, seal(folder, version("raymia"), record.model.fingerprint, record.versions), counts

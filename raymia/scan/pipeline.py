@@ -85,8 +85,13 @@ def run_scan(job: Job, console: Console, load: LoadScorer = load_scorer) -> Coun
         ConfigError: the job cannot be run as it is; nothing was started.
         RaymiaError: the scan failed; what was committed is kept. A `LostLeaseError` where another scan has taken the run over.
     """
-    control = job.control()
-    prepared = [_prepare(part) for part in ([job] if control is None else [job, control])]
+    return run_plan(make_plan(job), console, load)
+
+
+def run_plan(plan: ScanPlan, console: Console, load: LoadScorer = load_scorer) -> Counts:
+    """Scan what was planned; see `run_scan`."""
+    control = plan.job.control()
+    prepared = [_prepare(part) for part in ([plan] if control is None else [plan, make_plan(control)])]
     with ExitStack() as locks:
         for part in prepared:
             locks.enter_context(RunLock(part.ledger.storage))
@@ -113,10 +118,9 @@ def _scan_all(prepared: Sequence[Prepared], console: Console, load: LoadScorer) 
     return counts
 
 
-def _prepare(job: Job) -> Prepared:
-    """Check a job and its run directory."""
-    plan = make_plan(job)
-    ledger = Ledger(job.run)
+def _prepare(plan: ScanPlan) -> Prepared:
+    """Check the run directory of a plan."""
+    ledger = Ledger(plan.job.run)
     ledger.require_writable()
     if plan.latent_cache is not None:
         plan.latent_cache.require_writable()

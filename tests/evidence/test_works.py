@@ -68,9 +68,9 @@ def prepared(owned: Path, audited: Path) -> Prepared:
 def test_the_same_command_again_scores_nothing_and_registers_nothing_new(audited: Path, prepared: Prepared) -> None:
     before = (audited / "registration.json").read_bytes()
     found = evidence_of(audited)
-    commit_to(prepared)
+    registration = commit_to(prepared)
     with without_ray(), mock.patch.object(module, "write_evidence_page"):
-        again, _, counts = conduct(prepared, QUIET)
+        again, _, counts = conduct(prepared, registration, QUIET)
     assert (audited / "registration.json").read_bytes() == before
     assert again == found
     assert Ledger(f"{audited}/run").require_scan().attempts == 2
