@@ -55,7 +55,7 @@ def test_a_set_that_was_trained_on_is_found_and_what_it_shows_is_said(tmp_path: 
     found = audit(f"{run}#ours", f"{run}#theirs")
     assert found.test.p < 0.001
     assert found.test.signals == 2
-    assert found.statement.startswith("The suspect set scores higher than the control: evidence")
+    assert found.statement.startswith("The suspect set scores higher than the control: an indication that it was trained on")
     assert "certainly not trained on" in found.statement
 
 

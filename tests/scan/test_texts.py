@@ -51,7 +51,14 @@ def test_a_scan_whose_texts_are_encoded_first_scores_as_one_whose_replicas_encod
 
 
 def asked(attacks: dict[str, object], captions: list[str]) -> list[str]:
-    content = {"manifest": "-", "replica": {"model": "testbed"}, "attacks": attacks, "run": "-", "clip": "testbed"}
+    content = {
+        "manifest": "-",
+        "replica": {"model": "testbed"},
+        "attacks": attacks,
+        "run": "-",
+        "clip": "testbed",
+        "copies": "clip",
+    }
     return prompts_of(parse_job(content, "job").attacks.values(), level_names(), captions)
 
 
