@@ -53,7 +53,7 @@ from raymia.scan import pipeline
 from raymia.services.gate import OwnTurns
 from raymia.testbed.architecture import save_tiny
 
-pytest_plugins = ["tests.skips", "tests.workers"]
+pytest_plugins = ["tests.browsing", "tests.skips", "tests.workers"]
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -24,40 +20,8 @@ from raymia.report.plots import run_figures
 from raymia.report.sweep_page import write_sweep_report
 from raymia.run.ledger import Ledger
 from raymia.run.sweep import Factor
+from tests.browsing import assert_fits, assert_quiet, open_page, seen_by
 from tests.evaluation.test_metrics import table_of
-
-ARGUMENTS = (
-    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync --window-size=1200,900"
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ARGUMENTS.split():
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    yield opened
-    opened.quit()
-
-
-def open_page(browser: webdriver.Chrome, path: Path) -> None:
-    browser.get_log("performance")
-    browser.get(path.as_uri())
-
-
-def assert_quiet(browser: webdriver.Chrome) -> None:
-    """No message in the console, and nothing asked of anyone but the page itself and data within it."""
-    assert browser.get_log("browser") == []
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
 
 def first_column(table: WebElement) -> list[str]:
@@ -121,12 +85,9 @@ def test_markup_in_the_data_is_text_and_every_figure_is_drawn(browser: webdriver
 def test_the_page_fits_a_phone_and_follows_the_colour_scheme(
     browser: webdriver.Chrome, report: Path, width: int, scheme: str
 ) -> None:
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    seen_by(browser, width, scheme)
     open_page(browser, report)
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width  # type: ignore[no-untyped-call]
+    assert_fits(browser, width)
     style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
     paper, ink = (browser.execute_script(style, "body", name) for name in ("backgroundColor", "color"))  # type: ignore[no-untyped-call]
     assert (sum(map(int, paper[4:-1].split(","))) > sum(map(int, ink[4:-1].split(",")))) == (scheme == "light")
