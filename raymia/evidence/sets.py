@@ -170,27 +170,33 @@ def _thumbnails(readers: Sequence[ShardReader]) -> tuple[pd.DataFrame, NDArray[n
 
 
 def twins_of(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(pairs, 2) numbers of pictures that are one and the same but for size, quality and a cropped margin.
+    """(pairs, 2) numbers of pictures that are one and the same but for size, quality, a cropped margin and a mirror.
 
-    Outlines are held against one another first, all against all, and those that are alike at every trim.
+    Models are trained on mirrored pictures, too. Outlines are held against one another first, all against all, and those that
+    are alike at every trim.
 
     Args:
         thumbnails: (n, COMPARED_PX, COMPARED_PX, 3) pixels.
     """
+    outlines, mirrored = _outlines(thumbnails), _outlines(thumbnails[:, :, ::-1])
+    same = {thumbnail.tobytes(): number for number, thumbnail in reversed(list(enumerate(thumbnails)))}
+    found = {(first, number) for number, thumbnail in enumerate(thumbnails) if (first := same[thumbnail.tobytes()]) != number}
+    for theirs, others in ((outlines, thumbnails), (mirrored, thumbnails[:, :, ::-1])):
+        for start in range(0, len(outlines), AT_ONCE):
+            alike = outlines[start : start + AT_ONCE] @ theirs.T
+            for one, other in zip(*np.nonzero(alike >= LIKELY), strict=True):
+                pair = (int(one) + start, int(other))
+                if pair[0] < pair[1] and pair not in found and agreement(thumbnails[pair[0]], others[pair[1]]) >= MIN_AGREEMENT:
+                    found.add(pair)
+    return np.array(sorted(found), np.int64).reshape(-1, 2)
+
+
+def _outlines(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(n, OUTLINE_PX ** 2) brightness of pictures, less its mean, of length 1."""
     side = COMPARED_PX // OUTLINE_PX
     grey = thumbnails.astype(np.float32).mean(-1)
     grey = grey.reshape(len(thumbnails), OUTLINE_PX, side, OUTLINE_PX, side).mean((2, 4))
     outlines = grey.reshape(len(thumbnails), OUTLINE_PX**2)
     outlines = outlines - outlines.mean(1, keepdims=True)
     norm = np.linalg.norm(outlines, axis=1, keepdims=True)
-    outlines = outlines / np.maximum(norm, 1e-6)
-    same = {thumbnail.tobytes(): number for number, thumbnail in reversed(list(enumerate(thumbnails)))}
-    found = [(first, number) for number, thumbnail in enumerate(thumbnails) if (first := same[thumbnail.tobytes()]) != number]
-    known = set(found)
-    for start in range(0, len(outlines), AT_ONCE):
-        alike = outlines[start : start + AT_ONCE] @ outlines.T
-        for one, other in zip(*np.nonzero(alike >= LIKELY), strict=True):
-            pair = (int(one) + start, int(other))
-            if pair[0] < pair[1] and pair not in known and agreement(thumbnails[pair[0]], thumbnails[pair[1]]) >= MIN_AGREEMENT:
-                found.append(pair)
-    return np.array(sorted(found), np.int64).reshape(-1, 2)
+    return np.asarray(outlines / np.maximum(norm, 1e-6), np.float32)

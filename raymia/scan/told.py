@@ -96,6 +96,24 @@ DISTILLED = ("turbo", "lightning", "hyper-sd", "hyper_sd", "lcm", "schnell", "di
 OF_FEW_STEPS = ("LCMScheduler", "TCDScheduler")
 
 
+def distilled(job: Job, pipeline: PipelineFolder) -> bool:
+    """Whether a model learnt from another model's answers, as far as its folder, its name or its sampler says so.
+
+    Args:
+        job: that attacks a model.
+        pipeline: the model's folder, which was checked.
+    """
+    lacks = pipeline.family.lacks(pipeline.path)
+    return ("unconditional" in lacks and "condition" not in lacks) or to_few_steps(job, pipeline)
+
+
+def to_few_steps(job: Job, pipeline: PipelineFolder) -> bool:
+    """Whether a model was distilled to few steps, by its name or sampler."""
+    name = Path(job.model.model).name.lower()
+    sampler = read_json(pipeline.path / "model_index.json").get("scheduler") or [None, None]
+    return any(word in name for word in DISTILLED) or sampler[-1] in OF_FEW_STEPS
+
+
 def caveats(job: Job, pipeline: PipelineFolder) -> list[str]:
     """What a person should know of the model before its scores are believed, a sentence each.
 
@@ -109,9 +127,7 @@ def caveats(job: Job, pipeline: PipelineFolder) -> list[str]:
         found.append(
             f"replica.resolution_px: {side}, but the model was trained at {native} px; at another size scores tell less"
         )
-    name = Path(job.model.model).name.lower()
-    sampler = read_json(pipeline.path / "model_index.json").get("scheduler") or [None, None]
-    if any(word in name for word in DISTILLED) or sampler[-1] in OF_FEW_STEPS:
+    if to_few_steps(job, pipeline):
         found.append('replica.model: by its name or sampler distilled to few steps; a "no signal" means little there')
     for adapter in job.model.options().adapters:
         if is_inversion(adapter.file):

@@ -9,7 +9,7 @@ import pytest
 from raymia.config import parse_job
 from raymia.errors import ConfigError
 from raymia.replica.folder import find_pipeline
-from raymia.scan.told import caveats, require_told
+from raymia.scan.told import caveats, distilled, require_told
 from tests.replica.damaged import change, copied
 from tests.replica.families.flux import save
 
@@ -75,6 +75,7 @@ def test_what_needs_weights_as_they_were_saved_is_refused_where_they_are_rounded
 def test_another_size_and_a_distilled_model_are_said(tiny: Path, tmp_path: Path) -> None:
     found = find_pipeline(str(tiny), with_weights=False)
     assert caveats(job(tiny), found) == []
+    assert not distilled(job(tiny), found)
     (said,) = caveats(job(tiny, resolution_px=32), found)
     assert "the model was trained at 64 px" in said
     for name, scheduler in (("a-turbo-model", None), ("plain", "LCMScheduler")):
@@ -82,5 +83,7 @@ def test_another_size_and_a_distilled_model_are_said(tiny: Path, tmp_path: Path)
         if scheduler:
             change(folder / "model_index.json", scheduler=["diffusers", scheduler])
             change(folder / "scheduler" / "scheduler_config.json", _class_name=scheduler)
-        (said,) = caveats(job(folder), find_pipeline(str(folder), with_weights=False))
+        found = find_pipeline(str(folder), with_weights=False)
+        (said,) = caveats(job(folder), found)
         assert "distilled to few steps" in said
+        assert distilled(job(folder), found)
