@@ -268,7 +268,7 @@ async def _post(url: str, query: bytes, patience_s: float) -> tuple[bytes, str]:
 
 def _advice(status: int) -> str:
     if status in (401, 403, 407):
-        return "give the user and password that it wants in the address, as in https://USER:PASSWORD@tsa.example.org/tsr"
+        return "give the user and password that it wants, as USER:PASSWORD@ before the host in the address"
     return "try again, or ask another authority" if status >= 500 or status in (408, 429) else "correct the address"
 
 
@@ -310,11 +310,13 @@ def _token(answer: bytes, digest: bytes) -> _Token:
 def _understood() -> Iterator[None]:
     """Within this block whatever cannot be read is said to be no answer of RFC 3161."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numbers that nobody would give a certificate today
+            yield
     except StampError:
         raise
     except Exception as error:  # the libraries' own errors, and what they do not foresee
-        raise StampError(f"is no answer of RFC 3161 ({type(error).__name__}: {first_line(error)[:LONGEST_SAID]})") from error
+        raise StampError(f"is no answer of RFC 3161, or was changed ({type(error).__name__} where it is read)") from error
 
 
 def _opened(answer: bytes) -> tuple[Any, list[bytes]]:
@@ -333,18 +335,18 @@ def _opened(answer: bytes) -> tuple[Any, list[bytes]]:
         raise StampError(f"is no grant: {_refusal(status)}")
     token = response["timeStampToken"]
     if token["contentType"] != syntax.id_signedData:
-        raise ValueError("nothing signed in it")
+        raise StampError("is no answer of RFC 3161: nothing in it is signed")
     signed = _decoded(bytes(token["content"]), syntax.SignedData())
     # Versions are signed by nobody, and RFC 5652 leaves no choice of them.
     if signed["version"] != 3 or any(one["version"] != 1 for one in signed["signerInfos"]):
-        raise ValueError("not of the versions that RFC 5652 has for time stamps")
+        raise StampError("was changed, or is not of the versions that RFC 5652 has for time stamps")
     return signed, [bytes(encode(one["certificate"])) for one in signed["certificates"]]
 
 
 def _decoded(content: bytes, kind: Any) -> Any:
     found, rest = _module("pyasn1.codec.ber.decoder").decode(content, asn1Spec=kind)
     if rest:
-        raise ValueError(f"{len(rest)} bytes behind its end")
+        raise StampError(f"was changed: {len(rest)} bytes stand behind its end")
     return found
 
 
@@ -480,7 +482,7 @@ def _read_roots(file: Path) -> list[Certificate]:
         if len(content) > MAX_ROOTS_BYTES:
             raise ValueError(f"more than {MAX_ROOTS_BYTES} bytes")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # see `_certificate`
+            warnings.simplefilter("ignore")  # as in `_certificate`
             certificates = load_pem_x509_certificates(content)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: expected root certificates in PEM ({first_line(error)})") from error
@@ -504,7 +506,7 @@ def _certificate(content: bytes) -> Certificate:
     from cryptography.x509 import load_der_x509_certificate
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of old roots with numbers that nobody would give today
+        warnings.simplefilter("ignore")  # as above, of old roots
         return load_der_x509_certificate(content)
 
 
