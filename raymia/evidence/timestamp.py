@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -33,6 +32,7 @@ MAX_BYTES = 2**18
 """Of an answer; one with all its certificates has up to 16 KiB."""
 MAX_ROOTS_BYTES = 2**22
 LONGEST_SAID = 300
+LONGEST_SERIAL_BITS = 160
 SHORTEST_SECRET = 6
 """Characters of a parameter in an address that may be a key."""
 QUERY, REPLY = "application/timestamp-query", "application/timestamp-reply"
@@ -92,8 +92,11 @@ def require_stamps(url: str | None = None, roots: Path | None = None) -> None:
     Raises:
         ConfigError: names the library, the address or the file.
     """
-    if missing := [name for module, name in LIBRARIES.items() if find_spec(module) is None]:
-        raise ConfigError(f"time stamps need {' and '.join(missing)}: pip install 'raymia[evidence]'")
+    for module, name in LIBRARIES.items():
+        try:
+            _module(module)
+        except ImportError as error:
+            raise ConfigError(f"time stamps need {name}: pip install 'raymia[evidence]'") from error
     if url is not None:
         _require_address(url)
     if roots is not None:
@@ -118,14 +121,13 @@ def request(digest: bytes, url: str, patience_s: float = PATIENCE_S) -> bytes:
         StampError: the authority did not answer, refused, or answered with something else.
     """
     require_stamps(url)
-    nonce = secrets.randbits(63) | 1 << 63
+    nonce = secrets.randbits(62) | 1 << 62  # of 63 bits, which every authority can count
     asked = f"time stamp asked of {public(url)}"
     try:
         answer, kind = asyncio.run(_post(url, _query(digest, nonce), patience_s))
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        reason = (
-            f"no whole answer within {patience_s:g} s" if isinstance(error, TimeoutError) else _said(first_line(error), url)
-        )
+        late = isinstance(error, TimeoutError)
+        reason = f"no whole answer within {patience_s:g} s" if late else _said(first_line(error), url)
         raise StampError(f"{asked}: {reason}; try again, or ask another authority") from None
     except StampError as error:
         raise StampError(f"{asked}: {error}") from None
@@ -291,7 +293,9 @@ def _token(answer: bytes, digest: bytes) -> _Token:
         loaded = [_certificate(one) for one in certificates]
         signers = [(one.issuer, one.serial_number) for one in library.signed_data.signer_infos]
         own = [one for one in loaded if (one.issuer, one.serial_number) in signers]
-        when, serial, nonce = told.gen_time, told.serial_number, told.nonce
+        when, serial, nonce = told.gen_time, int(told.serial_number), told.nonce
+    if serial.bit_length() > LONGEST_SERIAL_BITS:
+        raise StampError(f"has a serial number of {serial.bit_length()} bits, more than RFC 3161 lets one have")
     if imprint[0] != SHA256:
         raise StampError(f"is of a hash of another kind ({imprint[0]}), not of a sha256")
     if imprint[1] != digest:
@@ -302,7 +306,8 @@ def _token(answer: bytes, digest: bytes) -> _Token:
         raise StampError(f"has {len(signers)} signatures, where RFC 3161 has one")
     if len(own) != 1:
         issuer, number = signers[0]
-        raise StampError(f"does not hold the certificate that it is signed by, number {number} of {issuer.rfc4514_string()}")
+        said = f"number {number:#x} of {issuer.rfc4514_string()}"[:LONGEST_SAID]
+        raise StampError(f"does not hold the certificate that it is signed by, {said}")
     return _Token(library, signed, own[0], loaded, when, serial, nonce)
 
 
@@ -352,10 +357,10 @@ def _decoded(content: bytes, kind: Any) -> Any:
 
 def _refusal(status: Any) -> str:
     """Why an authority gave no time stamp, in its own words."""
-    kinds = {place: name for name, place in status["failInfo"].namedValues.items()}
     faults = status["failInfo"] if status["failInfo"].hasValue() else ()
-    named = [kinds.get(place, f"fault {place}") for place, bit in enumerate(faults) if bit]
-    texts = [str(text) for text in status["statusString"]] if status["statusString"].hasValue() else []
+    # Of a list that may be long, only the bits that mean something are looked at.
+    named = [name for name, place in status["failInfo"].namedValues.items() if place < len(faults) and faults[place]]
+    texts = [str(text) for text in status["statusString"] if len(text)] if status["statusString"].hasValue() else []
     return "; ".join([status["status"].prettyPrint(), *named, *texts])[:LONGEST_SAID]
 
 
@@ -530,7 +535,8 @@ def _is_root(certificate: Certificate) -> bool:
 
 
 def _name(certificate: Certificate) -> str:
-    return certificate.subject.rfc4514_string()
+    """A certificate's subject, which may be of any length."""
+    return certificate.subject.rfc4514_string()[:LONGEST_SAID]
 
 
 def _at(when: datetime) -> str:
