@@ -20,7 +20,7 @@ from raymia.curation import matches
 from raymia.curation.addresses import address_of
 from raymia.curation.lookup import Lookup, LookupSummary, lookup
 from raymia.curation.murmur import laion_hash
-from raymia.curation.perceptual import perceptual_hash
+from raymia.curation.perceptual import perceptual_hashes
 from raymia.curation.ways import MAX_BITS, MIN_COSINE, WAYS
 from raymia.curation.works import Works
 from raymia.data import tables
@@ -175,8 +175,7 @@ def test_a_folder_and_a_packed_set_are_looked_for_by_file_and_by_what_stands_bes
     (folder / "0.json").write_text(json.dumps({"caption": "x", "url": "https://example.org/0.png"}))
     (folder / "1.json").write_text(json.dumps({"caption": "x", "URL": "no address"}))
     (folder / "broken.png").write_bytes(images[0][:200])
-    near = perceptual_hash(images[1], MAX_PIXELS)
-    assert near is not None
+    (near,) = perceptual_hashes(images[1], MAX_PIXELS)
     listed = {
         "URL": ["http://example.org/0.png", "https://example.org/2.png", None],
         "md5": [None, None, hashlib.md5(images[2], usedforsecurity=False).hexdigest().upper()],
@@ -287,7 +286,7 @@ def test_what_is_odd_in_a_row_costs_the_row_alone(tmp_path: Path) -> None:
         ({"url": ["u"]}, {"columns": {"url": "link"}}, "no column link, which --column url=link names; it has url"),
         ({"url": ["u"]}, {"columns": {"colour": "url"}}, "--column colour=url: nothing is looked for by that"),
         ({"url": ["u"]}, {"features": ["x"]}, "--features: no table of the list has embeddings"),
-        ({"url": ["u"]}, {"out": "found.csv"}, "--out found.csv: expected a name of its own that ends in .parquet"),
+        ({"url": ["u"]}, {"out": "found.csv"}, "--out found.csv: expected a name that ends in .parquet"),
         ({"embedding": [[0.5, 1.0]]}, {}, "it has embeddings alone; give the works' own with --features"),
         ({"embedding": [[0.5, 1.0]]}, {"features": True}, "embedding holds vectors of 2 numbers, --features of 8: made"),
         ({"url": ["u"]}, {"features": True, "embeddings": (1, 4)}, "vectors of 4 numbers, --features of 8: made"),

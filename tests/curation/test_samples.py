@@ -67,7 +67,7 @@ def captions(source: Path, out: Path) -> dict[str, tuple[str, str | None]]:
         ({"txt": "wide".encode("utf-16")}, "wide", "caption_cleaned,caption_not_utf8"),
         ({"txt": b"caf\xe9"}, "caf\ufffd", "caption_not_utf8"),
         ({"txt": b" \n", "json": b'{"caption": "of the json"}'}, "of the json", ""),
-        ({"txt": b"of the text", "json": b"{broken"}, "of the text", ""),
+        ({"txt": b"of the text", "json": b"{broken"}, "of the text", "facts_unreadable"),
         ({"TXT": b"in capitals"}, "in capitals", ""),
         ({"txt": b"x" * 2**21, "json": b'{"caption": "of the json"}'}, "of the json", "caption_unreadable"),
         ({}, "", "no_caption"),
