@@ -167,7 +167,8 @@ def _summary(
 ) -> ClaimsSummary:
     years: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        year = UNKNOWN if row.published is None else str(row.published.first.year)
+        span = set() if row.published is None else {row.published.first.year, row.published.last.year}
+        year = str(span.pop()) if len(span) == 1 else UNKNOWN
         years[year][str(row.values["reserved"])] += 1
     has_cut_off = provider is not None and provider.cut_off is not None
     sides = Counter(row.values.get("side") for row in rows)

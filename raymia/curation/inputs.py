@@ -85,8 +85,8 @@ def parts_of_manifest(manifest: Manifest, folder: str, fetched: dict[str, str]) 
     return parts
 
 
-def manifest_at(source: str) -> tuple[Manifest, str] | None:
-    """The manifest that a source is, with the folder that its paths start at; of ``M.yaml#SPLIT`` with that split alone.
+def manifest_at(source: str) -> tuple[Manifest, str, tuple[str, ...]] | None:
+    """The manifest that a source is, the folder that its paths start at, and its splits or, of ``M.yaml#SPLIT``, that one.
 
     None where the source is no manifest, by its ending.
 
@@ -97,13 +97,10 @@ def manifest_at(source: str) -> tuple[Manifest, str] | None:
     if not place.lower().endswith((".yaml", ".yml")) and place not in NAMED.names():
         return None
     manifest, folder = load_manifest(place)
-    if not wanted:
-        return manifest, folder
-    splits = tuple(split for split in manifest.splits if split.name == wanted)
-    if not splits:
-        has = ", ".join(split.name for split in manifest.splits)
-        raise ConfigError(f"{public(place)}#{wanted}: no split {wanted!r}; the manifest has {has}")
-    return manifest.model_copy(update={"splits": splits}), folder
+    names = tuple(split.name for split in manifest.splits)
+    if wanted and wanted not in names:
+        raise ConfigError(f"{public(place)}#{wanted}: no split {wanted!r}; the manifest has {', '.join(names)}")
+    return manifest, folder, (wanted,) if wanted else names
 
 
 def _known(source: str, names: Sequence[str], captions: str | None) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -87,13 +87,15 @@ class Works:
             lost = [row for _, row in dropped_rows(parts) if row.stage != "list"]
             yield from (Work(row.source, named(row.source), Fault(row.reason, row.detail), {}) for row in lost)
 
-    def _of_manifest(self, manifest: Manifest, folder: str, with_images: bool) -> Iterator[Work]:
+    def _of_manifest(self, manifest: Manifest, folder: str, wanted: Sequence[str], with_images: bool) -> Iterator[Work]:
         packed = manifest.model_copy(update={"splits": tuple(split for split in manifest.splits if split.source is None)})
-        for reader in shard_readers(packed, folder) if packed.splits else ():
+        # Of all splits: a selection names samples of each.
+        readers = shard_readers(packed, folder) if packed.splits else []
+        for reader in (reader for reader in readers if reader.shard.split in wanted):
             name = "/".join(reader.place)
             yield from (replace(work, place=reader.place) for work in self._of_shard(reader, name, {}, with_images))
         for split in manifest.splits:
-            if split.source is not None:
+            if split.source is not None and split.name in wanted:
                 urls = [str(url) for url in read_urls(split.source)["url"]]
                 for key, url in zip(keys_of(urls), urls, strict=True):
                     yield Work(key, named(url), None, {"url": url})

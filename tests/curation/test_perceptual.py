@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from raymia.curation import perceptual
 from raymia.curation.perceptual import expected_by_chance, hashes_of, parse_hash, perceptual_hashes
@@ -46,6 +46,15 @@ def test_a_picture_saved_anew_is_near_and_one_of_one_tone_has_no_hash() -> None:
     (near,) = perceptual_hashes(small, MAX_PIXELS)
     assert (near ^ int(BY_IMAGEHASH[1], 16)).bit_count() <= 4
     assert perceptual_hashes(encoded(Image.new("RGB", (80, 60), (9, 90, 200))), MAX_PIXELS) == frozenset()
+
+
+def test_a_picture_that_exif_turns_has_the_hash_of_its_stored_pixels_too() -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    picture(0).save(buffer, "PNG", exif=exif)
+    shown = encoded(picture(0).transpose(Image.Transpose.ROTATE_270))
+    assert perceptual_hashes(buffer.getvalue(), MAX_PIXELS) == {int(BY_IMAGEHASH[0], 16)} | perceptual_hashes(shown, MAX_PIXELS)
+    assert len(perceptual_hashes(buffer.getvalue(), MAX_PIXELS)) == 2
 
 
 def test_hashes_are_read_from_digits_and_from_whole_numbers_with_and_without_sign() -> None:
