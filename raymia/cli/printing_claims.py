@@ -34,6 +34,7 @@ def print_claims(out: Terminal, found: Claims) -> None:
     _print_credentials(out, summary)
     if summary.faults:
         out.say(f"Could not be read or understood: {_told(summary.faults)}.")
+        _print_by_work(out, found, "faults")
     if summary.found is not None:
         out.say(
             f"Found in the list by address or digest: {summary.found:,} of {summary.works:,} works; in whatever way: "
@@ -77,7 +78,11 @@ def _print_contradictions(out: Terminal, found: Claims) -> None:
     if not found.summary.contradictions:
         return
     out.say(f"Contradictions: {_told(found.summary.contradictions)}.")
-    told = [(row["source"], words) for row in found.table.to_pylist() for words in row["contradictions"]]
+    _print_by_work(out, found, "contradictions")
+
+
+def _print_by_work(out: Terminal, found: Claims, column: str) -> None:
+    told = [(row["source"], words) for row in found.table.select(["source", column]).to_pylist() for words in row[column]]
     for source, words in told[:SHOWN]:
         out.say(f"  {source}: {words}")
     if len(told) > SHOWN:

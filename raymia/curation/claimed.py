@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from raymia.curation.credentials import Credentials, read_credentials
 from raymia.curation.file_claims import RAW_DATA_MINING, FileClaims, file_claims
+from raymia.curation.told import CUT_URL
 from raymia.curation.ways import SURE
 from raymia.curation.works import Work
 from raymia.data.dates import Days, parse_date, parse_file_date
@@ -22,6 +23,8 @@ NON_MEMBER, SUSPECT, UNCLEAR = SIDES = ("non_member", "suspect", "unclear")
 something speaks against it."""
 UNDOING = ("published_in_the_future", "late_and_listed")
 """Contradictions that leave nothing certain of a work that is said to be published after the cut-off."""
+PLACES = ("published_at", "url", CUT_URL)
+"""Where a work was published, by the facts that say so, the first counting."""
 A_DAY = datetime.timedelta(days=1)
 """As much as two calendars may be apart: no contradiction."""
 UNKNOWN = "unknown"
@@ -45,7 +48,7 @@ def claims_of(
     """
     row = ClaimRow(work)
     row.published = row.date("published", work.facts.get("published"), parse_date)
-    row.values["published_at"] = work.facts.get("published_at") or work.facts.get("url")
+    row.values["published_at"] = next((work.facts[name] for name in PLACES if name in work.facts), None)
     if isinstance(work.content, Fault):
         row.faults["image"] = work.content.reason
     if work.told_fault is not None:

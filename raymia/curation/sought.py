@@ -13,6 +13,7 @@ from raymia.curation.addresses import address_of
 from raymia.curation.digests import SIZES
 from raymia.curation.lists import MEANS
 from raymia.curation.perceptual import parse_hash, perceptual_hashes
+from raymia.curation.told import CUT_URL
 from raymia.curation.works import Work, Works
 from raymia.data.images import MAX_PIXELS, ImageError
 from raymia.data.tar import Fault
@@ -150,10 +151,15 @@ def _marks(work: Work, digest: str | None) -> Iterator[str]:
 def _known(means: str, work: Work, digest: str | None, vectors: KnownVectors | None) -> object:
     """What a work is looked for by, or why that is not known."""
     if means == "url":
-        url = work.facts.get("url")
+        is_whole = "url" in work.facts
+        url = work.facts.get("url" if is_whole else CUT_URL)
         if url is None:
             return work.told_fault or Fault("no_url", "nothing says where it was published")
-        return (url,) if address_of(url) is not None else Fault("not_an_address", "what is said of its URL is none of the web")
+        return (
+            (url, is_whole)
+            if address_of(url) is not None
+            else Fault("not_an_address", "what is said of its URL is none of the web")
+        )
     if means in SIZES:
         return _digests(means, work)
     if means == "phash":

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 
 from raymia.curation.digests import SIZES, digest_texts
 from raymia.curation.perceptual import hashes_of, written_hash
 from raymia.data.delimited import TableError
-from raymia.data.manifest import SIGNATURES
 from raymia.data.tables import read_columns, table_batches, text_of
 from raymia.documents import DocumentError, parse_json
 from raymia.errors import ConfigError
@@ -25,15 +23,18 @@ FACTS = {
     "sha256": ("sha256", "image_sha256"),
     "md5": ("md5", "image_md5"),
     "phash": ("phash", "image_phash"),
+    "url_without_query": ("url_without_query",),
     "key": ("key",),
     "published": ("published",),
     "published_at": ("published_at",),
     "reserved": ("reserved",),
 }
 """What may be known of a work, with the names, in lower case, of columns and fields that say so, the first counting."""
-KEPT = ("url", "published", "published_at", "reserved")
+CUT_URL = "url_without_query"
+"""A URL of which it is not known whether it had a query: shards hold none."""
+KEPT = ("url", CUT_URL, "published", "published_at", "reserved")
 """Those that are packed with an image, in the JSON beside it."""
-ADDRESSES = ("url", "published_at")
+ADDRESSES = ("url", CUT_URL, "published_at")
 SOURCE = "source"
 """A field of a JSON that holds the work's URL where it holds one: `raymia data pack` names there what an image came from."""
 UNREADABLE = "facts_unreadable"
@@ -73,8 +74,8 @@ def facts_in_json(content: bytes, url_field: str | None = None) -> dict[str, str
     if url_field is not None:
         names.pop("url", None)
         names |= {"url": url_field} if url_field in fields else {}
-    elif "url" not in names and str(fields.get(SOURCE, "")).lower().startswith(("http://", "https://")):
-        names["url"] = SOURCE
+    elif not {"url", CUT_URL} & {*names} and str(fields.get(SOURCE, "")).lower().startswith(("http://", "https://")):
+        names[CUT_URL] = SOURCE
     told = {fact: _plain(fact, fields[name]) for fact, name in names.items()}
     return {fact: text for fact, text in told.items() if text}
 
@@ -94,19 +95,14 @@ def facts_in_rows(table: str, columns: Mapping[str, str]) -> Iterator[dict[str, 
 
 
 def kept(facts: Mapping[str, str]) -> dict[str, str]:
-    """The facts that are packed with an image; an address that opens a door is kept without what opens it."""
-    return {
-        name: _without_keys(facts[name]) if name in ADDRESSES else facts[name] for name in KEPT if facts.get(name) is not None
-    }
-
-
-def _without_keys(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    except ValueError:
-        return public(url)
-    return public(url) if "@" in parts.netloc or any(map(SIGNATURES.fullmatch, names)) else url
+    """The facts that are packed with an image; of addresses what may be seen, and one that lost its query is told apart."""
+    found = {name: facts[name] for name in KEPT if name in facts}
+    for name in ADDRESSES:
+        if name in found:
+            found[name] = public(found[name])
+    if "url" in found and "?" in facts["url"].partition("#")[0]:
+        found.setdefault(CUT_URL, found.pop("url"))
+    return {name: found[name] for name in KEPT if name in found}
 
 
 def _plain(fact: str, value: Any) -> str:

@@ -57,17 +57,20 @@ class Way(ABC):
 class ByAddress(Way):
     """By URL: equal, but for the query, or in host and path alone."""
 
-    def __init__(self, urls: Mapping[int, Iterable[str]]) -> None:
-        """Take the URLs by the number of the work; those that are no addresses are left out."""
+    def __init__(self, urls: Mapping[int, tuple[str, bool]]) -> None:
+        """Take the URL by the number of the work, and whether it is whole: others may have had a query."""
         super().__init__()
         self._works: dict[str, dict[str, set[int]]] = {way: defaultdict(set) for way in WAYS[:3]}
         hosts = set()
-        for work, texts in urls.items():
-            for address in filter(None, map(address_of, texts)):
-                spelled = (address.whole, address.without_query, address.host_and_path)
-                for way, text in zip(WAYS[:3], spelled, strict=True):
+        for work, (url, is_whole) in urls.items():
+            address = address_of(url)
+            if address is None:
+                continue
+            spelled = (address.whole, address.without_query, address.host_and_path)
+            for way, text in zip(WAYS[:3], spelled, strict=True):
+                if is_whole or way != WAYS[0]:
                     self._works[way][text].add(work)
-                hosts.add(address.host)
+            hosts.add(address.host)
         self._hosts = pa.array(sorted(hosts), pa.large_string())
 
     def find(self, column: pa.Array) -> Iterator[Hit]:

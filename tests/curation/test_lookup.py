@@ -352,6 +352,17 @@ def test_tars_of_one_name_in_two_folders_hold_works_of_their_own(tmp_path: Path)
     assert rows(found(tmp_path / "works", tmp_path / "list.csv"), "work", "source") == [("1", "b/0/1")]
 
 
+def test_a_url_that_may_have_lost_its_query_is_never_found_for_sure(tmp_path: Path) -> None:
+    (tmp_path / "works").mkdir()
+    for number, facts in enumerate(({"source": "https://a.org/1"}, {"url_without_query": "https://a.org/2"}, {"source": "x"})):
+        (tmp_path / "works" / f"{number}.jpg").write_bytes(image_bytes(number))
+        (tmp_path / "works" / f"{number}.json").write_text(json.dumps(facts))
+    (tmp_path / "list.csv").write_text("url\nhttps://a.org/1\nhttps://a.org/2?x=1\n")
+    looked = found(tmp_path / "works", tmp_path / "list.csv")
+    assert rows(looked, "work", "way", "row") == [("0", "url without query", 0), ("1", "url without query", 1)]
+    assert looked.summary.not_looked_for["url"] == {"no_url": 1}
+
+
 def test_features_without_an_embedding_are_said_to_have_none(tmp_path: Path) -> None:
     folder = features(tmp_path / "features", {"x": np.ones(WIDTH, np.float32)})
     empty = Ledger(folder).scores().slice(0, 0)

@@ -12,9 +12,8 @@ from raymia.curation.findings import claims_of_works, provider_of
 from raymia.curation.works import Works
 from raymia.data.manifest import load_manifest
 from raymia.data.provider import ProviderClaims
-from raymia.evidence.sets import Sources
-from raymia.evidence.works import prepare
-from tests.evidence.conftest import ASKED, QUIET, pictures_of, write_pictures
+from raymia.evidence.sets import Sources, make_sets
+from tests.evidence.conftest import QUIET, pictures_of, write_pictures
 
 EACH = 12
 SAID = {"source": "https://example.org/card", "retrieved": "2026-01-01"}
@@ -35,9 +34,9 @@ def test_certain_non_members_are_packed_and_an_audit_takes_them_for_its_control(
     control = f"{out}/manifest.yaml"
     assert provider_of(control) == PROVIDER
     write_pictures(tmp_path / "works", early)
-    prepared = prepare(Sources(str(tmp_path / "works"), control), ASKED, tmp_path / "audit", QUIET)
-    assert prepared.sets.samples == {"works": EACH, "control": EACH}
-    told = claims_of_works(Works(f"{prepared.sets.manifest}#control"), QUIET, PROVIDER)
+    sets = make_sets(Sources(str(tmp_path / "works"), control), str(tmp_path / "audit"), QUIET)
+    assert sets.samples == {"works": EACH, "control": EACH}
+    told = claims_of_works(Works(f"{sets.manifest}#control"), QUIET, PROVIDER)
     assert (told.works, told.dated, told.earliest, told.latest) == (EACH, EACH, "2024-05", "2024-05")
     assert (told.sides["non_member"], told.reserved, len(told.non_members)) == (EACH, {"yes": EACH}, EACH)
     captions = {item.caption for item in pictures_of("non_members", EACH)}
