@@ -61,6 +61,7 @@ def test_status_evaluate_audit_and_lookup_run_where_torch_ray_and_diffusers_are_
     (tmp_path / "list.csv").write_text("url,sha256\nhttps://example.org/1,\n")
     commands = [["status", run, "--json"], ["evaluate", run, "--json"]]
     # What no model is needed for asks for none, though it lies in a room that makes things.
+    commands.append(["data", "claims", str(tmp_path / "list.csv"), "--json"])
     commands.append(["data", "lookup", str(tmp_path / "list.csv"), "--in", str(tmp_path / "list.csv"), "--json"])
     code = f"""
 import json, sys
@@ -79,7 +80,8 @@ print(json.dumps(shown))
 """
     done = python(code)
     assert done.returncode == 0, done.stderr
-    status, metrics, looked = json.loads(done.stdout)
+    status, metrics, claimed, looked = json.loads(done.stdout)
+    assert claimed["works"] == 1
     assert (looked["works"], looked["found"]) == (1, 1)
     assert (status["state"], status["samples"]) == ("finished", 24)
     assert 0.5 < metrics["signals"]["loss"]["auc"]["value"] < 1.0

@@ -10,7 +10,10 @@ from raymia.cli.console import Json, err, out
 from raymia.errors import ConfigError
 from raymia.urls import public
 
-WORKS = "A manifest; a folder of images, tars or img2dataset's output; or a table of files, URLs, digests or perceptual hashes."
+WORKS = (
+    "A manifest, or M.yaml#SPLIT for one of its splits; a folder of images, tars or img2dataset's output; or a table of files, "
+    "URLs, digests or perceptual hashes."
+)
 
 
 def data_lookup(

@@ -34,6 +34,12 @@ def print_claims(out: Terminal, found: Claims) -> None:
     _print_credentials(out, summary)
     if summary.faults:
         out.say(f"Could not be read or understood: {_told(summary.faults)}.")
+        _print_by_work(out, found, "faults")
+    if summary.found is not None:
+        out.say(
+            f"Found in the list by address or digest: {summary.found:,} of {summary.works:,} works; in whatever way: "
+            f"{summary.listed:,}."
+        )
     _print_provider(out, summary)
     _print_contradictions(out, found)
 
@@ -59,9 +65,11 @@ def _print_provider(out: Terminal, summary: ClaimsSummary) -> None:
     out.say(f"Training data of {summary.model} up to {summary.cut_off}, as its provider says:")
     out.say(f"  {sides['non_member']:,} works first published after that are certain non-members, if both dates are true;")
     out.say(f"  {sides['suspect']:,} were published before that, or on that day: suspects;")
-    out.say(f"  {sides['unclear']:,} have no date, or one that may be either.")
-    if summary.found is not None:
-        out.say(f"Found in the list by address or digest: {summary.found:,} of {summary.works:,} works.")
+    out.say(f"  {sides['unclear']:,} have no date, one that may be either, or something that speaks against theirs.")
+    late = summary.late
+    if late is not None:
+        lost = f"; not written: {_told(late.lost)}" if late.lost else ""
+        out.say(f"Images of certain non-members written: {late.images:,} of {sides['non_member']:,}{lost}.")
 
 
 def _print_contradictions(out: Terminal, found: Claims) -> None:
@@ -70,7 +78,11 @@ def _print_contradictions(out: Terminal, found: Claims) -> None:
     if not found.summary.contradictions:
         return
     out.say(f"Contradictions: {_told(found.summary.contradictions)}.")
-    told = [(row["source"], words) for row in found.table.to_pylist() for words in row["contradictions"]]
+    _print_by_work(out, found, "contradictions")
+
+
+def _print_by_work(out: Terminal, found: Claims, column: str) -> None:
+    told = [(row["source"], words) for row in found.table.select(["source", column]).to_pylist() for words in row[column]]
     for source, words in told[:SHOWN]:
         out.say(f"  {source}: {words}")
     if len(told) > SHOWN:

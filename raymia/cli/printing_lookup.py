@@ -35,6 +35,9 @@ def print_lookup(out: Terminal, found: Lookup) -> None:
     summary = found.summary
     for line in _lists(summary):
         out.say(line)
+    empty = [table.table for table in summary.tables if not table.rows]
+    if empty:
+        out.say(f"No rows: {len(empty):,} of {len(summary.tables):,} tables, such as {empty[0]}.")
     _print_ways(out, summary)
     _print_matches(out, found)
     _print_not_looked_for(out, summary)
@@ -50,7 +53,9 @@ def print_lookup(out: Terminal, found: Lookup) -> None:
         out.say(ALIKE)
     if summary.found:
         out.say(HIT)
-    if summary.found < summary.works:
+    if not summary.rows:
+        out.say("The lists have no rows, so that nothing was looked through.")
+    elif summary.found < summary.works:
         out.say(NO_HIT)
 
 

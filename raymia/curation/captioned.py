@@ -10,9 +10,10 @@ from raymia.curation.folders import Dropped
 from raymia.curation.kinds import Sorted
 from raymia.curation.names import extension_of, keys_of, pair
 from raymia.curation.parts import NAME_DIFFERS, NO_SUCH_IMAGE, ImageFile
+from raymia.curation.told import KEPT, facts_in_rows, kept, names_in
 from raymia.data.captions import TEXTS
 from raymia.data.manifest import within
-from raymia.data.tables import read_table
+from raymia.data.tables import read_columns, read_table
 from raymia.errors import ConfigError
 from raymia.urls import public
 
@@ -29,12 +30,12 @@ class Captions:
     """What a table of captions says of the images of a folder.
 
     Attributes:
-        captions: caption and flags by image.
+        captions: caption, flags and facts by image; see `raymia.curation.parts.ImageFile`.
         named: images as rows have them.
         unmatched: rows that name none.
     """
 
-    captions: dict[str, tuple[str, tuple[str, ...]]]
+    captions: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]]]
     named: frozenset[str]
     unmatched: tuple[Dropped, ...]
 
@@ -55,11 +56,13 @@ def images_of_folder(source: str, found: Sorted, given: Captions | None) -> tupl
     ]
     files = []
     for name, key in zip(found.images, keys, strict=True):
-        if given is not None:
-            caption, flags = given.captions[name]
-            files.append(ImageFile(within(source, name), name, key, caption, (), flags))
-            continue
         texts = tuple(within(source, text) for text in side_cars.get(name, ()))
+        if given is not None:
+            caption, flags, facts = given.captions[name]
+            # The JSON beside an image says nothing of its caption then, and perhaps when it was published.
+            told = tuple(text for text in texts if extension_of(text) == "json")
+            files.append(ImageFile(within(source, name), name, key, caption, told, flags, facts=facts))
+            continue
         files.append(ImageFile(within(source, name), name, key, None, texts, (NAME_DIFFERS,) * (name in renamed)))
     return files, unused
 
@@ -92,18 +95,24 @@ def read_captions(images: Sequence[str], captions: str, source: str) -> Captions
         ConfigError: the table cannot be read, or names none of the images.
     """
     table = read_table(captions, ("file", "caption"), "captions", others=False)
-    table = table[table["file"].notna()]
+    columns = names_in(read_columns(captions, "captions").names, KEPT)
+    facts = [kept(row) for row in facts_in_rows(captions, columns)] if columns else [{}] * len(table)
     rows: dict[str, list[str]] = {}
-    for name, caption in zip(table["file"], table["caption"].fillna(""), strict=True):
-        rows.setdefault(name, []).append(caption)
+    told: dict[str, dict[str, str]] = {}
+    for name, caption, of_row in zip(table["file"], table["caption"].fillna(""), facts, strict=True):
+        if isinstance(name, str):
+            rows.setdefault(name, []).append(caption)
+            told.setdefault(name, of_row)
     paired = pair(rows, set(images))
     if not paired:
         example = public(next(iter(rows), "none"))
         raise ConfigError(f"captions {public(captions)}: none of its files is in {public(source)}, such as {example!r}")
-    given: dict[str, tuple[str, tuple[str, ...]]] = dict.fromkeys(images, ("", (NOT_IN_CAPTIONS,)))
+    given: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]]] = dict.fromkeys(
+        images, ("", (NOT_IN_CAPTIONS,), ())
+    )
     for name, image in paired.items():
         flags = [NAME_DIFFERS] * (name != image) + [SEVERAL_CAPTIONS] * (len(set(rows[name])) > 1)
-        given[image] = (rows[name][0], tuple(flags))
+        given[image] = (rows[name][0], tuple(flags), tuple(told[name].items()))
     detail = f"a row of {posixpath.basename(public(captions))} that names no image of the folder"
     unmatched = [Dropped(name, "list", NO_SUCH_IMAGE, detail) for name in rows if name not in paired]
     return Captions(given, frozenset(paired), tuple(unmatched))

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from raymia.curation.credentials import Credentials, read_credentials
 from raymia.curation.file_claims import RAW_DATA_MINING, FileClaims, file_claims
-from raymia.curation.provider import ProviderClaims
+from raymia.curation.told import CUT_URL
+from raymia.curation.ways import SURE
 from raymia.curation.works import Work
 from raymia.data.dates import Days, parse_date, parse_file_date
+from raymia.data.provider import ProviderClaims
 from raymia.data.tar import Fault
 
 WORDS = {"yes": "yes", "true": "yes", "1": "yes", "no": "no", "false": "no", "0": "no", "unknown": "unknown"}
 """What `reserved` of a table or a JSON may be, and what that means."""
-SIDES = ("non_member", "suspect", "unclear")
-"""First published after the cut-off for certain; before it or on its last day for certain; neither."""
+NON_MEMBER, SUSPECT, UNCLEAR = SIDES = ("non_member", "suspect", "unclear")
+"""First published after the cut-off for certain; before it or on its last day for certain; neither, or
+something speaks against it."""
+UNDOING = ("published_in_the_future", "late_and_listed")
+"""Contradictions that leave nothing certain of a work that is said to be published after the cut-off."""
+PLACES = ("published_at", "url", CUT_URL)
+"""Where a work was published, by the facts that say so, the first counting."""
+A_DAY = datetime.timedelta(days=1)
+"""As much as two calendars may be apart: no contradiction."""
 UNKNOWN = "unknown"
 NOT_READ = "not read"
 MAX_SHOWN = 60
@@ -32,23 +43,44 @@ def claims_of(
     Args:
         work: with its image.
         provider: what a model's provider says; none where there is none.
-        found: the sure ways in which a lookup found each work, by key and source; none where there was none.
+        found: the ways in which a lookup found each work, by key and source; none where there was none.
         readable: whether Content Credentials can be read.
     """
     row = ClaimRow(work)
     row.published = row.date("published", work.facts.get("published"), parse_date)
-    row.values["published_at"] = work.facts.get("published_at") or work.facts.get("url")
+    row.values["published_at"] = next((work.facts[name] for name in PLACES if name in work.facts), None)
     if isinstance(work.content, Fault):
         row.faults["image"] = work.content.reason
+    if work.told_fault is not None:
+        row.faults["json"] = work.told_fault.detail
     if isinstance(work.content, bytes):
+        row.digest = hashlib.sha256(work.content).hexdigest()
         _of_file(row, file_claims(work.content), work.content, readable)
     _reserved(row, work.facts.get("reserved"))
     if found is not None:
-        row.values["found_by"] = ", ".join(found.get((work.key, work.source), [])) or None
+        row.listed = tuple(found.get((work.key, work.source), ()))
+        row.values["found_by"] = ", ".join(way for way in row.listed if way in SURE) or None
     if provider is not None and provider.cut_off_days is not None:
         row.values["side"] = side_of(row.published, provider.cut_off_days)
     row.contradictions |= dict(_contradictions(row, provider))
+    if any(kind in row.contradictions for kind in UNDOING) and row.values.get("side") == NON_MEMBER:
+        row.values["side"] = UNCLEAR
     return row
+
+
+def settle(rows: Iterable[ClaimRow]) -> None:
+    """Take those for unclear that would be non-members but whose very file is another work that is none."""
+    by_file: dict[str, list[ClaimRow]] = defaultdict(list)
+    for row in rows:
+        if row.digest is not None and row.values.get("side") is not None:
+            by_file[row.digest].append(row)
+    for alike in by_file.values():
+        other = next((row for row in alike if row.values["side"] != NON_MEMBER), None)
+        for row in alike if other is not None else ():
+            if other is not None and row.values["side"] == NON_MEMBER:
+                row.values["side"] = UNCLEAR
+                when = "of which no date is known" if other.published is None else f"published on {other.published}"
+                row.contradictions["same_file"] = f"the same file is {other.values['source']}, {when}"
 
 
 class ClaimRow:
@@ -59,6 +91,8 @@ class ClaimRow:
         published, created: dates, where they are known.
         said: whether rights are reserved, by who says so.
         contradictions, faults: each with its words, by kind.
+        listed: the ways in which a lookup found it.
+        digest: of the image file; none without one.
     """
 
     def __init__(self, work: Work) -> None:
@@ -69,6 +103,8 @@ class ClaimRow:
         self.said: dict[str, str] = {}
         self.contradictions: dict[str, str] = {}
         self.faults: dict[str, str] = {}
+        self.listed: tuple[str, ...] = ()
+        self.digest: str | None = None
 
     def date(self, name: str, text: str | None, parse: Callable[[str], Days | None]) -> Days | None:
         """Note a date; one that cannot be read is none and a fault."""
@@ -135,19 +171,21 @@ def _reserved(row: ClaimRow, told: str | None) -> None:
 def side_of(published: Days | None, cut_off: Days) -> str:
     """On which side of the last day of the training data a work was first published; one of `SIDES`."""
     if published is not None and published.first > cut_off.last:
-        return "non_member"
-    return "suspect" if published is not None and published.last <= cut_off.first else "unclear"
+        return NON_MEMBER
+    return SUSPECT if published is not None and published.last <= cut_off.first else UNCLEAR
 
 
 def _contradictions(row: ClaimRow, provider: ProviderClaims | None) -> Iterator[tuple[str, str]]:
     published, created = row.published, row.created
-    if published is not None and created is not None and created.first > published.last:
+    if published is not None and created is not None and created.first - A_DAY > published.last:
         yield "made_after_publication", f"its file says that it was made on {created}, and it was published on {published}"
-    tomorrow = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=1)
-    if published is not None and published.first > tomorrow:
+    if published is not None and published.first > datetime.datetime.now(datetime.UTC).date() + A_DAY:
         yield "published_in_the_future", f"published on {published}, a day to come"
+    if row.values.get("side") == NON_MEMBER and row.listed:
+        late = f"it is said to be published on {published}, after the cut-off"
+        yield "late_and_listed", f"{late}, and the list names it ({', '.join(row.listed)})"
     respected = provider is not None and provider.opt_outs_respected is not None and provider.opt_outs_respected.value
-    if respected and row.values.get("side") == "suspect" and row.values["reserved"] == "yes" and row.values.get("found_by"):
+    if respected and row.values.get("side") == SUSPECT and row.values["reserved"] == "yes" and row.values.get("found_by"):
         stood = f"rights were reserved, by {row.values['reserved_by']}, and it was published on {published}, before the cut-off"
         listed = f"the list names it ({row.values['found_by']})"
         yield "reserved_and_listed", f"{stood}; the provider says that reservations were respected, and {listed}"

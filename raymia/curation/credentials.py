@@ -72,7 +72,7 @@ def credentials_of(report: str) -> Credentials:
     try:
         content: Any = parse_json(report, strict=False)
         manifest = content["manifests"][content["active_manifest"]]
-        said = {entry["label"].split("__")[0]: entry["data"] for entry in manifest.get("assertions", [])}
+        said = {entry["label"].split("__")[0]: entry.get("data", {}) for entry in manifest.get("assertions", [])}
         signer = manifest.get("signature_info", {})
         names = [str(signer[name]) for name in ("common_name", "issuer") if signer.get(name)]
         uses: dict[str, str] = {}

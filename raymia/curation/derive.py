@@ -11,15 +11,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raymia.curation.embed import Features
+from raymia.curation.output import MANIFEST_FILE as MANIFEST_FILE
+from raymia.curation.output import write_manifest as write_manifest
 from raymia.data.manifest import Manifest, Shard, Split, within
 from raymia.data.selection import IDENTITY
-from raymia.documents import write_yaml
 from raymia.errors import ConfigError, first_line
 from raymia.run.ledger import CLUSTERS_FILE
 from raymia.run.storage import Storage
 
 SELECTION_FILE = "selection.parquet"
-MANIFEST_FILE = "manifest.yaml"
 
 
 def derive(
@@ -118,12 +118,6 @@ def write_clusters(out: Storage, samples: pd.DataFrame, numbers: NDArray[Any]) -
     """Write the cluster of each sample, named after its number."""
     named = samples[IDENTITY].assign(cluster=[f"c{number:06d}" for number in numbers])
     write_frame(out, CLUSTERS_FILE, named.astype(str))
-
-
-def write_manifest(out: Storage, manifest: Manifest) -> None:
-    """Write a manifest as `manifest.yaml`, without the fields that say nothing."""
-    content = manifest.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    out.write(MANIFEST_FILE, write_yaml(content).encode())
 
 
 def relative(url: str, folder: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from PIL import ExifTags, Image, IptcImagePlugin
 from PIL.ImageFile import ImageFile
 
+from raymia.data.dates import is_blank_date, parse_file_date
 from raymia.data.formats import format_of
 from raymia.data.pillow import ImageError, guarded
 from raymia.data.xmp import MAX_VALUE, XmpError, xmp_properties
@@ -41,7 +43,7 @@ class FileClaims:
 
     Attributes:
         fields: texts by name: created, credit, creator, rights, usage_terms, web_statement, data_mining; of what several places
-            in the file say, XMP's counts, then IPTC's, then EXIF's.
+            in the file say, XMP's counts, then IPTC's, then EXIF's; of dates, the first that is one.
         said_by: the place that each was taken from: `XMP`, `IPTC` or `EXIF`.
         has_credentials: whether it carries a box of Content Credentials (C2PA).
         faults: places that are there and cannot be read, each with why.
@@ -73,17 +75,22 @@ def file_claims(content: bytes) -> FileClaims:
     return claims
 
 
-def _take(claims: FileClaims, place: str, read: object) -> None:
+def _take(claims: FileClaims, place: str, read: Callable[[], dict[str, str]]) -> None:
     """Add what a place says of what no earlier one did."""
     try:
         with guarded():
-            found = read()  # type: ignore[operator]
+            found = {name: value for name, value in read().items() if name != "created" or not is_blank_date(value)}
     except ImageError as error:
         claims.faults[place] = error.detail.removeprefix(f"{XmpError.__name__}: ")
         return
     for name, value in found.items():
-        if name not in claims.fields and value:
+        if value and (name not in claims.fields or _says_more(name, value, claims.fields[name])):
             claims.fields[name], claims.said_by[name] = value, place
+
+
+def _says_more(name: str, value: str, known: str) -> bool:
+    """Whether a value is a date where an earlier one is none."""
+    return name == "created" and parse_file_date(known) is None and parse_file_date(value) is not None
 
 
 def _iptc(image: ImageFile) -> dict[str, str]:
@@ -102,7 +109,15 @@ def _exif(image: Image.Image) -> dict[str, str]:
     exif = image.getexif()
     taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
     values = {"created": taken} | {name: exif.get(tag) for tag, name in EXIF_FIELDS.items()}
-    return {name: _text(value) for name, value in values.items() if isinstance(value, str | bytes)}
+    return {name: _text(_as_bytes(value)) for name, value in values.items() if isinstance(value, str | bytes)}
+
+
+def _as_bytes(value: str | bytes) -> str | bytes:
+    """The bytes of a text of EXIF, each of which Pillow takes for a letter, though writers put UTF-8 there."""
+    try:
+        return value.encode("latin-1") if isinstance(value, str) else value
+    except UnicodeEncodeError:
+        return value
 
 
 def _text(value: str | bytes) -> str:

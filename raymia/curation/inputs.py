@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +11,14 @@ from raymia.curation.folders import list_folder
 from raymia.curation.kinds import sort_files
 from raymia.curation.listed import images_of_table
 from raymia.curation.names import extension_of
+from raymia.curation.output import same_place
 from raymia.curation.parts import DroppedPart, FilePart, ImageFile, Part, ShardPart
 from raymia.data.formats import EXTENSIONS
-from raymia.data.manifest import Manifest, Shard, within
+from raymia.data.manifest import Manifest, Shard, load_manifest, within
 from raymia.data.selection import ShardReader, shard_readers
 from raymia.data.tables import is_table
 from raymia.errors import ConfigError
+from raymia.shipped import NAMED
 from raymia.urls import public
 
 FETCHED_PER_SHARD = 1000
@@ -84,19 +85,31 @@ def parts_of_manifest(manifest: Manifest, folder: str, fetched: dict[str, str]) 
     return parts
 
 
+def manifest_at(source: str) -> tuple[Manifest, str, tuple[str, ...]] | None:
+    """The manifest that a source is, the folder that its paths start at, and its splits or, of ``M.yaml#SPLIT``, that one.
+
+    None where the source is no manifest, by its ending.
+
+    Raises:
+        ConfigError: it cannot be read, or has no such split.
+    """
+    place, _, wanted = source.partition("#")
+    if not place.lower().endswith((".yaml", ".yml")) and place not in NAMED.names():
+        return None
+    manifest, folder = load_manifest(place)
+    names = tuple(split.name for split in manifest.splits)
+    if wanted and wanted not in names:
+        raise ConfigError(f"{public(place)}#{wanted}: no split {wanted!r}; the manifest has {', '.join(names)}")
+    return manifest, folder, (wanted,) if wanted else names
+
+
 def _known(source: str, names: Sequence[str], captions: str | None) -> set[str]:
     """Files of a folder that are neither images nor captions of one: the table of captions, and what img2dataset writes."""
     stems = {posixpath.splitext(name)[0] for name in names if extension_of(name) == "tar"}
     known = {f"{stem}{ending}" for stem in stems for ending in (".parquet", "_stats.json")}
     if captions is not None:
-        known |= {name for name in names if is_table(name) and _same(within(source, name), captions)}
+        known |= {name for name in names if is_table(name) and same_place(within(source, name), captions)}
     return known
-
-
-def _same(one: str, other: str) -> bool:
-    if "://" in one or "://" in other:
-        return one == other
-    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _nothing_in(source: str, names: Sequence[str]) -> str:

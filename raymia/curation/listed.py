@@ -13,6 +13,7 @@ import pyarrow as pa
 from raymia.curation.folders import Dropped
 from raymia.curation.names import keys_of, pair
 from raymia.curation.parts import NAME_DIFFERS, ImageFile
+from raymia.curation.told import KEPT, facts_in_rows, kept, names_in
 from raymia.data.manifest import within
 from raymia.data.tables import read_leaf, read_schema, read_table
 from raymia.errors import ConfigError
@@ -20,6 +21,8 @@ from raymia.urls import public
 
 PATH_COLUMNS = ("file", "path", "image")
 CAPTION_COLUMNS = ("caption", "text", "TEXT")
+Facts = tuple[tuple[str, str], ...]
+"""What a row says of an image; see `raymia.curation.told.kept`."""
 IMAGE_COLUMN = "image"
 """Column of images that stand in the table itself: bytes, or the data hub's struct of `bytes` and `path`."""
 
@@ -31,42 +34,46 @@ def images_of_table(source: str) -> tuple[list[ImageFile], list[Dropped], bool]:
         ConfigError: the table cannot be read, lacks a column, or names no image.
     """
     schema = read_schema(source, "table")
+    columns = names_in(schema.names, KEPT)
+    facts = [tuple(kept(row).items()) for row in facts_in_rows(source, columns)] if columns else []
     caption_column = _column(schema, CAPTION_COLUMNS, source)
     embedded = IMAGE_COLUMN in schema.names and holds_images(schema.field(IMAGE_COLUMN).type, source)
     dropped: list[Dropped] = []
     if embedded:
-        files = _embedded(source, schema.field(IMAGE_COLUMN).type, caption_column)
+        files = _embedded(source, schema.field(IMAGE_COLUMN).type, caption_column, facts)
     else:
-        files, dropped = _named(source, _column(schema, PATH_COLUMNS, source), caption_column)
+        files, dropped = _named(source, _column(schema, PATH_COLUMNS, source), caption_column, facts)
     if not files:
         raise ConfigError(f"table {public(source)}: none of its rows names an image")
     return files, dropped, embedded
 
 
-def _named(source: str, path_column: str, caption_column: str) -> tuple[list[ImageFile], list[Dropped]]:
+def _named(source: str, path_column: str, caption_column: str, facts: Sequence[Facts]) -> tuple[list[ImageFile], list[Dropped]]:
     """An image for each row that names a file; not for one that says again what another says."""
     table = read_table(source, (path_column, caption_column), "table", others=False)
     folder = folder_of(source)
     paths = [path if isinstance(path, str) else None for path in table[path_column]]
     renamed = _renamed(folder, [path for path in paths if path is not None])
-    kept: dict[tuple[str, str], str] = {}
+    first: dict[tuple[str, str], tuple[str, int]] = {}
     dropped: list[Dropped] = []
     for number, (path, caption) in enumerate(zip(paths, table[caption_column].fillna(""), strict=True)):
         if path is None:
             dropped.append(Dropped(f"row {number}", "read", "no_file_named", "the row names no file"))
             continue
         row = (renamed.get(path) or within(folder, path), caption)
-        if row in kept:
+        if row in first:
             dropped.append(Dropped(path, "read", "duplicate_file", "another row has the same file and caption"))
-        kept.setdefault(row, path)
+        first.setdefault(row, (path, number))
     files = [
-        ImageFile(location, path, key, caption, (), (NAME_DIFFERS,) * (path in renamed))
-        for ((location, caption), path), key in zip(kept.items(), keys_of([*kept.values()]), strict=True)
+        ImageFile(location, path, key, caption, (), (NAME_DIFFERS,) * (path in renamed), facts=facts[number] if facts else ())
+        for ((location, caption), (path, number)), key in zip(
+            first.items(), keys_of([path for path, _ in first.values()]), strict=True
+        )
     ]
     return files, dropped
 
 
-def _embedded(source: str, kind: pa.DataType, caption_column: str) -> list[ImageFile]:
+def _embedded(source: str, kind: pa.DataType, caption_column: str, facts: Sequence[Facts]) -> list[ImageFile]:
     """An image for each row of a table that holds them."""
     captions = read_table(source, (caption_column,), "table", others=False)[caption_column].fillna("")
     has_paths = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
@@ -75,7 +82,7 @@ def _embedded(source: str, kind: pa.DataType, caption_column: str) -> list[Image
     names = [path or f"row-{number:08d}" for number, path in enumerate(paths)]
     rows = enumerate(zip(paths, names, keys_of(names), captions, strict=True))
     return [
-        ImageFile(within(folder, path) if path else "", name, key, caption, row=number)
+        ImageFile(within(folder, path) if path else "", name, key, caption, row=number, facts=facts[number] if facts else ())
         for number, (path, name, key, caption) in rows
     ]
 

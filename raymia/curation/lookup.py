@@ -12,16 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from raymia.curation.lists import MEANS, List, find_lists
+from raymia.curation.digests import SIZES
+from raymia.curation.lists import MEANS, TRIED, List, find_lists
 from raymia.curation.matches import Found, Match
 from raymia.curation.output import output_table
 from raymia.curation.perceptual import expected_by_chance
 from raymia.curation.sought import NO_FEATURES, KnownVectors, Sought, sought_of
-from raymia.curation.ways import MAX_BITS, SIZES, WAYS, ByAddress, ByDigest, ByEmbedding, ByLook, Hit, Way
+from raymia.curation.ways import MAX_BITS, WAYS, ByAddress, ByDigest, ByEmbedding, ByLook, Hit, Way
 from raymia.curation.works import Works
 from raymia.data.arrays import vector_batches, vectors_shape
 from raymia.data.tables import BATCH_ROWS, read_columns, table_batches, text_of
@@ -121,8 +123,10 @@ def lookup(
     Raises:
         ConfigError: a source cannot be used, or a table has nothing by which these works could be found.
     """
-    storage = None if out is None else output_table("--out", out, tables)
     lists = find_lists(tables, embeddings, columns or {})
+    read = [works.source, *([control.source] if control else []), *(table.source for table in lists)]
+    read += [table.vectors for table in lists if table.vectors is not None]
+    storage = None if out is None else output_table("--out", out, read)
     for table in lists:
         if table.means == ("embedding",) and not features:
             raise ConfigError(f"table {public(table.source)}: it has embeddings alone; give the works' own with --features")
@@ -130,6 +134,9 @@ def lookup(
     if features and "embedding" not in means:
         raise ConfigError("--features: no table of the list has embeddings; leave it out, or name their column with --column")
     vectors = KnownVectors.read(features) if "embedding" in means else None
+    if vectors is not None:
+        for table in lists:
+            _require_width(table, vectors.width)
     sought = sought_of(works, control, means, vectors)
     ways = _ways(sought, means, vectors)
     found = Found()
@@ -170,10 +177,7 @@ def _look_through(table: List, ways: Mapping[str, Way], found: Found, batch_rows
     for batch in table_batches(table.source, chosen, "table", batch_rows):
         hits: list[Hit] = []
         for role in (role for role in columns if role in ways):
-            column = batch.column(columns[role])
-            if role == "embedding" and start == 0:
-                _require_width(table, columns[role], column, ways[role])
-            hits += ways[role].find(column)
+            hits += ways[role].find(batch.column(columns[role]))
         if vectors is not None:
             hits += vectors.take(batch.num_rows)
         if hits:
@@ -209,22 +213,24 @@ def _vectors_beside(table: List, ways: Mapping[str, Way], batch_rows: int) -> _B
     way = ways.get("embedding")
     if table.vectors is None or not isinstance(way, ByEmbedding):
         return None
-    _, width = vectors_shape(table.vectors)
-    if width != way.width:
-        raise _other_width(f"embeddings {public(table.vectors)}: vectors of {width} numbers", way.width)
     return _Beside(table.vectors, way, batch_rows)
 
 
-def _require_width(table: List, name: str, column: pa.Array, way: Way) -> None:
-    """See that a column of embeddings has some that could be the works' model's."""
-    sizes = sorted({len(value) for value in column.drop_null()}) if isinstance(way, ByEmbedding) else []
-    if isinstance(way, ByEmbedding) and sizes and way.width not in sizes:
-        what = f"table {public(table.source)}: column {name} holds vectors of {sizes[0]} numbers"
-        raise _other_width(what, way.width)
-
-
-def _other_width(what: str, width: int) -> ConfigError:
-    return ConfigError(f"{what}, --features of {width}: made by another model; embed the works by that of the list")
+def _require_width(table: List, width: int) -> None:
+    """See that a table's embeddings are as wide as the works', or some of the first that it has in a column of lists."""
+    name = table.columns.get("embedding")
+    if table.vectors is not None:
+        sizes, what = {vectors_shape(table.vectors)[1]}, f"embeddings {public(table.vectors)}: vectors"
+    elif name is not None:
+        first = next(table_batches(table.source, [name], "table", TRIED), None)
+        sizes = set() if first is None else {*pc.unique(pc.list_value_length(first.column(name))).drop_null().to_pylist()}
+        what = f"table {public(table.source)}: column {name} holds vectors"
+    else:
+        return
+    if sizes and width not in sizes:
+        raise ConfigError(
+            f"{what} of {min(sizes)} numbers, --features of {width}: made by another model; embed the works by that of the list"
+        )
 
 
 def _summary(
@@ -274,5 +280,5 @@ def _of_way(way: str, sought: Sought, ways: Mapping[str, Way], found: Found) -> 
         rows=sum(works.values()),
         controls_looked_for=sought.count(means, True),
         controls_found=len(counts) - len(works),
-        expected_by_chance=expected_by_chance(looked_for, rows, MAX_BITS) if way == "phash" else None,
+        expected_by_chance=expected_by_chance(sought.hashes, rows, MAX_BITS) if way == "phash" else None,
     )

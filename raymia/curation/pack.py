@@ -7,11 +7,11 @@ import io
 import itertools
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,8 +24,8 @@ from raymia.curation.fetch import fetch
 from raymia.curation.folders import PLAN_FILE, SHARDS_FOLDER
 from raymia.curation.inputs import parts_of_manifest
 from raymia.curation.parts import DroppedPart, Part, Parts, ShardPart, dropped_rows
-from raymia.curation.samples import Packed, Row, file_samples, lost, named, shard_samples
-from raymia.curation.writing import write_tar
+from raymia.curation.samples import Row, file_samples, lost, named, shard_samples
+from raymia.curation.writing import write_shard
 from raymia.data.images import MAX_PIXELS
 from raymia.data.manifest import Label, Manifest, Split, known, load_manifest
 from raymia.data.tar import Fault
@@ -120,7 +120,7 @@ def pack_manifest(manifest_file: str, name: str | None, out: str, console: Conso
             fetched[split.name] = str(fetch(split.source, Path(out) / "fetched" / split.name))
     parts = parts_of_manifest(manifest, folder, fetched)
     labels = {split.name: split.member for split in manifest.splits}
-    facts = manifest.model_dump(include={"licence", "provenance", "valid_for_models", "fold_captions"})
+    facts = manifest.model_dump(include={"licence", "provenance", "valid_for_models", "fold_captions", "claims"})
     return pack(name or manifest.name, labels, parts, out, console, facts)
 
 
@@ -146,7 +146,7 @@ def pack_part(part: Part, out: str, max_pixels: int) -> int:
         first = next(packed, None)
         if first is not None:
             with storage.create(_shard_path(part)) as stream:
-                shard = _write_shard(stream, itertools.chain([first], packed))
+                shard = write_shard(stream, itertools.chain([first], packed))
     for row in rows:
         row |= {"split": part.split, "shard": _shard_name(part)}
     table = pa.Table.from_pylist(rows, schema=ATTRITION_SCHEMA)
@@ -154,34 +154,9 @@ def pack_part(part: Part, out: str, max_pixels: int) -> int:
     return sum(row.get("stage") != LISTED for row in rows)
 
 
-def _write_shard(stream: BinaryIO, packed: Iterator[Packed]) -> dict[str, Any]:
-    """Write a tar; return its number of samples and its digest."""
-    digest = hashlib.sha256()
-    samples = write_tar(cast(BinaryIO, _Tee(stream, digest)), ((sample.key, _members(sample)) for sample in packed))
-    return {"samples": samples, "sha256": digest.hexdigest()}
-
-
-def _members(sample: Packed) -> dict[str, bytes]:
-    facts = json.dumps({"caption": sample.caption, "source": sample.source}, ensure_ascii=False)
-    return {sample.extension: sample.content, "txt": sample.caption.encode(), "json": facts.encode()}
-
-
-class _Tee:
-    """A stream that takes the digest of what goes through it."""
-
-    def __init__(self, stream: BinaryIO, digest: Any) -> None:
-        """Pass what is written on to `stream`, and to `digest` of hashlib."""
-        self._stream = stream
-        self._digest = digest
-
-    def write(self, content: bytes) -> int:
-        self._digest.update(content)
-        return self._stream.write(content)
-
-
 def _require_same(storage: Storage, name: str, parts: Sequence[Part], max_pixels: int) -> None:
     """Refuse to mix two data sets in one folder; remember what this one is made of."""
-    content = json.dumps([name, max_pixels, *map(asdict, parts)], default=_plain)
+    content = json.dumps([name, max_pixels, *(asdict(part, dict_factory=_fields) for part in parts)], default=_plain)
     plan = {"name": name, "parts": len(parts), "sha256": hashlib.sha256(content.encode()).hexdigest()}
     before = storage.read(PLAN_FILE)
     if before is None:
@@ -227,6 +202,11 @@ def _dropped_table(parts: Parts) -> pa.Table:
         for split, row in dropped_rows(parts)
     ]
     return pa.Table.from_pylist(rows, schema=ATTRITION_SCHEMA)
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Fields of a part, without the facts of an image that has none: a folder begun without them goes on."""
+    return {name: value for name, value in pairs if name != "facts" or value}
 
 
 def _plain(value: Any) -> Any:

@@ -26,6 +26,7 @@ class ImageFile:
         side_cars: paths or URLs of the files beside the image that may hold the caption, the first that does counting.
         flags: remarks on how image and caption were found.
         row: number of the row that holds it, from 0, where it stands in a table.
+        facts: what its row says of it; see `raymia.curation.told`.
     """
 
     location: str
@@ -35,6 +36,7 @@ class ImageFile:
     side_cars: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     row: int | None = None
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

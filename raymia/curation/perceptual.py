@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dct
 
-from raymia.data.images import upright_image
+from raymia.data.images import shown_and_stored
 from raymia.data.pillow import guarded
 
 BITS = 64
@@ -27,8 +27,11 @@ FLAT = 1.0
 _HEX = re.compile(r"(?:0x)?([0-9a-fA-F]{16})")
 
 
-def perceptual_hash(content: bytes, max_pixels: int) -> int | None:
-    """The 64 bits of an image file, the first in the highest place; none for a picture of one tone.
+def perceptual_hashes(content: bytes, max_pixels: int) -> frozenset[int]:
+    """The 64 bits of an image file, the first in the highest place; none of a picture of one tone.
+
+    There are two where EXIF says that the picture is to be turned: that of the picture as it is shown, and that of the pixels
+    as they stand in the file, which is what a program finds that does not look at EXIF, as `imagehash.phash` does not.
 
     Args:
         content: a file of one of `raymia.data.formats.FORMATS`.
@@ -37,7 +40,11 @@ def perceptual_hash(content: bytes, max_pixels: int) -> int | None:
     Raises:
         ImageError: the image cannot be used, with its reason.
     """
-    picture, _ = upright_image(content, max_pixels)
+    hashes = map(_hash, shown_and_stored(content, max_pixels))
+    return frozenset(found for found in hashes if found is not None)
+
+
+def _hash(picture: Image.Image) -> int | None:
     with guarded():
         grey = picture.convert("L").resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
     pixels = np.asarray(grey, np.float64)

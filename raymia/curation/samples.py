@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 from raymia.curation.attrition import LISTED, fetch_reason
 from raymia.curation.folders import irregular, printable
 from raymia.curation.listed import IMAGE_COLUMN
-from raymia.curation.names import fit_keys
+from raymia.curation.names import extension_of, fit_keys
 from raymia.curation.parts import FilePart, ImageFile, ShardPart
+from raymia.curation.told import UNREADABLE, ToldError, facts_in_json, kept
 from raymia.data.captions import CAPTION_UNREADABLE, MAX_TEXT_BYTES, Caption, caption_beside, caption_of
 from raymia.data.delimited import TableError
 from raymia.data.images import ImageError, decode_image
@@ -41,6 +42,7 @@ class Packed:
         content: the image file.
         caption: empty where there is none.
         source: the name by which the user knows the image, without secrets.
+        facts: what is said of it; see `raymia.curation.told.kept`.
     """
 
     key: str
@@ -48,6 +50,7 @@ class Packed:
     content: bytes
     caption: str
     source: str
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def file_samples(part: FilePart, rows: list[Row], max_pixels: int) -> Iterator[Packed]:
@@ -66,9 +69,10 @@ def file_samples(part: FilePart, rows: list[Row], max_pixels: int) -> Iterator[P
             continue
         extension = _checked(content, row, max_pixels)
         if extension is not None:
-            caption = _caption(file)
-            row["flags"] = _joined((*file.flags, *caption.flags))
-            yield Packed(file.key, extension, content, caption.text, row["source"])
+            caption = caption_of_file(file)
+            facts, fault = told_beside(file)
+            row["flags"] = _joined((*file.flags, *caption.flags, *_unread(fault, caption.flags)))
+            yield Packed(file.key, extension, content, caption.text, row["source"], kept(facts))
 
 
 def shard_samples(part: ShardPart, spool: IO[bytes], rows: list[Row], max_pixels: int) -> Iterator[Packed]:
@@ -106,9 +110,9 @@ def shard_samples(part: ShardPart, spool: IO[bytes], rows: list[Row], max_pixels
             row["key"] = names[row["key"]]
     rows += sorted((*tar.outcomes.values(), *tar.more), key=lambda row: str(row.get("key", "")))
     for key in sorted(tar.places, key=names.__getitem__):
-        start, size, extension, caption = tar.places[key]
+        start, size, extension, caption, facts = tar.places[key]
         spool.seek(start)
-        yield Packed(names[key], extension, spool.read(size), caption, tar.outcomes[key]["source"])
+        yield Packed(names[key], extension, spool.read(size), caption, tar.outcomes[key]["source"], facts)
 
 
 class _Tar:
@@ -117,14 +121,15 @@ class _Tar:
     Attributes:
         outcomes: a row for the first sample of each key.
         more: rows of what has no key of its own: samples that repeat one, and the rest of a shard that cannot be read.
-        places: where the image of each sample that can be packed stands in the spool, its size, extension and caption.
+        places: where the image of each sample that can be packed stands in the spool, its size, extension,
+            caption and facts.
     """
 
     def __init__(self, outcomes: dict[str, Row]) -> None:
         """Begin with what is known of samples that were not fetched."""
         self.outcomes = outcomes
         self.more: list[Row] = []
-        self.places: dict[str, tuple[int, int, str, str]] = {}
+        self.places: dict[str, tuple[int, int, str, str, dict[str, str]]] = {}
         self._met: set[str] = set()
 
     def take(self, sample: RawSample, source: str, spool: IO[bytes], max_pixels: int) -> None:
@@ -140,8 +145,9 @@ class _Tar:
             return
         extension = _checked(sample.image, row, max_pixels)
         if extension is not None:
-            row["flags"] = _joined(sample.flags)
-            self.places[sample.key] = (spool.tell(), len(sample.image), extension, sample.caption)
+            facts, fault = told_in(sample.facts)
+            row["flags"] = _joined((*sample.flags, *_unread(fault, sample.flags)))
+            self.places[sample.key] = (spool.tell(), len(sample.image), extension, sample.caption, kept(facts))
             spool.write(sample.image)
 
 
@@ -194,7 +200,38 @@ def _checked(content: bytes, row: Row, max_pixels: int) -> str | None:
         return None
 
 
-def _caption(file: ImageFile) -> Caption:
+def told_beside(file: ImageFile, url_field: str | None = None) -> tuple[dict[str, str], Fault | None]:
+    """The facts that came with a file, and others in the JSON beside it; and why that cannot be read, where it cannot.
+
+    Args:
+        file: the image.
+        url_field: see `raymia.curation.told.facts_in_json`.
+    """
+    told, fault = dict[str, str](), None
+    beside = next((location for location in file.side_cars if extension_of(location) == "json"), None)
+    if beside is not None:
+        content = read_or_fault(beside, MAX_TEXT_BYTES)
+        if isinstance(content, Fault):
+            fault = Fault(UNREADABLE, content.detail)
+        else:
+            told, fault = told_in(content, url_field)
+    return told | dict(file.facts), fault
+
+
+def told_in(content: bytes, url_field: str | None = None) -> tuple[dict[str, str], Fault | None]:
+    """The facts in a JSON beside an image, and why it cannot be read, where it cannot."""
+    try:
+        return facts_in_json(content, url_field), None
+    except ToldError as error:
+        return {}, Fault(UNREADABLE, str(error))
+
+
+def _unread(fault: Fault | None, flags: Sequence[str]) -> tuple[str, ...]:
+    """The flag of a JSON that cannot be read, where nothing says so yet."""
+    return () if fault is None or CAPTION_UNREADABLE in flags else (UNREADABLE,)
+
+
+def caption_of_file(file: ImageFile) -> Caption:
     """The caption that came with a file, or stands in the first file beside it that has one."""
     if file.caption is not None:
         return caption_of(file.caption)

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymia.curation.addresses import address_of
+from raymia.curation.digests import SIZES
 from raymia.curation.lists import MEANS
-from raymia.curation.perceptual import parse_hash, perceptual_hash
-from raymia.curation.ways import SIZES
+from raymia.curation.perceptual import parse_hash, perceptual_hashes
+from raymia.curation.told import CUT_URL
 from raymia.curation.works import Work, Works
 from raymia.data.images import MAX_PIXELS, ImageError
 from raymia.data.tar import Fault
@@ -33,7 +34,7 @@ class Sought:
     Attributes:
         keys, sources: of each; see `raymia.curation.works.Work`.
         control: whether it is a control.
-        known: what each is looked for by, by means and number: addresses, digests, a hash or an embedding.
+        known: what each is looked for by, by means and number: addresses, digests, hashes or an embedding.
         lacks: why it cannot be looked for by some means, by means and number.
         left_out: controls that are works too, the file or the address being the same.
     """
@@ -48,6 +49,12 @@ class Sought:
     def count(self, means: str, control: bool) -> int:
         """How many can be looked for by some means."""
         return sum(self.control[number] is control for number in self.known[means])
+
+    @property
+    def hashes(self) -> int:
+        """Perceptual hashes of works; one that EXIF turns has two."""
+        known = self.known["phash"].items()
+        return sum(len(values) for number, values in known if isinstance(values, set) and not self.control[number])
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,13 @@ class KnownVectors:
             values = table.column(EMBEDDING).combine_chunks().to_pylist()
             names = zip(table.column("key").to_pylist(), table.column("image_sha256").to_pylist(), values, strict=True)
             for key, digest, value in names:
-                by_digest[digest] = np.array(value, np.float32)
-                of_key.setdefault(key, set()).add(digest)
+                if value is not None:
+                    by_digest[digest] = np.array(value, np.float32)
+                    of_key.setdefault(key, set()).add(digest)
+        if not by_digest:
+            raise ConfigError(
+                f"--features {', '.join(map(public, folders))}: no embedding in it; run `raymia data embed` again"
+            )
         widths = {len(vector) for vector in by_digest.values()}
         if len({*clips.values()}) > 1 or len(widths) > 1:
             told = ", ".join(f"{public(folder)} by {clip}" for folder, clip in clips.items())
@@ -139,10 +151,15 @@ def _marks(work: Work, digest: str | None) -> Iterator[str]:
 def _known(means: str, work: Work, digest: str | None, vectors: KnownVectors | None) -> object:
     """What a work is looked for by, or why that is not known."""
     if means == "url":
-        url = work.facts.get("url")
+        is_whole = "url" in work.facts
+        url = work.facts.get("url" if is_whole else CUT_URL)
         if url is None:
-            return Fault("no_url", "nothing says where it was published")
-        return (url,) if address_of(url) is not None else Fault("not_an_address", "what is said of its URL is none of the web")
+            return work.told_fault or Fault("no_url", "nothing says where it was published")
+        return (
+            (url, is_whole)
+            if address_of(url) is not None
+            else Fault("not_an_address", "what is said of its URL is none of the web")
+        )
     if means in SIZES:
         return _digests(means, work)
     if means == "phash":
@@ -167,14 +184,16 @@ def _digests(kind: str, work: Work) -> object:
 
 
 def _look(work: Work) -> object:
-    """The perceptual hash."""
+    """The perceptual hashes: of the file that is here and, where the work's table has one, that one."""
+    told = parse_hash(work.facts.get("phash"))
+    values = set() if told is None else {told}
+    why = work.content if isinstance(work.content, Fault) else Fault("no_image", "there is neither file nor hash")
     if isinstance(work.content, bytes):
         try:
-            made = perceptual_hash(work.content, MAX_PIXELS)
+            values |= perceptual_hashes(work.content, MAX_PIXELS)
+            why = Fault("one_tone", "a picture of one tone looks like all others")
         except ImageError as error:
-            return Fault(error.reason, error.detail)
-        return Fault("one_tone", "a picture of one tone looks like all others") if made is None else made
-    if "phash" in work.facts:
-        told = parse_hash(work.facts["phash"])
-        return Fault("not_a_hash", "expected 64 bits as sixteen hexadecimal digits") if told is None else told
-    return work.content if isinstance(work.content, Fault) else Fault("no_image", "there is neither file nor hash")
+            why = Fault(error.reason, error.detail)
+    elif "phash" in work.facts:
+        why = Fault("not_a_hash", "expected 64 bits as sixteen hexadecimal digits")
+    return values or why

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raymia.curation.addresses import MAX_LENGTH, address_of
+from raymia.curation.digests import SIZES, digest_texts
 from raymia.curation.perceptual import hashes_of
 from raymia.data.tables import text_of
 
@@ -30,8 +31,6 @@ WAYS = ("url", "url without query", "host and path", "sha256", "md5", "phash", "
 """The ways, those that say most first in each kind."""
 SURE = ("url", "sha256", "md5")
 """Those in which a row names the work itself, and not one that is like it."""
-SIZES = {"sha256": 64, "md5": 32}
-"""Hexadecimal digits of a digest."""
 
 _PLAIN_HOST = r"^https?://(?P<host>[a-z0-9_-][a-z0-9._-]*)(?::[0-9]{0,4})?(?:[/?#]|$)"
 """Addresses, in lower case, whose host Arrow can tell; the others are looked at one by one."""
@@ -58,17 +57,20 @@ class Way(ABC):
 class ByAddress(Way):
     """By URL: equal, but for the query, or in host and path alone."""
 
-    def __init__(self, urls: Mapping[int, Iterable[str]]) -> None:
-        """Take the URLs by the number of the work; those that are no addresses are left out."""
+    def __init__(self, urls: Mapping[int, tuple[str, bool]]) -> None:
+        """Take the URL by the number of the work, and whether it is whole: others may have had a query."""
         super().__init__()
         self._works: dict[str, dict[str, set[int]]] = {way: defaultdict(set) for way in WAYS[:3]}
         hosts = set()
-        for work, texts in urls.items():
-            for address in filter(None, map(address_of, texts)):
-                spelled = (address.whole, address.without_query, address.host_and_path)
-                for way, text in zip(WAYS[:3], spelled, strict=True):
+        for work, (url, is_whole) in urls.items():
+            address = address_of(url)
+            if address is None:
+                continue
+            spelled = (address.whole, address.without_query, address.host_and_path)
+            for way, text in zip(WAYS[:3], spelled, strict=True):
+                if is_whole or way != WAYS[0]:
                     self._works[way][text].add(work)
-                hosts.add(address.host)
+            hosts.add(address.host)
         self._hosts = pa.array(sorted(hosts), pa.large_string())
 
     def find(self, column: pa.Array) -> Iterator[Hit]:
@@ -117,12 +119,13 @@ class ByDigest(Way):
 class ByLook(Way):
     """By perceptual hash: equal but for a few bits."""
 
-    def __init__(self, hashes: Mapping[int, int]) -> None:
-        """Take the hashes by the number of the work."""
+    def __init__(self, hashes: Mapping[int, Iterable[int]]) -> None:
+        """Take the hashes by the number of the work, which may have several: as it is shown, and as its file holds it."""
         super().__init__()
-        self._numbers = list(hashes)
+        pairs = [(number, value) for number, values in hashes.items() for value in sorted(values)]
+        self._numbers = [number for number, _ in pairs]
         self._index = faiss.IndexBinaryFlat(64)
-        self._index.add(_bytes(np.array([hashes[number] for number in self._numbers], np.uint64)))
+        self._index.add(_bytes(np.array([value for _, value in pairs], np.uint64)))
 
     def find(self, column: pa.Array) -> Iterator[Hit]:
         hashes, there = hashes_of(column if pa.types.is_integer(column.type) else text_of("phash", column))
@@ -131,8 +134,11 @@ class ByLook(Way):
         if len(rows) and self._index.ntotal:
             limits, bits, found = self._index.range_search(_bytes(hashes[rows]), MAX_BITS + 1)
             asked = np.repeat(rows, _counts(limits))
-            for row, work, distance in zip(asked.tolist(), found.tolist(), bits.tolist(), strict=True):
-                yield self._numbers[work], row, "phash", float(distance)
+            nearest: dict[tuple[int, int], float] = {}
+            for row, place, distance in zip(asked.tolist(), found.tolist(), bits.tolist(), strict=True):
+                pair = self._numbers[place], row
+                nearest[pair] = min(float(distance), nearest.get(pair, float(distance)))
+            yield from ((work, row, "phash", distance) for (work, row), distance in nearest.items())
 
 
 class ByEmbedding(Way):
@@ -183,23 +189,6 @@ def vectors_of(column: pa.Array, width: int) -> tuple[NDArray[np.int64], NDArray
     return rows, values.reshape(len(rows), width)
 
 
-def digest_texts(kind: str, column: pa.Array) -> pa.Array:
-    """The digests in a column as text in lower case, whether they stand there as digits or as bytes.
-
-    Args:
-        kind: one of `SIZES`.
-        column: text or bytes.
-
-    Raises:
-        TableError: it is neither.
-    """
-    if pa.types.is_fixed_size_binary(column.type):
-        column = column.cast(pa.binary())
-    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        return pa.array([_digits(value, SIZES[kind]) for value in column.to_pylist()], pa.large_string())
-    return pc.utf8_lower(pc.utf8_trim_whitespace(text_of(kind, column)))
-
-
 def _counts(limits: NDArray[Any]) -> NDArray[np.int64]:
     """How many were found for each query, by where those of each begin."""
     places = limits.astype(np.int64)
@@ -208,10 +197,3 @@ def _counts(limits: NDArray[Any]) -> NDArray[np.int64]:
 
 def _bytes(hashes: NDArray[np.uint64]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(hashes.astype(np.uint64)).view(np.uint8).reshape(-1, 8)
-
-
-def _digits(value: bytes | None, size: int) -> str | None:
-    """The digits of a digest that stands there as bytes, or as text in bytes."""
-    if value is None:
-        return None
-    return value.hex() if 2 * len(value) == size else value.decode("ascii", "replace").strip().lower()

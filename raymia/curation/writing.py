@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from webdataset import TarWriter  # type: ignore[import-untyped]
+
+from raymia.curation.samples import Packed
 
 MODE = 0o644
 """Permissions of every member; user and group are empty, and the time is that of the epoch."""
@@ -27,3 +31,28 @@ def write_tar(stream: BinaryIO, samples: Iterable[tuple[str, Mapping[str, bytes]
             tar.write({"__key__": key, **files})
             count += 1
     return count
+
+
+def write_shard(stream: BinaryIO, packed: Iterable[Packed]) -> dict[str, Any]:
+    """Write a tar of images with their captions and what is said of them; return its number of samples and its digest."""
+    digest = hashlib.sha256()
+    samples = write_tar(cast(BinaryIO, _Tee(stream, digest)), ((sample.key, _members(sample)) for sample in packed))
+    return {"samples": samples, "sha256": digest.hexdigest()}
+
+
+def _members(sample: Packed) -> dict[str, bytes]:
+    facts = json.dumps({"caption": sample.caption, "source": sample.source, **sample.facts}, ensure_ascii=False)
+    return {sample.extension: sample.content, "txt": sample.caption.encode(), "json": facts.encode()}
+
+
+class _Tee:
+    """A stream that takes the digest of what goes through it."""
+
+    def __init__(self, stream: BinaryIO, digest: Any) -> None:
+        """Pass what is written on to `stream`, and to `digest` of hashlib."""
+        self._stream = stream
+        self._digest = digest
+
+    def write(self, content: bytes) -> int:
+        self._digest.update(content)
+        return self._stream.write(content)

@@ -7,9 +7,11 @@ import datetime
 import re
 from dataclasses import dataclass
 
-_ISO = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2})(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?)?)?")
+_ISO = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
+_MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?")
 _EXIF = re.compile(r"(\d{4}):(\d{2}):(\d{2})(?: \d{2}:\d{2}:\d{2}.*)?")
 _IPTC = re.compile(r"(\d{4})(\d{2})(\d{2})")
+_BLANK = re.compile(r"[0\s:./T\0-]*")
 
 
 @dataclass(frozen=True, order=True)
@@ -24,25 +26,47 @@ class Days:
     last: datetime.date
 
     def __str__(self) -> str:
-        """The date as ISO 8601 writes it, as exactly as it is known."""
+        """The date as ISO 8601 writes it, as exactly as it is known; `parse_date` reads it back."""
         if self.first == self.last:
             return self.first.isoformat()
-        whole_year = (self.first.month, self.last.month) == (1, 12)
-        return self.first.isoformat()[: 4 if whole_year else 7]
+        for text in (self.first.isoformat()[:4], self.first.isoformat()[:7]):
+            if parse_date(text) == self:
+                return text
+        return f"{self.first}/{self.last}"
 
 
 def parse_date(text: str) -> Days | None:
-    """The days that a date of ISO 8601 may mean: a year, a month, a day, or a day with a time, whose zone is not looked at.
+    """The days that a date of ISO 8601 may mean: a year, a month, a day, a day with a time, or all from one date to another.
 
-    None for what is no date.
+    A time with its zone is of two days where it is another day there than in UTC, since nobody knows by which of them
+    it will be held against another date. A time without a zone is of the day that is written. None for what is no date.
     """
-    return _days(_ISO.fullmatch(text.strip()))
+    plain = text.strip()
+    if "/" in plain:
+        first, last = (parse_date(part) if "/" not in part else None for part in plain.split("/", 1))
+        return None if first is None or last is None or first.first > last.last else Days(first.first, last.last)
+    return _of_moment(plain) if _MOMENT.fullmatch(plain) else _days(_ISO.fullmatch(plain))
 
 
 def parse_file_date(text: str) -> Days | None:
     """The same of a date in a file: of ISO 8601, as EXIF has it (`2020:01:31 12:00:00`) or as IPTC has it (`20200131`)."""
     plain = text.strip().strip("\0")
     return _days(_IPTC.fullmatch(plain)) or parse_date(plain) or _days(_EXIF.fullmatch(plain))
+
+
+def is_blank_date(text: str) -> bool:
+    """Whether a date in a file says that it is not known, as EXIF has it: spaces or zeros in place of digits."""
+    return _BLANK.fullmatch(text) is not None
+
+
+def _of_moment(text: str) -> Days | None:
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+        there = moment.date()
+        in_utc = there if moment.tzinfo is None else moment.astimezone(datetime.UTC).date()
+    except (ValueError, OverflowError):
+        return None
+    return Days(min(there, in_utc), max(there, in_utc))
 
 
 def _days(found: re.Match[str] | None) -> Days | None:

@@ -121,6 +121,20 @@ def upright_image(content: bytes, max_pixels: int) -> tuple[Image.Image, str]:
         return Image.fromarray(_upright(image, orientation, middle=False)), kind.endings[0]
 
 
+def shown_and_stored(content: bytes, max_pixels: int) -> tuple[Image.Image, ...]:
+    """The picture that `upright_image` gives and, where EXIF turns it, that of the pixels as they stand in the file.
+
+    Args:
+        content, max_pixels: see `upright_image`.
+
+    Raises:
+        ImageError: the image cannot be used, with its reason.
+    """
+    image, _, orientation = _open(content, max_pixels)
+    with image:
+        return tuple(Image.fromarray(_upright(image, turn, middle=False)) for turn in dict.fromkeys((orientation, 1)))
+
+
 def _open(content: bytes, max_pixels: int) -> tuple[ImageFile.ImageFile, ImageFormat, int]:
     """An image file whose header is read, its format and EXIF's orientation."""
     if not content:

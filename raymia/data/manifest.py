@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from raymia.data.patterns import MAX_FILES, find
 from raymia.data.patterns import within as within
+from raymia.data.provider import ProviderClaims
 from raymia.data.remote import UnreadableError, read_file
 from raymia.documents import DocumentError, parse_yaml
 from raymia.errors import ConfigError, describe_validation
@@ -117,6 +118,9 @@ class Manifest(BaseModel):
     )
     attrition: str | None = Field(
         None, description="Parquet of what became of each image on its way into the shards; relative to the manifest."
+    )
+    claims: ProviderClaims | None = Field(
+        None, description="What the model's provider says of its training data; see `raymia data claims`."
     )
     splits: tuple[Split, ...] = Field(min_length=1)
 

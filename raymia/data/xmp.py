@@ -14,6 +14,7 @@ WIDE = (b"\xff\xfe", b"\xfe\xff")
 """Marks of UTF-16, in which a zero is half of a letter."""
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 RESOURCE = f"{RDF} resource"
+ROOT, DESCRIPTION = f"{RDF} RDF", f"{RDF} Description"
 
 
 class XmpError(ValueError):
@@ -23,8 +24,9 @@ class XmpError(ValueError):
 def xmp_properties(packet: bytes, wanted: Mapping[str, str]) -> dict[str, str]:
     """The first value of each property that is wanted and there.
 
-    A property is an attribute of a description, or an element with a text, an address (`rdf:resource`) or a list of which the
-    first item counts.
+    A property is an attribute of a description of the file, or an element in it with a text, an address (`rdf:resource`) or a
+    list of which the first item counts. What stands within another property is said of something else, such as of a picture
+    that went into this one, and is left out.
 
     Args:
         packet: the XML, in UTF-8 or what its beginning says.
@@ -68,20 +70,27 @@ class _Reader:
             raise XmpError(f"nested deeper than {MAX_DEPTH}")
         self._texts = []
         for attribute, value in attributes.items():
-            self._note(name if attribute == RESOURCE else attribute, value)
+            if attribute == RESOURCE:
+                self._note(self._property(), value)
+            elif self._open[-2:] == [ROOT, DESCRIPTION]:
+                self._note(attribute, value)
+
+    def _property(self) -> str | None:
+        """The property of the file that the innermost element is or belongs to; none where that is within another."""
+        inner = self._open[self._open.index(ROOT) + 1 :] if ROOT in self._open else []
+        of_others = [name for name in inner[1:] if not name.startswith(RDF)]
+        return of_others[0] if inner[:1] == [DESCRIPTION] and len(of_others) == 1 else None
 
     def text(self, text: str) -> None:
         self._texts.append(text)
 
     def end(self, name: str) -> None:
-        text = "".join(self._texts)
+        # The items of a list stand in `rdf:li` within `rdf:Seq` or the like within the property.
+        self._note(self._property(), "".join(self._texts))
         self._texts = []
         self._open.pop()
-        # The items of a list stand in `rdf:li` within `rdf:Seq` or the like within the property.
-        owner = name if not name.startswith(RDF) else next((n for n in reversed(self._open) if not n.startswith(RDF)), name)
-        self._note(owner, text)
 
-    def _note(self, name: str, value: str) -> None:
-        known, plain = self._wanted.get(name), value.strip()
+    def _note(self, name: str | None, value: str) -> None:
+        known, plain = self._wanted.get(name or ""), value.strip()
         if known is not None and plain:
             self.found.setdefault(known, plain[:MAX_VALUE])

@@ -176,6 +176,14 @@ def test_what_works_say_of_their_dates_is_listed_and_the_late_ones_written(pictu
     assert "1 works first published after that are certain non-members" in shown
     assert "\x1b" not in shown
     assert f"The first 20 of {PER_SIDE} works" in run("data", "claims", pictures / "theirs")
+    (tmp_path / "files.csv").write_text(
+        f"file,caption,published\n{pictures}/theirs/00.jpg,a,2024-05\n{pictures}/theirs/01.jpg,b,then\n"
+    )
+    words = ("data", "claims", tmp_path / "files.csv", "--provider", tmp_path / "c.yaml", "--non-members", tmp_path / "late")
+    shown = run(*words)
+    assert f"Certain non-members: {tmp_path}/late/manifest.yaml" in shown
+    assert "Images of certain non-members written: 1 of 1." in shown
+    assert "01.jpg: published: no date that is understood: 'then'" in " ".join(shown.split())
 
 
 def test_a_run_is_shown_evaluated_audited_and_its_losses_told(scanned: Path) -> None:

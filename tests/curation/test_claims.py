@@ -20,10 +20,12 @@ from raymia.curation.claimed import side_of
 from raymia.curation.claims import Claims, claims
 from raymia.curation.credentials import can_read, credentials_of, read_credentials
 from raymia.curation.file_claims import FileClaims, file_claims
+from raymia.curation.findings import claims_finding
 from raymia.curation.lookup import lookup
-from raymia.curation.provider import load_provider
 from raymia.curation.works import Works
 from raymia.data.dates import parse_date
+from raymia.data.findings import ClaimsFinding
+from raymia.data.provider import load_provider
 from raymia.documents import write_yaml
 from raymia.errors import ConfigError
 from tests.conftest import tar_bytes
@@ -52,9 +54,9 @@ def mining(value: str) -> bytes:
     return xmp(plus_DataMining=f"http://ns.useplus.org/ldf/vocab/{value}")
 
 
-def picture(kind: str = "JPEG", **options: Any) -> bytes:
+def picture(kind: str = "JPEG", height: int = 48, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.linear_gradient("L").convert("RGB").resize((64, 48)).save(buffer, kind, **options)
+    Image.linear_gradient("L").convert("RGB").resize((64, height)).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -120,6 +122,16 @@ def test_what_is_broken_in_a_file_is_a_fault_and_the_rest_is_read() -> None:
         assert isinstance(file_claims(whole[:cut] + bytes(50) + whole[cut + 50 :]), FileClaims)
 
 
+def test_texts_of_exif_are_utf_8_where_they_can_be_and_a_date_that_is_none_gives_way() -> None:
+    # As cameras and most programs write it; Pillow itself writes no such letters.
+    content = picture(exif=exif(Copyright="(c) Koeln", DateTimeOriginal="2018:01:01 10:00:00"))
+    found = file_claims(content.replace(b"(c) Koeln", "\u00a9 K\u00f6ln.".encode()))
+    assert found.fields == {"rights": "\u00a9 K\u00f6ln.", "created": "2018:01:01 10:00:00"}
+    said = file_claims(picture(xmp=xmp(photoshop_DateCreated="spring"), exif=exif(DateTimeOriginal="2018:01:01 10:00:00")))
+    assert (said.fields["created"], said.said_by["created"]) == ("2018:01:01 10:00:00", "EXIF")
+    assert file_claims(picture(exif=exif(DateTimeOriginal="0000:00:00 00:00:00"))).fields == {}
+
+
 def test_content_credentials_are_seen_and_where_the_library_is_there_read() -> None:
     assert file_claims(SIGNED.read_bytes()).has_credentials
     assert not file_claims(picture()).has_credentials
@@ -173,6 +185,7 @@ def works(tmp_path: Path) -> Path:
         ({}, picture(xmp=mining("DMI-ALLOWED"))),
         ({"published": "spring", "reserved": "perhaps"}, picture(xmp=mining("DMI-WHAT"))),
         ({"published": "2020-01-01"}, b"\xff\xd8\xff\xe0broken"),
+        ({"published": "2024-06"}, picture()),
     ]
     for number, (facts, content) in enumerate(told):
         (folder / f"{number}.jpg").write_bytes(content)
@@ -199,25 +212,31 @@ def test_every_work_says_what_it_says_and_what_speaks_against_it(works: Path, tm
     found = claimed(works, provider=said, lookup=str(tmp_path / "found.parquet"), out=out, non_members=later)
     assert rows(found, "work", "published", "reserved", "reserved_by", "side", "found_by") == [
         ("0", "2021-05-01", "yes", "table", "suspect", "url"),
-        ("1", "2024-05-01", "unknown", None, "non_member", None),
+        # The list names it by host and path, which is no sure way to find a work and still leaves it no certain non-member.
+        ("1", "2024-05-01", "unknown", None, "unclear", None),
         ("2", "2019", "no", "table", "suspect", None),
         ("3", None, "no", "plus:DataMining", "unclear", None),
         ("4", None, "unknown", None, "unclear", None),
         ("5", "2020-01-01", "unknown", None, "suspect", None),
+        ("6", "2024-06", "unknown", None, "non_member", None),
     ]
     summary = found.summary
-    assert summary.contradictions == {"made_after_publication": 1, "reservations_disagree": 1, "reserved_and_listed": 1}
-    assert {row: len(words) for row, words in rows(found, "work", "contradictions")} == dict.fromkeys("012", 1) | dict.fromkeys(
-        "345", 0
-    )
+    assert summary.contradictions == {
+        "late_and_listed": 1,
+        "made_after_publication": 1,
+        "reservations_disagree": 1,
+        "reserved_and_listed": 1,
+    }
+    contradicted = {row: len(words) for row, words in rows(found, "work", "contradictions")}
+    assert contradicted == {"0": 1, "1": 2, "2": 1, "3": 0, "4": 0, "5": 0, "6": 0}
     assert summary.of_provider == ["the cut-off 2023-03 is before Big was released, on 2023-09, which it names as trained on"]
     assert summary.faults == {"data_mining": 1, "file": 1, "published": 1, "reserved": 1}
     assert summary.by_year["unknown"] == {"no": 1, "unknown": 1}
-    assert sum(sum(counts.values()) for counts in summary.by_year.values()) == sum(summary.sides.values()) == summary.works == 6
-    assert (summary.found, summary.sides) == (1, {"non_member": 1, "suspect": 3, "unclear": 2})
+    assert sum(sum(counts.values()) for counts in summary.by_year.values()) == sum(summary.sides.values()) == summary.works == 7
+    assert (summary.found, summary.listed, summary.sides) == (1, 2, {"non_member": 1, "suspect": 3, "unclear": 3})
     assert pq.read_table(out).equals(found.table)
     assert pq.read_table(later).to_pylist() == [
-        {"split": None, "shard": None, "key": "1", "source": "1.jpg", "published": "2024-05-01"}
+        {"split": None, "shard": None, "key": "6", "source": "6.jpg", "published": "2024-06"}
     ]
 
 
@@ -233,7 +252,8 @@ def test_without_a_word_on_opt_outs_or_a_cut_off_no_listed_work_contradicts(work
 def test_non_members_of_a_manifest_are_a_selection_of_it(tmp_path: Path) -> None:
     members = []
     for number, year in enumerate((2020, 2024, 2025)):
-        members += [(f"{number}.jpg", picture()), (f"{number}.json", json.dumps({"published": str(year)}).encode())]
+        said_beside = json.dumps({"published": str(year)}).encode()
+        members += [(f"{number}.jpg", picture(height=48 + number)), (f"{number}.json", said_beside)]
     (tmp_path / "a.tar").write_bytes(tar_bytes(members))
     manifest = {"name": "set", "splits": [{"name": "all", "member": "unknown", "shards": ["a.tar"]}]}
     (tmp_path / "m.yaml").write_text(write_yaml(manifest))
@@ -251,6 +271,92 @@ def test_a_table_of_works_alone_says_when_and_whether(tmp_path: Path) -> None:
         ("a", "2020-02", "https://a.org", "yes"),
         ("b", None, None, "unknown"),
     ]
+
+
+def test_no_work_is_a_certain_non_member_that_something_speaks_against(tmp_path: Path) -> None:
+    folder = tmp_path / "works"
+    folder.mkdir()
+    told = {
+        "early": ({"published": "2020"}, 1),
+        "again": ({"published": "2024-05-01"}, 1),
+        "late": ({"published": "2024-05-01"}, 2),
+        "zone": ({"published": "2024-01-01T00:30:00+14:00"}, 3),
+        "never": ({"published": "2999"}, 4),
+    }
+    for name, (facts, height) in told.items():
+        (folder / f"{name}.jpg").write_bytes(picture(height=48 + height))
+        (folder / f"{name}.json").write_text(json.dumps(facts))
+    said = load_provider(provider(tmp_path / "c.yaml", cut_off={"value": "2023", **SAID}))
+    found = claimed(folder, provider=said, non_members=str(tmp_path / "late"))
+    assert dict(rows(found, "work", "side")) == {
+        "again": "unclear",
+        "early": "suspect",
+        "late": "non_member",
+        "never": "unclear",
+        "zone": "unclear",
+    }
+    assert found.summary.contradictions == {"published_in_the_future": 1, "same_file": 1}
+    # A span of days that lies in two years is of neither.
+    assert {*found.summary.by_year} == {"2020", "2024", "2999", "unknown"}
+    assert [work.key for work in Works(str(tmp_path / "late" / "manifest.yaml")).read(True)] == ["late"]
+    with pytest.raises(ConfigError, match=r"late: holds manifest.yaml already; name a folder that is empty or not there"):
+        claimed(folder, provider=said, non_members=str(tmp_path / "late"))
+
+
+def test_what_cannot_be_read_beside_a_work_is_told_and_a_work_without_an_image_is_no_control(tmp_path: Path) -> None:
+    folder = tmp_path / "works"
+    folder.mkdir()
+    beside = {"a": '{"published": "2024-01-01",}', "b": '{"published": ["2024"], "reserved": 1.5}', "c": '["2024"]'}
+    for number, (name, text) in enumerate(beside.items()):
+        (folder / f"{name}.jpg").write_bytes(picture(height=48 + number))
+        (folder / f"{name}.json").write_text(text)
+    assert claimed(folder).summary.faults == {"json": 2, "published": 1, "reserved": 1}
+    (tmp_path / "works.csv").write_text("key,published\na,2024\nb,2024\n")
+    said = load_provider(provider(tmp_path / "c.yaml"))
+    late = claimed(tmp_path / "works.csv", provider=said, non_members=str(tmp_path / "late")).summary.late
+    assert late is not None
+    assert (late.manifest, late.images, late.lost) == (None, 0, {"no_image": 2})
+
+
+def test_rows_of_one_key_are_works_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "works.csv").write_text("key,url\na,https://a.org/1\na,https://a.org/2\nb,https://a.org/3\n")
+    (tmp_path / "list.csv").write_text("url\nhttps://a.org/1\n")
+    lookup(Works(str(tmp_path / "works.csv")), [str(tmp_path / "list.csv")], CONSOLE, out=str(tmp_path / "found.parquet"))
+    found = claimed(tmp_path / "works.csv", lookup=str(tmp_path / "found.parquet"))
+    assert found.summary.found == 1
+    assert [way for _, way in rows(found, "work", "found_by")] == ["url", None, None]
+    assert len({*rows(found, "work", "source")}) == 3
+
+
+def test_a_manifest_may_say_what_the_provider_says(tmp_path: Path) -> None:
+    members = [("0.jpg", picture()), ("0.json", b'{"published": "2024"}'), ("1.jpg", picture(height=50))]
+    (tmp_path / "a.tar").write_bytes(tar_bytes(members))
+    (tmp_path / "b.tar").write_bytes(tar_bytes([("2.jpg", picture(height=51))]))
+    said = {"model": "m-2", "cut_off": {"value": "2023-03", **SAID}}
+    splits = [{"name": name, "member": "unknown", "shards": [f"{name}.tar"]} for name in ("a", "b")]
+    pd.DataFrame({"split": ["a", "b"], "shard": ["a", "b"], "key": ["0", "2"]}).to_csv(tmp_path / "s.csv", index=False)
+    (tmp_path / "m.yaml").write_text(write_yaml({"name": "set", "claims": said, "splits": splits, "selection": "s.csv"}))
+    found = claimed(f"{tmp_path}/m.yaml#a", non_members=str(tmp_path / "late.parquet"))
+    assert (found.summary.model, found.summary.sides) == ("m-2", {"non_member": 1, "suspect": 0, "unclear": 0})
+    other = load_provider(provider(tmp_path / "c.yaml", model="m-3", cut_off={"value": "2025", **SAID}))
+    assert claimed(tmp_path / "m.yaml", provider=other).summary.sides == {"non_member": 0, "suspect": 1, "unclear": 1}
+    with pytest.raises(ConfigError, match=r"m.yaml#c: no split 'c'; the manifest has a, b"):
+        claimed(f"{tmp_path}/m.yaml#c")
+    (tmp_path / "m.yaml").write_text(write_yaml({"name": "set", "claims": said | {"cutoff": 1}, "splits": splits}))
+    with pytest.raises(ConfigError, match=r"unknown key `claims.cutoff`; did you mean `cut_off`"):
+        claimed(tmp_path / "m.yaml")
+
+
+def test_the_claims_of_works_in_short_count_what_the_table_lists(works: Path, tmp_path: Path) -> None:
+    said = load_provider(provider(tmp_path / "c.yaml"))
+    found = claimed(works, provider=said, lookup=str(tmp_path / "found.parquet"))
+    short = claims_finding(found, shown=2)
+    assert (short.works, short.dated, short.earliest, short.latest) == (7, 5, "2019", "2024-06")
+    assert short.sides == found.summary.sides
+    assert (short.non_members, short.reserved) == (("6.jpg",), found.summary.reserved)
+    assert (len(short.contradicted), short.contradictions_in_all) == (2, sum(short.contradictions.values()))
+    assert [one.work for one in short.contradicted] == ["0.jpg", "1.jpg"]
+    assert ClaimsFinding.model_validate_json(short.model_dump_json()) == short
 
 
 @pytest.mark.parametrize(
@@ -275,11 +381,17 @@ def test_what_a_provider_is_said_to_say_has_a_source_and_a_day_or_is_refused(
 
 
 def test_what_cannot_be_done_is_said_beforehand(works: Path, tmp_path: Path) -> None:
+    said = load_provider(provider(tmp_path / "c.yaml"))
     (tmp_path / "other.csv").write_text("url\nhttps://a.org/0\n")
     lookup(Works(str(tmp_path / "other.csv")), [str(tmp_path / "list.csv")], CONSOLE, out=str(tmp_path / "theirs.parquet"))
     for options, message in (
         ({"lookup": str(tmp_path / "theirs.parquet")}, "theirs.parquet: names none of these works"),
         ({"lookup": str(tmp_path / "list.csv")}, "--lookup .*list.csv: no column work, source, way, control; it has url"),
+        (
+            {"out": str(tmp_path / "out" / ".." / "found.parquet"), "lookup": str(tmp_path / "found.parquet")},
+            "already; give a name",
+        ),
+        ({"out": str(tmp_path / "x.parquet"), "non_members": str(tmp_path / "x.parquet"), "provider": said}, "already; give a"),
         ({"out": "claims.csv"}, "--out claims.csv: expected a name that ends in .parquet"),
         ({"non_members": "x.parquet"}, "--non-members: known by a cut-off alone"),
     ):

@@ -5,25 +5,30 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import ExifTags, Image
 from rich.console import Console
 
 from raymia.curation import lookup as looking
 from raymia.curation import matches
 from raymia.curation.addresses import address_of
+from raymia.curation.findings import lookup_finding
 from raymia.curation.lookup import Lookup, LookupSummary, lookup
 from raymia.curation.murmur import laion_hash
-from raymia.curation.perceptual import perceptual_hash
-from raymia.curation.ways import MAX_BITS, MIN_COSINE, WAYS
+from raymia.curation.perceptual import perceptual_hashes
+from raymia.curation.ways import MAX_BITS, MIN_COSINE, SURE, WAYS
 from raymia.curation.works import Works
 from raymia.data import tables
+from raymia.data.findings import LookupFinding
 from raymia.data.images import MAX_PIXELS
 from raymia.data.manifest import Manifest, Split
 from raymia.documents import write_yaml
@@ -175,8 +180,7 @@ def test_a_folder_and_a_packed_set_are_looked_for_by_file_and_by_what_stands_bes
     (folder / "0.json").write_text(json.dumps({"caption": "x", "url": "https://example.org/0.png"}))
     (folder / "1.json").write_text(json.dumps({"caption": "x", "URL": "no address"}))
     (folder / "broken.png").write_bytes(images[0][:200])
-    near = perceptual_hash(images[1], MAX_PIXELS)
-    assert near is not None
+    (near,) = perceptual_hashes(images[1], MAX_PIXELS)
     listed = {
         "URL": ["http://example.org/0.png", "https://example.org/2.png", None],
         "md5": [None, None, hashlib.md5(images[2], usedforsecurity=False).hexdigest().upper()],
@@ -287,7 +291,7 @@ def test_what_is_odd_in_a_row_costs_the_row_alone(tmp_path: Path) -> None:
         ({"url": ["u"]}, {"columns": {"url": "link"}}, "no column link, which --column url=link names; it has url"),
         ({"url": ["u"]}, {"columns": {"colour": "url"}}, "--column colour=url: nothing is looked for by that"),
         ({"url": ["u"]}, {"features": ["x"]}, "--features: no table of the list has embeddings"),
-        ({"url": ["u"]}, {"out": "found.csv"}, "--out found.csv: expected a name of its own that ends in .parquet"),
+        ({"url": ["u"]}, {"out": "found.csv"}, "--out found.csv: expected a name that ends in .parquet"),
         ({"embedding": [[0.5, 1.0]]}, {}, "it has embeddings alone; give the works' own with --features"),
         ({"embedding": [[0.5, 1.0]]}, {"features": True}, "embedding holds vectors of 2 numbers, --features of 8: made"),
         ({"url": ["u"]}, {"features": True, "embeddings": (1, 4)}, "vectors of 4 numbers, --features of 8: made"),
@@ -307,6 +311,85 @@ def test_what_cannot_be_looked_through_is_said_beforehand(
     with pytest.raises(ConfigError, match=message) as caught:
         found(made[0] / "works.parquet", tmp_path / "list.parquet", **options)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_read_is_never_written_over(tmp_path: Path) -> None:
+    for name in ("works", "others", "list"):
+        pq.write_table(pa.table({"url": ["https://a.org/1"]}), tmp_path / f"{name}.parquet")
+    (tmp_path / "link.parquet").symlink_to(tmp_path / "list.parquet")
+    for out in ("works", "others", "list", "link", "../" + tmp_path.name + "/list"):
+        with pytest.raises(ConfigError, match="names what this command reads or writes already; give a name of its own"):
+            found(
+                tmp_path / "works.parquet",
+                tmp_path / "l*t.parquet",
+                control=Works(str(tmp_path / "others.parquet")),
+                out=f"{tmp_path}/{out}.parquet",
+            )
+    assert pq.read_schema(tmp_path / "list.parquet").names == ["url"]
+
+
+def test_the_hash_that_a_table_of_works_has_counts_beside_that_of_the_file(tmp_path: Path) -> None:
+    buffer, turned = io.BytesIO(), Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    picture(1).save(buffer, "PNG", exif=turned)
+    (tmp_path / "a.png").write_bytes(buffer.getvalue())
+    (stored,) = perceptual_hashes(encoded(picture(1)), MAX_PIXELS)
+    told = 0x0123456789ABCDEF
+    (tmp_path / "works.csv").write_text(f"file,phash\na.png,{told:016x}\n")
+    (tmp_path / "list.csv").write_text(f"phash\n{stored:016x}\n{told:016x}\n{told ^ 0b11111:016x}\n")
+    looked = found(tmp_path / "works.csv", tmp_path / "list.csv")
+    assert rows(looked, "row", "distance") == [(0, 0.0), (1, 0.0)]
+    (way,) = looked.summary.ways
+    assert way.expected_by_chance == pytest.approx(3 * 3 * sum(math.comb(64, k) for k in range(5)) / 2**64)
+
+
+def test_tars_of_one_name_in_two_folders_hold_works_of_their_own(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / "works" / folder).mkdir(parents=True)
+        facts = json.dumps({"url": f"https://{folder}.org/1"}).encode()
+        (tmp_path / "works" / folder / "0.tar").write_bytes(tar_bytes([("1.jpg", image_bytes(ord(folder))), ("1.json", facts)]))
+    (tmp_path / "list.csv").write_text("url\nhttps://b.org/1\n")
+    assert rows(found(tmp_path / "works", tmp_path / "list.csv"), "work", "source") == [("1", "b/0/1")]
+
+
+def test_a_url_that_may_have_lost_its_query_is_never_found_for_sure(tmp_path: Path) -> None:
+    (tmp_path / "works").mkdir()
+    for number, facts in enumerate(({"source": "https://a.org/1"}, {"url_without_query": "https://a.org/2"}, {"source": "x"})):
+        (tmp_path / "works" / f"{number}.jpg").write_bytes(image_bytes(number))
+        (tmp_path / "works" / f"{number}.json").write_text(json.dumps(facts))
+    (tmp_path / "list.csv").write_text("url\nhttps://a.org/1\nhttps://a.org/2?x=1\n")
+    looked = found(tmp_path / "works", tmp_path / "list.csv")
+    assert rows(looked, "work", "way", "row") == [("0", "url without query", 0), ("1", "url without query", 1)]
+    assert looked.summary.not_looked_for["url"] == {"no_url": 1}
+
+
+def test_features_without_an_embedding_are_said_to_have_none(tmp_path: Path) -> None:
+    folder = features(tmp_path / "features", {"x": np.ones(WIDTH, np.float32)})
+    empty = Ledger(folder).scores().slice(0, 0)
+    pq.write_table(pa.table({"embedding": [[0.0] * WIDTH]}), tmp_path / "list.parquet")
+    (tmp_path / "works.csv").write_text("key\na\n")
+    with mock.patch.object(Ledger, "scores", return_value=empty), pytest.raises(ConfigError, match="no embedding in it"):
+        found(tmp_path / "works.csv", tmp_path / "list.parquet", features=[folder])
+
+
+def test_a_lookup_in_short_has_each_works_surest_hit_first(made: tuple[Path, pd.DataFrame, pd.DataFrame]) -> None:
+    folder, _, _ = made
+    looked = found(folder / "works.parquet", folder / "part-*.parquet", features=[str(folder / "features")])
+    short = lookup_finding(looked, shown=30)
+    assert (short.works, short.found, short.rows, short.tables) == (looked.summary.works, looked.summary.found, 300, 3)
+    assert (len(short.hits), short.hits_in_all) == (30, looked.matches.num_rows)
+    best = {}
+    for work, way in rows(looked, "source", "way"):
+        best[work] = min(best.get(work, 2 * len(WAYS)), (way not in SURE) * len(WAYS) + WAYS.index(way))
+    by_order = sorted(best.values())
+    assert [(hit.way not in SURE) * len(WAYS) + WAYS.index(hit.way) for hit in short.hits[: len(best)]] == by_order[:30]
+    assert len({hit.work for hit in short.hits}) == min(30, len(best))
+    assert short.found_for_sure == sum(one < len(WAYS) for one in best.values())
+    assert LookupFinding.model_validate_json(short.model_dump_json()) == short
+    whole = lookup_finding(looked, shown=10**6)
+    bits = [hit.similarity for hit in whole.hits if hit.way == "phash"]
+    assert sorted(bits) == sorted(1 - distance / 64 for way, distance in rows(looked, "way", "distance") if way == "phash")
+    assert all(hit.similarity is None for hit in whole.hits if hit.way in SURE)
 
 
 def test_a_table_that_breaks_off_is_named(made: tuple[Path, Any, Any], tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import io
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from raymia.curation import perceptual
-from raymia.curation.perceptual import expected_by_chance, hashes_of, parse_hash, perceptual_hash
+from raymia.curation.perceptual import expected_by_chance, hashes_of, parse_hash, perceptual_hashes
 from raymia.data.images import MAX_PIXELS
 
 BY_IMAGEHASH = ("fc9848e313c4ae3b", "8ce3d8b83acbc534", "fc6c8d47db2420da")
@@ -30,7 +30,7 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 
 @pytest.mark.parametrize(("seed", "digits"), list(enumerate(BY_IMAGEHASH)))
 def test_the_hash_is_that_of_imagehash(seed: int, digits: str) -> None:
-    assert perceptual_hash(encoded(picture(seed)), MAX_PIXELS) == int(digits, 16)
+    assert perceptual_hashes(encoded(picture(seed)), MAX_PIXELS) == {int(digits, 16)}
 
 
 def test_the_bits_are_those_of_the_cosine_sums_written_out() -> None:
@@ -38,15 +38,23 @@ def test_the_bits_are_those_of_the_cosine_sums_written_out() -> None:
     angles = np.pi / 32 * np.outer(np.arange(8), np.arange(32) + 0.5)
     sums = np.cos(angles) @ grey @ np.cos(angles).T
     bits = "".join("1" if value > np.median(sums) else "0" for value in sums.ravel())
-    assert perceptual_hash(encoded(picture(5)), MAX_PIXELS) == int(bits, 2)
+    assert perceptual_hashes(encoded(picture(5)), MAX_PIXELS) == {int(bits, 2)}
 
 
 def test_a_picture_saved_anew_is_near_and_one_of_one_tone_has_no_hash() -> None:
     small = encoded(picture(1).resize((48, 32)), "JPEG")
-    near = perceptual_hash(small, MAX_PIXELS)
-    assert near is not None
+    (near,) = perceptual_hashes(small, MAX_PIXELS)
     assert (near ^ int(BY_IMAGEHASH[1], 16)).bit_count() <= 4
-    assert perceptual_hash(encoded(Image.new("RGB", (80, 60), (9, 90, 200))), MAX_PIXELS) is None
+    assert perceptual_hashes(encoded(Image.new("RGB", (80, 60), (9, 90, 200))), MAX_PIXELS) == frozenset()
+
+
+def test_a_picture_that_exif_turns_has_the_hash_of_its_stored_pixels_too() -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    picture(0).save(buffer, "PNG", exif=exif)
+    shown = encoded(picture(0).transpose(Image.Transpose.ROTATE_270))
+    assert perceptual_hashes(buffer.getvalue(), MAX_PIXELS) == {int(BY_IMAGEHASH[0], 16)} | perceptual_hashes(shown, MAX_PIXELS)
+    assert len(perceptual_hashes(buffer.getvalue(), MAX_PIXELS)) == 2
 
 
 def test_hashes_are_read_from_digits_and_from_whole_numbers_with_and_without_sign() -> None:

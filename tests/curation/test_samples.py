@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -67,7 +68,7 @@ def captions(source: Path, out: Path) -> dict[str, tuple[str, str | None]]:
         ({"txt": "wide".encode("utf-16")}, "wide", "caption_cleaned,caption_not_utf8"),
         ({"txt": b"caf\xe9"}, "caf\ufffd", "caption_not_utf8"),
         ({"txt": b" \n", "json": b'{"caption": "of the json"}'}, "of the json", ""),
-        ({"txt": b"of the text", "json": b"{broken"}, "of the text", ""),
+        ({"txt": b"of the text", "json": b"{broken"}, "of the text", "facts_unreadable"),
         ({"TXT": b"in capitals"}, "in capitals", ""),
         ({"txt": b"x" * 2**21, "json": b'{"caption": "of the json"}'}, "of the json", "caption_unreadable"),
         ({}, "", "no_caption"),
@@ -284,3 +285,53 @@ def test_the_source_of_an_image_in_a_shard_is_the_one_in_the_table_without_secre
     facts = json.loads(shard[shard.index(b'{"caption"') : shard.index(b"}", shard.index(b'{"caption"')) + 1])
     assert facts == {"caption": "x", "source": "https://host/a.jpg"}
     assert not any(word in shard for word in (b"ss/word", b"secret"))
+
+
+def told(shards: list[RawSample]) -> dict[str, dict[str, str]]:
+    """What is said of each image in its shard, beside caption and source."""
+    beside = {sample.key: json.loads(sample.facts) for sample in shards}
+    return {
+        key: {name: text for name, text in facts.items() if name not in ("caption", "source")} for key, facts in beside.items()
+    }
+
+
+def test_what_is_said_of_a_work_is_packed_with_it_wherever_it_stands(tmp_path: Path) -> None:
+    told_beside = {"published": "2024-05-01", "published_at": "https://a.org", "reserved": "yes", "url": "https://a.org/1?x=2"}
+    # Shards hold no queries, which may be anybody's keys.
+    said = {"url_without_query": "https://a.org/1", **told_beside}
+    del said["url"]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.jpg").write_bytes(IMAGE)
+    (folder / "a.json").write_text(json.dumps({"caption": "x", "sha256": "0" * 64, **told_beside}), encoding="utf-8-sig")
+    (folder / "b.json").write_text(json.dumps({"published": 2024, "reserved": True, "URL": "https://u:p@a.org/1#x"}))
+    of_b = {"url": "https://a.org/1", "published": "2024", "reserved": "True"}
+    _, samples = packed(folder, tmp_path / "one")
+    assert told(samples) == {"a": said, "b": of_b, "c": {}}
+    # A tar that was packed says the same when it is packed again, and so does a table.
+    _, again = packed(tmp_path / "one" / "shards", tmp_path / "two")
+    assert told(again) == told(samples)
+    pd.DataFrame([{"file": "folder/a.jpg", "caption": "x", **told_beside}, {"file": "folder/c.jpg"}]).to_csv(tmp_path / "t.csv")
+    assert told(packed(tmp_path / "t.csv", tmp_path / "three")[1]) == {"folder/a": said, "folder/c": {}}
+    held = [{"image": {"bytes": IMAGE, "path": f"{name}.jpg"}, "caption": "x"} for name in "ab"]
+    kinds = pa.schema([("image", HUB), ("caption", pa.string()), ("published", pa.date32())])
+    days = [datetime.date(2024, 5, 1), None]
+    pq.write_table(
+        pa.Table.from_pylist([row | {"published": day} for row, day in zip(held, days, strict=True)], kinds),
+        tmp_path / "h.parquet",
+    )
+    assert told(packed(tmp_path / "h.parquet", tmp_path / "four")[1]) == {"a": {"published": "2024-05-01"}, "b": {}}
+
+
+def test_a_table_of_captions_may_say_when_and_the_json_beside_an_image_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jpg").write_bytes(IMAGE)
+    (tmp_path / "in" / "a.json").write_text(json.dumps({"caption": "not this", "published": "2020", "reserved": "no"}))
+    (tmp_path / "c.csv").write_text("file,caption,published\n,,\na.jpg,this,2024\n")
+    (part, _) = find_parts("all", str(tmp_path / "in"), str(tmp_path / "c.csv"), 10)
+    assert not isinstance(part, DroppedPart)
+    pack_part(part, str(tmp_path / "out"), MAX_PIXELS)
+    (sample, _) = read_shard(str(tmp_path / "out" / "shards" / "all-00000.tar"))
+    assert isinstance(sample, RawSample)
+    assert (sample.caption, told([sample])) == ("this", {"a": {"published": "2024", "reserved": "no"}})

@@ -8,6 +8,7 @@ from raymia.data import xmp
 from raymia.data.xmp import XmpError, xmp_properties
 
 RDF = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:a="urn:a/" xmlns:b="urn:b/"'
+SAID = "<a:Said>x</a:Said>"
 WANTED = {"urn:a/ Said": "said", "urn:a/ Other": "other"}
 
 
@@ -25,6 +26,11 @@ def packet(attributes: str = "", inner: str = "") -> bytes:
         packet('b:Said="z"', "<a:Said>x</a:Said><a:Said>y</a:Said><a:Other></a:Other>"),
         b"\n<?xpacket begin='' id='W5M0'?>" + packet('a:Said="x"') + b"<?xpacket end='w'?>" + b"\0 " * 500,
         packet('a:Said="x"').decode().encode("utf-16"),
+        # What went into the file says something of itself, and may stand first.
+        packet("", f'<b:In><rdf:Bag><rdf:li><rdf:Description a:Said="y" a:Other="y"/></rdf:li></rdf:Bag></b:In>{SAID}'),
+        packet("", f'<b:In rdf:parseType="Resource"><a:Said>y</a:Said><a:Other>y</a:Other></b:In>{SAID}'),
+        packet("", f'<b:In a:Said="y" a:Other="y"/>{SAID}'),
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/">' + packet('a:Said="x"') + b"</x:xmpmeta>",
     ],
 )
 def test_a_property_is_found_as_attribute_element_address_and_first_of_a_list(content: bytes) -> None:
