@@ -198,7 +198,7 @@ def require_declared(test: Declared, job: Mapping[str, Any], source: str) -> Non
         ConfigError: names every field that differs.
     """
     attacks = job.get("attacks") or {}
-    differ = []
+    differ: list[str] = []
     for name, said in test.parameters.items():
         if name not in attacks:
             raise ConfigError(f"{source}: the plan declares attack {name}, which the scan does not have; scan with it")
