@@ -41,11 +41,11 @@ class Shown:
         images: (batch, 3, H, W) in [-1, 1], the closest answer to each sample's caption.
         draws: number of that answer among the sample's.
         steps, guidance: by which answers were asked for; none leaves them to a service.
-        similarity: (batch,) of sample and closest answer.
-        within_work: the part of the sample that is most like the whole answer, by its word, and how alike.
-        within_image: the part of the answer that is most like the whole sample.
-        work: (batch, width) unit descriptors of the samples.
-        answers: (batch, draws, width) unit descriptors of all answers.
+        similarity: (batch,) of sample and closest answer, by the attack's own measure.
+        within_work: the part of the sample that is most like the whole answer, by its word, and how alike, where that is known.
+        within_image: the part of the answer that is most like the whole sample, likewise.
+        work: (batch, width) unit descriptors of the samples, where there are such.
+        answers: (batch, draws, width) unit descriptors of all answers, likewise.
     """
 
     images: Float[Tensor, "batch 3 H W"]
@@ -53,10 +53,10 @@ class Shown:
     steps: int | None
     guidance: float | None
     similarity: Float[Tensor, " batch"]
-    within_work: Sequence[tuple[str, float]]
-    within_image: Sequence[tuple[str, float]]
-    work: Float[Tensor, "batch width"]
-    answers: Float[Tensor, "batch draws width"]
+    within_work: Sequence[tuple[str, float]] | None = None
+    within_image: Sequence[tuple[str, float]] | None = None
+    work: Float[Tensor, "batch width"] | None = None
+    answers: Float[Tensor, "batch draws width"] | None = None
 
 
 class Attack(BaseModel, ABC):
@@ -76,8 +76,10 @@ class Attack(BaseModel, ABC):
     """Whether some evaluations must be made in float32 whatever the replica computes in: differences of nearly equal ones."""
     spares: ClassVar[Mapping[Capability, tuple[str, Any]]] = {}
     """What the attack can do without in front of a service: a field, and the value by which it does, for each capability."""
-    shows: ClassVar[bool] = False
+    exhibits: ClassVar[bool] = False
     """Whether answers are to be shown beside the scores; see `shown`."""
+    shows: ClassVar[bool] = False
+    """Whether that is what the attack is for, so that it is a question of its own and none of those that tell members."""
 
     @abstractmethod
     def signals(self) -> list[Signal]:

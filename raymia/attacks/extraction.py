@@ -29,6 +29,7 @@ class Extraction(FromCaption):
     name: ClassVar = "extraction"
     access: ClassVar = Access.BLACK
     reference: ClassVar = "Carlini et al. 2023, arXiv 2301.13188"
+    exhibits: ClassVar = True
     shows: ClassVar = True
 
     draws: int = Field(10, ge=1, le=500, description="n: images generated per caption, each from a seed of its own.")

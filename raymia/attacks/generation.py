@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from raymia.attacks.base import Access, Evaluations, FromCaption, Need, Signal
+from raymia.attacks.base import Access, Evaluations, FromCaption, Need, Shown, Signal
 from raymia.trial.parameters import Guidance, Steps
 from raymia.trial.similarity import Metric, needs_of, similarity
 from raymia.trial.trial import Trial
@@ -27,6 +28,7 @@ class Generation(FromCaption):
     name: ClassVar = "generation"
     access: ClassVar = Access.BLACK
     reference: ClassVar = "Wu et al. 2022, arXiv 2210.00968"
+    exhibits: ClassVar = True
 
     images: int = Field(3, ge=1, description="n: images generated per caption.")
     steps: Steps | None = Field(30, description="Denoising steps of each; null leaves them to a service.")
@@ -43,6 +45,19 @@ class Generation(FromCaption):
         return self.cost_of(self.images)
 
     def score(self, trial: Trial) -> dict[str, Tensor]:
-        generated = [trial.text_to_image(draw, self.steps, self.guidance) for draw in range(self.images)]
-        similarities = torch.stack([similarity(trial, self.metric, images) for images in generated])
-        return {"generation": similarities.mean(0), "generation.max": similarities.amax(0)}
+        alike = self._alike(trial)
+        return {"generation": alike.mean(1), "generation.max": alike.amax(1)}
+
+    def shown(self, trial: Trial) -> Shown:
+        alike = self._alike(trial)
+        best = alike.argmax(1).tolist()
+        images = torch.stack([self._image(trial, draw)[place] for place, draw in enumerate(best)])
+        return Shown(images=images, draws=best, steps=self.steps, guidance=self.guidance, similarity=alike.amax(1))
+
+    def _image(self, trial: Trial, draw: int) -> Float[Tensor, "batch 3 H W"]:
+        return trial.text_to_image(draw, self.steps, self.guidance)
+
+    def _alike(self, trial: Trial) -> Float[Tensor, "batch images"]:
+        """Similarity of each sample and the images of its caption."""
+        made = [self._image(trial, draw) for draw in range(self.images)]
+        return torch.stack([similarity(trial, self.metric, images) for images in made], dim=1)

@@ -40,6 +40,13 @@ def canary_plan(
     signal: Annotated[
         list[str] | None, typer.Option(help="Instead, single signals that count, such as `loss`; may be repeated.")
     ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="FIELD=VALUE of the job that will ask, which fixes it: attacks.loss.draws=1, replica.resolution_px=512.",
+        ),
+    ] = None,
     redraws: Annotated[
         int | None, typer.Option(help="Draws that the true one will be held against; 99,999 by default.")
     ] = None,
@@ -49,10 +56,12 @@ def canary_plan(
     """Draw by lot which works to publish and which to keep back, and print a hash that commits you to the draw."""
     from raymia.cli.printing_canary import print_plan, summary
     from raymia.evaluation.canary import REDRAWS
-    from raymia.evidence.canary import ALPHA, declared, draw_plan, lists_of, require_new, write_plan
+    from raymia.evidence.canary import draw_plan, lists_of, require_new, write_plan
+    from raymia.evidence.canary_declared import ALPHA, declared
 
     require_new(out_file)
-    test = declared(attack or [], signal or [], REDRAWS if redraws is None else redraws, ALPHA if alpha is None else alpha)
+    bounds = REDRAWS if redraws is None else redraws, ALPHA if alpha is None else alpha
+    test = declared(attack or [], signal or [], *bounds, override or [])
     drawn = draw_plan(works, unit, captions, share, test, err)
     write_plan(drawn.plan, out_file)
     if as_json:

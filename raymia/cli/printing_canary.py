@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,7 +61,15 @@ def print_plan(out: Terminal, drawn: Drawn, file: Path, lists: Mapping[Side, Pat
     out.say(f"4. Keep {file} and the very files of both halves safe, and show the plan to nobody before the test.", whole=True)
     if not (plan.test.attacks or plan.test.signals):
         out.say("No attack was declared: all main signals of whatever is run will count, the highest of them.")
+    for name, fixed in plan.test.parameters.items():
+        out.say(f"Fixed of {name}: {_values(fixed)}")
+    if plan.test.options:
+        out.say(f"Fixed: {_values(plan.test.options)}")
     out.say(f"Later:  raymia canary test {file} --works WORKS --model MODEL --commitment HASH --out FOLDER", whole=True)
+
+
+def _values(fixed: Mapping[str, Any]) -> str:
+    return ", ".join(f"{field} {json.dumps(value)}" for field, value in fixed.items()) or "nothing"
 
 
 def print_result(out: Terminal, result: CanaryResult) -> None:
@@ -77,7 +86,7 @@ def print_result(out: Terminal, result: CanaryResult) -> None:
     _print_works(out, result)
     how = "every draw that could have come out" if test.enumerated else "random draws of the same kind"
     out.say(
-        f"p = {test.p:.2g}, exact: held against {how} ({test.draws:,}). Declared: significant up to {result.declared.alpha:g}."
+        f"p = {test.p:.3g}, exact: held against {how} ({test.draws:,}). Declared: significant up to {result.declared.alpha:g}."
     )
     out.say(verdict(result))
     if not (result.declared.attacks or result.declared.signals):
@@ -96,6 +105,8 @@ def _print_works(out: Terminal, result: CanaryResult) -> None:
         )
     if result.others:
         out.say(f"{result.others} samples of the run are not in the plan, and were left out.")
+    if result.undeclared:
+        out.say(f"Not counted, as the plan declares what is: {', '.join(result.undeclared)}.")
     if not result.bytes_checked:
         out.say("The run's shards are not within reach: works were known by their names alone, and may have been changed.")
 

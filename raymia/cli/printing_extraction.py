@@ -31,6 +31,7 @@ def print_extraction(out: Terminal, found: Extraction) -> None:
         numbers = (f"{work.similarity:.3f}", floor, p, f"{work.cluster} of {found.draws}")
         table.add_row(work.key, caption, came_back, *numbers)
     out.print(table)
-    out.say("floor: closest image of another caption to this work; same: images of the caption that are near-identical.")
+    alike = "near-identical" if found.thresholds else f"alike to {found.near:g} or more, which is no sign of a copy"
+    out.say(f"floor: closest image of another caption to this work; same: images of the caption that are {alike}.")
     for statement in found.statements:
         out.say(statement)

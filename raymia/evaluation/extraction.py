@@ -12,8 +12,7 @@ from pydantic import BaseModel
 
 from raymia.errors import RaymiaError
 from raymia.evaluation.roc import Floats
-from raymia.run.exhibits import FOLDER
-from raymia.run.files import DamagedRunError
+from raymia.run.files import EXHIBITS, DamagedRunError
 from raymia.run.ledger import Ledger
 from raymia.run.record import ScanRecord, copy_detector
 from raymia.run.shown import PLACE, read_shown
@@ -56,11 +55,14 @@ class Floor(BaseModel):
     """What likeness there is without any memory of the work: images of other captions, held against it."""
 
     captions: int
-    """That were asked, and answered."""
+    """Different ones that were asked, and answered."""
     pairs: int
     """Pairs of a work and an image of another's caption that the floor rests on."""
     left_out: int
-    """Further pairs, whose caption or file is the work's own."""
+    """Further pairs, whose caption is the work's own or whose work shows the same picture."""
+    one_in: int | None = None
+    """Different captions, its own among them, that each work which can be decided is held against, at least; none where none
+    can."""
     highest: float | None
     """Similarity of the closest pair; none where there is no pair."""
     quantile: float | None
@@ -100,9 +102,9 @@ class Found(BaseModel):
     floor: float | None
     """Similarity of the work and the closest image of another's caption."""
     p: float | None
-    """Share of captions, this one among them, with an image at least as close to the work."""
+    """Share of different captions, this one among them, with an image at least as close to the work."""
     extracted: bool | None
-    """Above every threshold and above the floor; none where there is no floor, or one of few captions and no threshold."""
+    """Above every threshold and above the floor; none where there is no floor, or no threshold and few captions that differ."""
     match: Match
     draw: int
     seed: int | None
@@ -153,8 +155,8 @@ def make_extraction(run: str, asked: pd.DataFrame, captions: Captions) -> Extrac
 
     Args:
         run: of the scan.
-        asked: split, shard and key of every caption that was asked, its `role` and what it scored when it was screened,
-            `screened`.
+        asked: split, shard and key of every caption that was asked, its `role`, what it scored when it was screened,
+            `screened`, and the number of the picture that its work shows, `picture`, the same for works that show the same.
         captions: what became of all samples; answered and unanswered are counted here.
 
     Raises:
@@ -173,9 +175,11 @@ def make_extraction(run: str, asked: pd.DataFrame, captions: Captions) -> Extrac
     captions = captions.model_copy(update={"answered": counts.scored, "unanswered": counts.by_reason})
     own, others, floor = floor_of(rows)
     thresholds = list(THRESHOLDS) if _detector(record) == "sscd" else []
-    decisive = floor.highest if thresholds or floor.captions >= FEW else None
+    enough = 2 if thresholds else FEW
+    decided_by = [1 + len(other) for other in others if 1 + len(other) >= enough]
+    floor = floor.model_copy(update={"one_in": min(decided_by, default=None)})
     works = [
-        _found(row, _Against(similarity, other, thresholds, decisive), record)
+        _found(row, _Against(similarity, other, thresholds, floor.highest if 1 + len(other) >= enough else None), record)
         for row, similarity, other in zip(rows.to_dict("records"), own, others, strict=True)
     ]
     works.sort(key=lambda work: (-work.similarity, work.split, work.shard, work.key))
@@ -215,7 +219,7 @@ def _rows(ledger: Ledger) -> pd.DataFrame:
     odd = np.abs(recomputed - rows[SIGNAL].to_numpy(float)) > TOLERANCE
     if odd.any():
         key = rows["key"][odd.argmax()]
-        raise DamagedRunError(f"{ledger.run}/{FOLDER}: {key}: its score is not that of its descriptors; scan again elsewhere")
+        raise DamagedRunError(f"{ledger.run}/{EXHIBITS}: {key}: its score is not that of its descriptors; scan again elsewhere")
     return rows
 
 
@@ -223,18 +227,23 @@ def floor_of(rows: pd.DataFrame) -> tuple[Floats, list[Floats], Floor]:
     """The similarity of every work and its own caption's images, and each other caption's, and the floor of these.
 
     Args:
-        rows: with the descriptors `work` (width,) and `answers` (draws, width), `caption` and `image_sha256`.
+        rows: with the descriptors `work` (width,) and `answers` (draws, width), `caption`, `image_sha256` and `picture`.
 
     Returns:
-        (n,) highest similarity of each work and its own images; for each work (others,) the highest of each other caption,
-        without those that are the work's own caption or of the same file; and the floor over all pairs.
+        (n,) highest similarity of each work and its own images; for each work (others,) the highest of each different caption,
+        without those that are the work's own caption or whose work shows the same picture: a model that has the one by heart
+        gives it back under the other's caption, and is right. And the floor over all pairs.
     """
     works = np.stack(list(rows["work"]))
     answers = np.stack(list(rows["answers"]))
     count, draws, width = answers.shape
     texts = pd.factorize(rows["caption"].str.split().str.join(" ").str.casefold())[0]
-    files = pd.factorize(rows["image_sha256"])[0]
-    same = (texts[:, None] == texts[None, :]) | (files[:, None] == files[None, :])
+    same = texts[:, None] == texts[None, :]
+    for name in ("image_sha256", "picture"):
+        shown = pd.factorize(rows[name])[0]
+        same |= shown[:, None] == shown[None, :]
+    by_text = np.argsort(texts, kind="stable")
+    begins = np.flatnonzero(np.r_[True, np.diff(texts[by_text]) > 0])
     pairs = int((~same).sum()) * draws
     kept = pairs - math.ceil(QUANTILE * pairs) + 1
     own, others, top = np.empty(count), [], np.empty(0)
@@ -244,12 +253,13 @@ def floor_of(rows: pd.DataFrame) -> tuple[Floats, list[Floats], Floor]:
         alike = (works[part] @ answers.reshape(-1, width).T).reshape(-1, count, draws)
         best = alike.max(2)
         own[part] = best[np.arange(len(best)), np.arange(count)[part]]
-        others += [row[~left] for row, left in zip(best, same[part], strict=True)]
+        best_of_text = np.maximum.reduceat(np.where(same[part], -np.inf, best)[:, by_text], begins, axis=1)
+        others += [row[row > -np.inf] for row in best_of_text]
         top = np.concatenate([top, alike[~same[part]].ravel()])
         if len(top) > kept:
             top = np.partition(top, len(top) - kept)[-kept:]
     floor = Floor(
-        captions=count,
+        captions=len(begins),
         pairs=pairs,
         left_out=count * (count - 1) * draws - pairs,
         highest=float(top.max()) if pairs else None,
@@ -305,8 +315,8 @@ def statements(found: Extraction) -> list[str]:
         said = ["Whether a work was extracted cannot be said: no other caption was answered, so that there is no floor."]
     elif not decided(found):
         said = [
-            f"Whether a work was extracted cannot be said: {floor.captions} captions make a floor that says too little alone, "
-            f"and there is no threshold beside it; ask at least {FEW}."
+            f"Whether a work was extracted cannot be said: {floor.captions} captions that differ make a floor that says too "
+            f"little alone, and there is no threshold beside it; ask at least {FEW} of different works."
         ]
     else:
         bar = f"the floor of {floor.highest:.3f}" + (f" and {max(found.thresholds):g}" if found.thresholds else "")
@@ -314,20 +324,31 @@ def statements(found: Extraction) -> list[str]:
             f"{found.extracted} of {found.captions.answered} works: told the caption {found.draws} times, the model gave an "
             f"image back that is closer to the work than {bar}."
         ]
+        if undecided := sum(work.extracted is None for work in found.works):
+            said.append(
+                f"Of {undecided} of them it cannot be said: too few captions differ from theirs, or are of another picture."
+            )
     if floor.highest is not None:
         said.append(
             f"The floor rests on {floor.pairs:,} pairs of a work and an image of another caption, of {floor.captions:,} "
-            f"captions; 99.9 % of them are no closer than {floor.quantile:.3f}. If captions told nothing of their works, some "
-            f"work would be above it by chance in 1 of {floor.captions:,} such extractions."
+            f"captions; 99.9 % of them are no closer than {floor.quantile:.3f}."
+        )
+    if floor.one_in is not None:
+        said.append(
+            "If captions told nothing of their works, some work would be above the floor by chance in at most 1 of "
+            f"{floor.one_in:,} such extractions."
         )
     if floor.left_out:
-        said.append(f"{floor.left_out:,} pairs are not in the floor: their captions or files are the work's own.")
+        said.append(
+            f"{floor.left_out:,} pairs are not in the floor: their captions are the work's own, or their works show the same "
+            "picture."
+        )
     return [*said, _of_thresholds(found)]
 
 
 def decided(found: Extraction) -> bool:
     """Whether it can be said of works that they were extracted, or were not."""
-    return found.floor.highest is not None and (bool(found.thresholds) or found.floor.captions >= FEW)
+    return any(work.extracted is not None for work in found.works)
 
 
 def _of_thresholds(found: Extraction) -> str:

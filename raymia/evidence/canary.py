@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rich.console import Console
 from rich.progress import Progress
 
-from raymia.attacks.base import ATTACKS
 from raymia.curation.attrition import LISTED
 from raymia.curation.folders import printable
 from raymia.curation.inputs import find_parts
@@ -28,51 +27,24 @@ from raymia.curation.samples import Row, file_samples
 from raymia.curation.verification import Thumbnail, thumbnail_of
 from raymia.data.clusters import components
 from raymia.data.images import MAX_PIXELS
-from raymia.errors import ConfigError, describe_validation, suggest
-from raymia.evaluation.canary import REDRAWS
+from raymia.errors import ConfigError, describe_validation
+from raymia.evidence.canary_declared import LATER, Declared
 from raymia.evidence.registration import canonical
 from raymia.evidence.sets import twins_of
 from raymia.run.record import now_text
 
 MINIMUM = 10
 """Units that a plan needs."""
-ALPHA = 0.05
 MAX_BYTES = 2**28
 SPLIT = "works"
-CALIBRATED = "calibrated."
-"""How the names of signals begin that are held against a reference."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 HOW = (
     "complete randomisation: this many of the units, each set of them as likely as any other, by the operating system's source "
     "of entropy; no seed was chosen"
 )
-STATISTIC = (
-    "one-sided; the highest, over signals, of the difference between the means of published and held-back units, each in "
-    "standard deviations of all units; a unit's score is the mean of its works; held against redraws of the same kind"
-)
-
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Side = Literal["publish", "hold back"]
 Unit = Literal["file", "folder"]
-
-
-class Declared(BaseModel):
-    """What will be tested, said before anything is published."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    statistic: str = STATISTIC
-    attacks: list[str] = []
-    """Whose primary signals count; none named for those of all attacks that are run."""
-    signals: list[str] = []
-    """That count, and no others; none named for the primary signals."""
-    redraws: int = Field(REDRAWS, ge=99, le=10_000_000)
-    alpha: float = Field(ALPHA, gt=0, lt=1)
-    """The published half counts as learnt from where p is no larger."""
-
-    def needed(self) -> list[str]:
-        """Names of the attacks that what is declared needs."""
-        return list(dict.fromkeys([*self.attacks, *(signal.removeprefix(CALIBRATED).split(".")[0] for signal in self.signals)]))
 
 
 class PlannedWork(BaseModel):
@@ -95,7 +67,8 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
+    """A plan of format 1 fixes attacks and signals by their names alone."""
     planned: str
     """When, in UTC, by this machine's clock."""
     raymia: str
@@ -133,7 +106,7 @@ class Plan(BaseModel):
 
     def content(self) -> bytes:
         """The file of the plan, byte for byte."""
-        return canonical(self.model_dump(mode="json"))
+        return canonical(self.model_dump(mode="json", exclude={"test": set(LATER)} if self.format == 1 else None))
 
     def commitment(self) -> str:
         """sha256 of the file: what is published today, and shows later that the draw was made today."""
@@ -157,25 +130,6 @@ class Drawn:
     plan: Plan
     lost: list[tuple[str, str, str]]
     joined: int
-
-
-def declared(attacks: list[str], signals: list[str], redraws: int, alpha: float) -> Declared:
-    """What will be tested.
-
-    Raises:
-        ConfigError: names what is unknown, or out of bounds.
-    """
-    try:
-        test = Declared(attacks=attacks, signals=signals, redraws=redraws, alpha=alpha)
-    except ValidationError as error:
-        raise ConfigError(f"the test: {describe_validation(error, Declared)}") from error
-    if attacks and signals:
-        raise ConfigError("--attack and --signal: name the attacks, whose primary signals count, or single signals")
-    for name in test.needed():
-        if name not in ATTACKS.names():
-            option = "--attack" if attacks else "--signal"
-            raise ConfigError(f"{option}: no attack {name!r}{suggest(name, ATTACKS.names())}; `raymia attacks` lists them")
-    return test
 
 
 def draw_plan(works: Path, unit: Unit, captions: str | None, share: float, test: Declared, console: Console) -> Drawn:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
-from raymia.config import Job
+from raymia.config import Job, as_it_was_meant
 from raymia.curation.derive import MANIFEST_FILE, output_folder
 from raymia.curation.names import keys_of
 from raymia.curation.pack import pack
@@ -27,9 +27,10 @@ from raymia.digests import file_digest
 from raymia.engine.start import on_ray
 from raymia.errors import ConfigError, describe_validation
 from raymia.evaluation.canary import CanaryTest, canary_test, unit_scores
-from raymia.evaluation.signals import scored_rows, signals_of
+from raymia.evaluation.signals import LEVELS, scored_rows, signals_of
 from raymia.evidence.asking import RUN, Asked, job_of, write_job
-from raymia.evidence.canary import SPLIT, Declared, Plan, PlannedWork
+from raymia.evidence.canary import SPLIT, Plan, PlannedWork
+from raymia.evidence.canary_declared import Declared, require_declared, with_declared
 from raymia.evidence.sets import PACKED, PER_SHARD
 from raymia.run.ledger import Ledger
 from raymia.run.record import Access, Counts, SignalRecord, now_text
@@ -77,6 +78,8 @@ class CanaryResult(BaseModel):
     """Whether what was scanned was held against the plan byte for byte."""
     others: int
     """Samples of the run that the plan does not name, which were left out."""
+    undeclared: list[str] = []
+    """Primary signals of the run that do not count, as the plan declares others."""
     test: CanaryTest
     significant: bool
     """p is no larger than the alpha that was declared."""
@@ -134,7 +137,10 @@ def prepare(plan: Plan, works: Path, asked: Asked, folder: Path, console: Consol
     """
     manifest = f"{folder}/{PACKED}/{MANIFEST_FILE}"
     # A model that cannot be asked is said before an image is packed.
-    job, proposal = job_of(_with_declared(plan.test, asked), manifest, f"{folder}/{RUN}")
+    job, proposal = job_of(with_declared(plan.test, asked), manifest, f"{folder}/{RUN}")
+    if (job.manifest, job.run) != (manifest, f"{folder}/{RUN}"):
+        raise ConfigError("--set manifest, --set run: the planned works are scanned, into --out; leave it out")
+    _require_asked_as_planned(plan, job.model_dump(mode="json"), "the question")
     missing = _missing(plan, works)
     lost = _pack(plan, works, frozenset(missing), f"{folder}/{PACKED}", console)
     _hold_against(plan, shard_readers(*load_manifest(manifest)))
@@ -178,6 +184,7 @@ def of_run(plan: Plan, run: str, folder: Path, commitment_held: bool) -> CanaryR
         RaymiaError: the run cannot be read.
     """
     record = Ledger(run).require_scan()
+    _require_asked_as_planned(plan, as_it_was_meant(record.job.model_dump(mode="json")), run)
     checked = _hold_against(plan, [ShardReader(shard) for shard in record.shards])
     result = _result(plan, run, [], {}, commitment_held, checked)
     output_folder(str(folder))
@@ -207,16 +214,11 @@ def tested(test: Declared, signals: Sequence[SignalRecord]) -> list[str]:
     return [name for name, attack in of_attack.items() if not test.attacks or attack in test.attacks]
 
 
-def _with_declared(test: Declared, asked: Asked) -> Asked:
-    """What is asked, with the attacks that the plan declares, where nothing else names any."""
-    needed = test.needed()
-    if not needed:
-        return asked
-    if asked.budget is not None:
-        raise ConfigError(f"--budget: the plan declares what is tested ({', '.join(needed)}); leave it out")
-    if asked.job_file is not None or any(change.startswith("attacks=") for change in asked.changes):
-        return asked
-    return replace(asked, changes=(f"attacks={json.dumps({name: {} for name in needed})}", *asked.changes))
+def _require_asked_as_planned(plan: Plan, job: Mapping[str, Any], source: str) -> None:
+    """Refuse a job that asks otherwise than was declared, and one that tells the model other captions than the works'."""
+    if (told := job.get("caption_source", "own")) != "own":
+        raise ConfigError(f"{source}: caption_source: {told} tells the model other captions than the plan's; ask with its own")
+    require_declared(plan.test, job, source)
 
 
 def _missing(plan: Plan, works: Path) -> list[str]:
@@ -340,6 +342,7 @@ def _result(
         missing=missing,
         bytes_checked=bytes_checked,
         others=others,
+        undeclared=[one.name for one in record.signals if one.primary and one.access in LEVELS and one.name not in names],
         test=result,
         significant=result.p <= plan.test.alpha,
     )

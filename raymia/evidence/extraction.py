@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from rich.console import Console
 
 from raymia.attacks.extraction import Extraction as ExtractionAttack
 from raymia.attacks.memorisation import Memorisation
-from raymia.config import override_field, read_job
+from raymia.config import Job, override_field, read_job
 from raymia.curation.derive import MANIFEST_FILE, SELECTION_FILE, derive, output_folder
+from raymia.curation.verification import thumbnail_of
+from raymia.data.clusters import components
 from raymia.data.manifest import load_manifest
 from raymia.data.selection import IDENTITY
 from raymia.data.tables import read_table
@@ -25,16 +28,16 @@ from raymia.engine.start import on_ray
 from raymia.errors import ConfigError, RaymiaError
 from raymia.evaluation.extraction import SIGNAL, Captions, Extraction, make_extraction
 from raymia.evidence.asking import Asked, job_of
-from raymia.report.extraction_page import with_images, write_extraction_page
+from raymia.evidence.sets import twins_of
+from raymia.report.extraction_page import EXTRACTION_FILE, GENERATED, with_images, write_extraction_page
 from raymia.run.ledger import Ledger
 from raymia.run.record import Counts
 from raymia.scan.pipeline import run_plan, run_scan
 from raymia.scan.plan import ScanPlan, make_plan
 from raymia.shipped import NAMED
 
-EXTRACTION_FILE = "extraction.json"
-SCREEN, CHOSEN, GENERATED = "screen", "chosen", "generated"
-"""Folders: the run that screens captions, the manifest of those that are chosen, and the run that asks for images."""
+SCREEN, CHOSEN = "screen", "chosen"
+"""Folders: the run that screens captions, and the manifest of those that are chosen."""
 SCREENED = "memorisation"
 HANDFUL = 50
 """So many captions are all asked, where nobody says which share."""
@@ -106,6 +109,22 @@ def prepare(asked: Asked, manifest: str | None, copies: str | None, wanted: Want
     if Path(named).resolve() == (folder / CHOSEN / MANIFEST_FILE).resolve():
         raise ConfigError(f"--out {folder}: holds {named} itself; give another folder")
     job, _ = job_of(_with_attack(asked, copies, wanted, content), named, f"{folder}/{GENERATED}")
+    if (job.manifest, job.run) != (named, f"{folder}/{GENERATED}"):
+        raise ConfigError("--set manifest, --set run: give --manifest and --out instead")
+    return planned(job, wanted, folder)
+
+
+def planned(job: Job, wanted: Wanted, folder: Path) -> Prepared:
+    """An extraction of a job that has the attack, its manifest that of the works and its run `GENERATED` in the folder.
+
+    Args:
+        job: with the attack and a detector.
+        wanted: which captions are asked.
+        folder: for everything that is made.
+
+    Raises:
+        ConfigError: names the field.
+    """
     if job.caption_source != "own":
         raise ConfigError(f"caption_source: {job.caption_source} tells the model other captions than the works'; leave it out")
     if job.hosted is not None and wanted.top is not None:
@@ -182,6 +201,7 @@ def conduct(prepared: Prepared, console: Console) -> tuple[Extraction, Counts]:
             }
         )
         manifest = _chosen_manifest(generation, chosen, folder)
+        chosen = chosen.assign(picture=_pictures(generation, chosen))
         counts = run_scan(generation.job.model_copy(update={"manifest": manifest}), console)
     storage = output_folder(str(folder))
     found = make_extraction(generation.job.run, chosen, captions)
@@ -259,6 +279,26 @@ def _listed(plan: ScanPlan) -> tuple[pd.DataFrame, Captions]:
 def _captions(read: int, unreadable: dict[str, int]) -> Captions:
     nothing = dict.fromkeys(("without_caption", "passed_over", "chosen", "drawn", "answered"), 0)
     return Captions(read=read, unreadable=unreadable, unanswered={}, **nothing)
+
+
+def _pictures(plan: ScanPlan, chosen: pd.DataFrame) -> NDArray[np.int64]:
+    """Number of the picture that each work shows, the same for works that show the same but for size, quality and margin.
+
+    One that cannot be read is a picture of its own.
+    """
+    names = list(map(tuple, chosen[IDENTITY].to_numpy(str)))
+    wanted = {place: {key for *where, key in names if tuple(where) == place} for place in {name[:2] for name in names}}
+    number = {name: index for index, name in enumerate(names)}
+    seen, pictures = [], []
+    for reader in plan.readers:
+        for item in reader.read() if reader.place in wanted else ():
+            if isinstance(item, RawSample) and item.key in wanted[reader.place] and item.image is not None:
+                picture = thumbnail_of(item.image, plan.job.max_pixels)
+                if picture is not None:
+                    seen.append(number[*reader.place, item.key])
+                    pictures.append(picture)
+    links = np.array(seen, np.int64)[twins_of(np.stack(pictures))] if pictures else np.zeros((0, 2), np.int64)
+    return components(len(names), links)
 
 
 def _chosen_manifest(plan: ScanPlan, chosen: pd.DataFrame, folder: Path) -> str:

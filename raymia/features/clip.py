@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from huggingface_hub import hf_hub_download
 from jaxtyping import Float
 from open_clip.pretrained import get_pretrained_cfg
 from safetensors import safe_open
@@ -20,7 +18,8 @@ from torch.nn import functional
 
 from raymia.digests import files_digest
 from raymia.documents import DocumentError, parse_json, read_document
-from raymia.errors import ConfigError, first_line
+from raymia.errors import ConfigError
+from raymia.features import hub
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -50,16 +49,16 @@ class Clip:
         """
         is_folder = Path(model).is_dir()
         config, weights = _local(Path(model)) if is_folder else _from_hub(model)
-        with _foreign(f"{weights.parent}: no CLIP can be built from {CONFIG_FILE}"):
+        with hub.foreign(f"{weights.parent}: no CLIP can be built from {CONFIG_FILE}"):
             self._model = open_clip.CLIP(**config["model_cfg"])
-        with _foreign(f"{weights}: weights do not fit the config"):
+        with hub.foreign(f"{weights}: weights do not fit the config"):
             self._model.load_state_dict({name: tensor.float() for name, tensor in load_file(weights).items()})
         for name, tensor in self._model.state_dict().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ConfigError(f"{weights}: the tensor {name} is not finite; the weights are damaged")
         self._model.to(device).eval().requires_grad_(False)
         preprocess = config["preprocess_cfg"]
-        with _foreign(f"clip {model!r}: its tokenizer cannot be made"):
+        with hub.foreign(f"clip {model!r}: its tokenizer cannot be made"):
             self._tokenizer = open_clip.get_tokenizer(
                 f"local-dir:{Path(model).resolve()}" if is_folder else _hub_config(model)[0]
             )
@@ -83,15 +82,6 @@ class Clip:
         with torch.no_grad():
             features: Tensor = self._model.encode_text(self._tokenizer(list(texts)).to(self._device), normalize=True)
         return features
-
-
-@contextmanager
-def _foreign(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        # Whatever open_clip, safetensors or the hub's client makes of somebody else's files.
-        raise ConfigError(f"{what}: {first_line(error)}") from error
 
 
 def check_clip(model: str) -> None:
@@ -119,11 +109,7 @@ def pinned(model: str) -> str:
     Raises:
         ConfigError: the hub does not give it and its cache lacks it.
     """
-    if Path(model).is_dir() or "@" in model:
-        return model
-    (config,) = _fetched(model, (CONFIG_FILE,))
-    # A file of a repository is kept in a folder that is named by its commit.
-    return f"{model}@{config.parent.name}"
+    return hub.pinned(model, lambda: _fetched(model, (CONFIG_FILE,))[0])
 
 
 def fingerprint(model: str) -> str:
@@ -196,9 +182,9 @@ def _number(value: object) -> bool:
 
 def _check_tensors(config: dict[str, dict[str, Any]], weights: Path) -> None:
     """Hold the header of the weights against the model that the config describes, built without memory."""
-    with _foreign(f"{weights.parent}: no CLIP can be built from {CONFIG_FILE}"), torch.device("meta"):
+    with hub.foreign(f"{weights.parent}: no CLIP can be built from {CONFIG_FILE}"), torch.device("meta"):
         expected = {name: tuple(one.shape) for name, one in open_clip.CLIP(**config["model_cfg"]).state_dict().items()}
-    with _foreign(f"{weights}: not readable as safetensors"), safe_open(weights, "pt") as tensors:
+    with hub.foreign(f"{weights}: not readable as safetensors"), safe_open(weights, "pt") as tensors:
         found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - no dictionary
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -210,7 +196,7 @@ def _check_tensors(config: dict[str, dict[str, Any]], weights: Path) -> None:
 
 def _hub_config(model: str) -> tuple[str, str, str | None]:
     """The architecture, and the hub's repository of the weights with its revision, none for the newest."""
-    name, _, revision = model.partition("@")
+    name, revision = hub.parted(model)
     architecture, _, tag = name.partition("/")
     pretrained = get_pretrained_cfg(architecture, tag)
     if not pretrained.get("hf_hub"):
@@ -219,7 +205,7 @@ def _hub_config(model: str) -> tuple[str, str, str | None]:
             f"clip {model!r}: not a folder, and open_clip has no hub weights by that name; give a folder or ARCHITECTURE/TAG"
             + (f" with one of {known}" if known else "")
         )
-    return architecture, str(pretrained["hf_hub"]).rstrip("/"), revision or None
+    return architecture, str(pretrained["hf_hub"]).rstrip("/"), revision
 
 
 def _from_hub(model: str) -> tuple[dict[str, dict[str, Any]], Path]:
@@ -231,5 +217,4 @@ def _from_hub(model: str) -> tuple[dict[str, dict[str, Any]], Path]:
 def _fetched(model: str, files: Sequence[str]) -> list[Path]:
     """Files of the hub's repository, in its cache."""
     _, repository, revision = _hub_config(model)
-    with _foreign(f"clip {model!r}: cannot fetch {', '.join(files)} of {repository}"):
-        return [Path(hf_hub_download(repository, name, revision=revision)) for name in files]
+    return hub.fetched(repository, revision, files, f"clip {model!r}: cannot fetch {', '.join(files)} of {repository}")

@@ -5,13 +5,11 @@ Source: Oquab et al., DINOv2: Learning Robust Visual Features without Supervisio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -19,7 +17,8 @@ from transformers import Dinov2Config, Dinov2Model
 
 from raymia.digests import files_digest
 from raymia.documents import DocumentError, parse_json, read_document
-from raymia.errors import ConfigError, first_line
+from raymia.errors import ConfigError
+from raymia.features import hub
 from raymia.features.sscd import MEAN, STD
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -83,10 +82,7 @@ def pinned(model: str) -> str:
     Raises:
         ConfigError: the hub does not give it and its cache lacks it.
     """
-    if Path(model).is_dir() or "@" in model:
-        return model
-    # A file of a repository is kept in a folder that is named by its commit.
-    return f"{model}@{_fetched(model, (CONFIG_FILE,))[0].parent.name}"
+    return hub.pinned(model, lambda: _fetched(model, (CONFIG_FILE,))[0])
 
 
 def fingerprint(model: str) -> str:
@@ -115,9 +111,8 @@ def _files(model: str) -> tuple[Path, Path]:
 
 def _fetched(model: str, files: Sequence[str]) -> list[Path]:
     """Files of the hub's repository, in its cache."""
-    repository, _, revision = model.partition("@")
-    with _foreign(f"copies: dinov2 {model!r}: no such folder, and the hub does not give {', '.join(files)}"):
-        return [Path(hf_hub_download(repository, name, revision=revision or None)) for name in files]
+    what = f"copies: dinov2 {model!r}: no such folder, and the hub does not give {', '.join(files)}"
+    return hub.fetched(*hub.parted(model), files, what)
 
 
 def _settings(file: Path) -> Dinov2Config:
@@ -130,7 +125,7 @@ def _settings(file: Path) -> Dinov2Config:
     if kind != KIND:
         raise ConfigError(f"{file}: model_type is {kind!r}; expected {KIND!r}")
     _require_small(content, file)
-    with _foreign(f"{file}: no DINOv2 can be made of it"):
+    with hub.foreign(f"{file}: no DINOv2 can be made of it"):
         # A checkpoint of another task is refused by its tensors.
         settings = Dinov2Config.from_dict(content)
     if SIDE_PX % settings.patch_size:
@@ -149,7 +144,7 @@ def _loaded(model: str) -> Dinov2Model:
     """The network with its weights, all of them and no others, in float32 on the CPU."""
     config, weights = _files(model)
     settings = _settings(config)
-    with _foreign(f"{weights}: no DINOv2 can be loaded from it"):
+    with hub.foreign(f"{weights}: no DINOv2 can be loaded from it"):
         # transformers knows by which names earlier versions of it saved the tensors.
         network, found = Dinov2Model.from_pretrained(
             weights.parent,
@@ -172,14 +167,3 @@ def _loaded(model: str) -> Dinov2Model:
             raise ConfigError(f"{weights}: the tensor {name} is not finite; the weights are damaged")
     network.eval()
     return network
-
-
-@contextmanager
-def _foreign(what: str) -> Iterator[None]:
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:
-        # Whatever transformers, safetensors or the hub's client makes of somebody else's files.
-        raise ConfigError(f"{what}: {first_line(error)}") from error

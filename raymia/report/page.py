@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,15 +28,21 @@ from raymia.report.plots import run_figures
 from raymia.report.tables import tables
 from raymia.report.thumbnails import Identity, thumbnail, thumbnails
 from raymia.run.columns import GENERATED
-from raymia.run.exhibits import Exhibit, read_exhibits
+from raymia.run.files import DamagedRunError
 from raymia.run.ledger import Ledger
 from raymia.run.record import ScanRecord
+from raymia.run.shown import Exhibit, exhibits_of
 from raymia.spreadsheet import csv_text
+
+log = logging.getLogger(__name__)
 
 REPORT = "report"
 REPORT_FILE = f"{REPORT}/index.html"
 SHEET_SIZE = 12
 EXHIBIT_PX = 256
+EXHIBITS_SHOWN = 12
+GENERATION = "generation"
+"""The attack whose answers are shown beside the works."""
 EXHIBITS_NOTE = (
     "Works whose captions brought forth images close to them, the closest of each beside it. A likeness may be chance, as "
     "where works are alike; FPR is the share of non-members whose own captions brought forth an image as close."
@@ -67,29 +74,66 @@ class SheetImage:
 
 @dataclass(frozen=True)
 class ShownExhibit:
-    """An exhibit with its pictures, as data URLs of JPEGs; none where one cannot be read."""
+    """An exhibit with its pictures, as data URLs of JPEGs; none where one cannot be read.
+
+    Attributes:
+        exhibit: the closest image of a work's caption.
+        signal: whose highest scores are shown.
+        score: the work's.
+        member: its label.
+        prompt: its caption, which the model was told.
+        work, answer: pictures of the work and of the image.
+        fpr: share of non-members that score at least as high; none where there are none.
+    """
 
     exhibit: Exhibit
+    signal: str
+    score: float
+    member: bool | None
+    prompt: str
     work: str | None
     answer: str | None
     fpr: float | None
-    """Share of non-members that score at least as high; none where there are none."""
 
 
 def shown_exhibits(ledger: Ledger, evaluation: Evaluation) -> list[ShownExhibit]:
-    """The exhibits of a run with their pictures: the works read back from their shards, the answers from the run."""
-    found = read_exhibits(ledger.run)
-    shards = evaluation.run.shards if evaluation.run else []
-    urls = {(shard.split, shard.name): shard.url for shard in shards}
-    works = thumbnails(urls, [(one.split, one.shard, one.key) for one, _ in found], EXHIBIT_PX)
-    table = evaluation.table
+    """The exhibits of a run with their pictures: the works read back from their shards, the answers from the run.
+
+    They are of the first attack of the job that generates images from captions; none where the model was told other captions
+    than the works', and of a run whose exhibits are damaged.
+    """
+    run, table = evaluation.run, evaluation.table
+    job = run.job.model_dump() if isinstance(run, ScanRecord) else {}
+    names = [name for name in job.get("attacks", {}) if name.partition(":")[0] == GENERATION]
+    if run is None or not names or job.get("caption_source", "own") != "own" or f"{names[0]}.max" not in table:
+        return []
+    signal = f"{names[0]}.max"
+    try:
+        found = exhibits_of(ledger, names[0], EXHIBITS_SHOWN)
+    except DamagedRunError as error:
+        log.warning("exhibits are left out: %s", error)
+        return []
+    urls = {(shard.split, shard.name): shard.url for shard in run.shards}
+    works = thumbnails(urls, [(one.split, one.shard, one.key) for one in found], EXHIBIT_PX)
     others = table[table["member"].eq(False)] if "member" in table else table[:0]
+    rows = table.set_index(["split", "shard", "key"])
     shown = []
-    for one, image in found:
-        known = one.signal in evaluation.metrics.signals and one.signal in others
-        as_high = others[one.signal].ge(one.score).mean() if len(others) and known else None
-        work = works.get((one.split, one.shard, one.key))
-        shown.append(ShownExhibit(one, work, thumbnail(image, EXHIBIT_PX), None if as_high is None else float(as_high)))
+    for one in found:
+        place = (one.split, one.shard, one.key)
+        row = rows.loc[[place]].iloc[0]
+        member = row.get("member")
+        shown.append(
+            ShownExhibit(
+                exhibit=one,
+                signal=signal,
+                score=float(row[signal]),
+                member=None if pd.isna(member) else bool(member),
+                prompt=row["caption"],
+                work=works.get(place),
+                answer=None if one.image is None else thumbnail(one.image, EXHIBIT_PX),
+                fpr=float(others[signal].ge(row[signal]).mean()) if len(others) else None,
+            )
+        )
     return shown
 
 

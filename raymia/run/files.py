@@ -15,6 +15,8 @@ RECORD_ENDING = ".json"
 """Ending of the record of a finished shard."""
 SCORES, QUARANTINE, SHARDS = "scores", "quarantine", "shards"
 """Folders of a run directory: of scored samples, of those that could not be scored, and of the records of finished shards."""
+EXHIBITS = "exhibits"
+"""Folder of a run directory: what attacks show beside their scores."""
 ANSWERS = "answers"
 """Folder of a run directory: what a hosted service answered."""
 UNIT = re.compile(r"(.+)-(\d{6,})")

@@ -23,8 +23,8 @@ from raymia.data.tar import ShardEnd
 from raymia.documents import DocumentError, parse_json
 from raymia.errors import ConfigError, RaymiaError, describe_validation, first_line
 from raymia.run.columns import QUARANTINE_SCHEMA
-from raymia.run.exhibits import FOLDER
 from raymia.run.files import (
+    EXHIBITS,
     QUARANTINE,
     SCORES,
     SHARDS,
@@ -203,7 +203,7 @@ class Ledger:
         if len(quarantine):
             self.storage.write_table(unit_name(QUARANTINE, place, unit), _without_secrets(quarantine))
         if shown is not None:
-            self.storage.write_table(unit_name(FOLDER, place, unit), shown)
+            self.storage.write_table(unit_name(EXHIBITS, place, unit), shown)
         marked = scores.replace_schema_metadata({QUARANTINED_COUNT: str(len(quarantine))})
         self.storage.write_table(unit_name(SCORES, place, unit), marked)
 

@@ -36,7 +36,6 @@ from raymia.run.tally import Tally
 from raymia.scan import texts
 from raymia.scan.batches import BATCH_SCHEMA, ReadBatches, ShardWork
 from raymia.scan.decoding import decode_rows
-from raymia.scan.exhibits import write_exhibits
 from raymia.scan.latents import LatentCache
 from raymia.scan.monitoring import Monitor, bottleneck
 from raymia.scan.plan import ScanPlan, hold, make_plan, require_same
@@ -192,7 +191,7 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
         shapes=plan.shapes,
         max_pixels=job.max_pixels,
         prompts=Prompts(job.caption_source, job.seed),
-        row_type=scored(plan.signal_names, [FIELD] if any(attack.shows for attack in job.attacks.values()) else []),
+        row_type=scored(plan.signal_names, [FIELD] if any(attack.exhibits for attack in job.attacks.values()) else []),
         load=partial(load, plan.pinned, dtype, pool.device, pool.threads, **({} if turns is None else {"turns": turns})),
         cache=plan.latent_cache,
         # A service that answers nothing ends the scan by the patience of the job.
@@ -208,7 +207,6 @@ def _scan(prepared: Prepared, console: Console, load: LoadScorer) -> Counts:
     record.finished, record.counts = now_text(), counts
     if service is not None and turns is not None and record.service is not None:
         record.service = summed_up(job, service, record.service, turns.counted())
-    write_exhibits(plan, ledger)
     ledger.write_run(record)
     ledger.write_text(PROGRESS_FILE, monitor.progress().model_dump_json(indent=2) + "\n")
     if staged:

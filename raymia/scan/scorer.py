@@ -201,7 +201,7 @@ class Scorer:
             columns = scores_of(self._attacks, trial, batch.found)
             if self._reference is not None and other is not None:
                 columns |= calibrated(self._attacks, other, columns, self._reference, batch.of_reference)
-            shown = shown_of(self._attacks, trial, self._service)
+            shown = shown_of(self._attacks, trial, self._service, self._black_box)
         finally:
             # Of a batch that failed, too.
             batch.latents = trial.latents_at_hand

@@ -316,6 +316,11 @@ class Asker:
                 raise outcome
         return found[1], found[0]
 
+    def kept_as(self, query: Query) -> str | None:
+        """See `raymia.services.protocol.Keeps`."""
+        known = self._answers.find(self._service.asked(query), self._service.max_answer_bytes)
+        return None if known is None else known[0].image
+
     def _name(self, query: Query) -> str:
         return digest_of(self._service.asked(query))
 

@@ -137,6 +137,15 @@ class AskedAhead(Protocol):
 
 
 @runtime_checkable
+class Keeps(Protocol):
+    """An open service whose answers are kept."""
+
+    def kept_as(self, query: Query) -> str | None:
+        """The sha256 by which the image of a query lies among the answers; none where it is not kept."""
+        ...
+
+
+@runtime_checkable
 class LocalModel(Protocol):
     """What the service on this machine asks of a model."""
 

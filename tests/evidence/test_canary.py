@@ -23,7 +23,8 @@ from raymia.data.manifest import load_manifest
 from raymia.data.selection import shard_readers
 from raymia.data.tar import RawSample
 from raymia.errors import ConfigError
-from raymia.evidence.canary import Declared, Plan, PlannedWork, declared, draw_plan, read_plan, write_plan
+from raymia.evidence.canary import Plan, PlannedWork, draw_plan, read_plan, write_plan
+from raymia.evidence.canary_declared import Declared, declared
 from tests.conftest import without_ray
 
 LOSS = Declared(attacks=["loss"])

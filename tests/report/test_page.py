@@ -5,14 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from raymia.evaluation.metrics import evaluate_run
-from raymia.report.page import render, write_report
+from raymia.report.page import render, shown_exhibits, write_report
 from raymia.report.plots import run_figures
-from raymia.run.exhibits import Exhibit, Exhibits
 from raymia.run.ledger import Ledger
 from raymia.run.record import ServiceRecord
+from raymia.run.shown import SCHEMA, exhibits_of
 from tests.conftest import image_bytes
 from tests.scan.test_pipeline import make_job, scan
 
@@ -56,35 +58,43 @@ def test_exhibits_stand_beside_their_works_with_prompt_seed_and_what_was_spent(
     tmp_path: Path, tiny: Path, write_tar: Callable[[str, list[tuple[str, bytes]]], Path]
 ) -> None:
     for prefix, start in (("m", 0), ("n", 50)):
-        write_tar(f"{prefix}0.tar", [(f"{i}.jpg", image_bytes(i)) for i in range(start, start + 4)])
-    job = make_job(tmp_path, tiny, "run")
+        named = [[(f"{i}.jpg", image_bytes(i)), (f"{i}.txt", b"<i>a fox</i>")] for i in range(start, start + 4)]
+        write_tar(f"{prefix}0.tar", [member for pair in named for member in pair])
+    job = make_job(tmp_path, tiny, "run", attacks={"generation": {"images": 1, "steps": 2, "guidance": 1.0, "metric": "ssim"}})
     scan(job)
     ledger = Ledger(job.run)
     record = ledger.require_scan()
     record.service = ServiceRecord(images=12, refusals=1, price_per_image=0.04, currency="EUR", spent=0.48, repeats=False)
     ledger.write_run(record)
-    row = ledger.scores().to_pandas().sort_values("loss").iloc[-1]
-    names = {name: row[name] for name in ("split", "shard", "key")}
-    shown = {"member": True, "signal": "loss", "score": float(row["loss"]), "prompt": "<i>a fox</i>", "seed": 12345, "draw": 1}
-    exhibit = Exhibit(**names, **shown, similarity=0.9, image="exhibits/000.png", answer="ab" * 32)
-    gone = exhibit.model_copy(update={"shard": "gone", "image": "exhibits/001.png", "seed": None})
-    odd = gone.model_copy(update={"signal": "caption"})
-    ledger.write_bytes("exhibits/000.png", image_bytes(7, "PNG"))
-    ledger.write_bytes("exhibits/001.png", b"no image")
-    ledger.write_text("exhibits/exhibits.json", Exhibits(exhibits=[exhibit, gone, odd]).model_dump_json())
-    write_report(ledger, evaluate_run(ledger))
+    found = exhibits_of(ledger, "generation", 12)
+    scores = ledger.scores().to_pandas().set_index("key")
+    assert [one.similarity for one in found] == sorted(scores["generation.max"], reverse=True)
+    file = tmp_path / "run" / "exhibits" / "members" / "m0-000000.parquet"
+    rows = pq.read_table(file).to_pylist()
+    rows[0] |= {"seed": None, "answer": "ab" * 32}
+    rows[1] |= {"image": None}
+    rows[2] |= {"image": b"no image"}
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file)
+    evaluation = evaluate_run(ledger)
+    write_report(ledger, evaluation)
     html = (tmp_path / "run" / "report" / "index.html").read_text()
     section = html[html.index('id="exhibits"') : html.index('id="provenance"')]
-    assert section.count("data:image/jpeg;base64,") == 2
+    assert section.count("data:image/jpeg;base64,") == 2 * 8 - 2
+    assert section.count("the closest answer is no longer readable") == 2
     assert "&lt;i&gt;a fox" in section
     assert "<i>" not in section
-    assert "seed 12345" in section
-    assert "no seed, draw 1" in section
-    assert section.count("is no longer readable") == 4
-    assert f"FPR {0:.3f}" in section or "FPR 0." in section
+    others = [one for one in found if one.key != rows[0]["key"]]
+    assert all(f"seed {one.seed}" in section for one in others), "no digit of a seed is lost where others have none"
+    assert "no seed, draw 0; answer abababababababab" in section
+    assert section.count("generation.max") == section.count(", FPR ") == 8
     assert "12 images, 1 refusals" in html
     assert "0.48 EUR at 0.04 an image" in html
     assert "one question had two answers" in html
+    # Earlier versions wrote no answers; what is not there is not shown; and what is damaged spoils no report.
+    pq.write_table(pa.Table.from_pylist(rows[:1], SCHEMA).drop_columns(["answer"]), file)
+    assert [one.exhibit.answer for one in shown_exhibits(ledger, evaluation)] == [None] * 5
+    file.write_bytes(b"damaged")
+    assert shown_exhibits(ledger, evaluation) == []
 
 
 @pytest.mark.usefixtures("bare_loop")

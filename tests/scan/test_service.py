@@ -19,9 +19,9 @@ from rich.console import Console
 import raymia
 from raymia.config import Job, parse_job
 from raymia.errors import ConfigError, RaymiaError
-from raymia.run.exhibits import read_exhibits
 from raymia.run.ledger import Ledger
 from raymia.run.record import Paid
+from raymia.run.shown import exhibits_of
 from raymia.scan.pipeline import run_scan
 from raymia.scan.plan import make_plan
 from raymia.scan.service import bill_of
@@ -138,12 +138,14 @@ def test_a_scan_scores_every_sample_and_says_what_it_asked_and_spent(manifest: P
     assert (record.service.calls.made, record.service.calls.answered, record.service.repeats) == (35, 35, True)
     assert record.evaluations.forwards == 0
     assert record.job.subject == "service openai"
-    shown = read_exhibits(str(run))
-    assert [one.score for one, _ in shown] == sorted((one.score for one, _ in shown), reverse=True)
-    for one, image in shown:
+    shown = exhibits_of(Ledger(str(run)), "generation", 12)
+    scores = Ledger(str(run)).scores().to_pandas().set_index("key")
+    assert [one.similarity for one in shown] == sorted(scores["generation.max"], reverse=True)
+    for one in shown:
         (asked,) = [body for body, _ in server.asked if body.get("seed") == one.seed]
-        assert asked["prompt"] == one.prompt
-        assert image.startswith(b"\x89PNG")
+        assert asked["prompt"] == scores.loc[one.key, "caption"]
+        assert one.image is not None
+        assert one.image.startswith(b"\x89PNG")
         assert (run / "answers" / "images" / str(one.answer)[:2] / str(one.answer)).is_file()
 
 
@@ -332,7 +334,7 @@ def test_a_scan_on_ray_that_is_killed_asks_again_only_for_what_was_under_way(man
         assert record is not None
         assert (record.images, record.calls.made) == (total, 2 + total - kept), "with the first questions of both attempts"
     pd.testing.assert_frame_equal(table_of(tmp_path / "undisturbed"), table_of(run))
-    assert read_exhibits(str(run))
+    assert exhibits_of(Ledger(str(run)), "generation", 12)
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -350,4 +352,4 @@ def test_on_ray_a_service_that_is_down_ends_the_scan_in_one_line_and_when_it_is_
         record = Ledger(job.run).require_scan().service
     assert record is not None
     assert record.calls.answered == SAMPLES + 2, "as the gate counted that all processes go through"
-    assert read_exhibits(job.run)
+    assert exhibits_of(Ledger(job.run), "generation", 12)

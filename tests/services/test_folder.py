@@ -15,8 +15,8 @@ from rich.console import Console
 from raymia.attacks.generation import Generation
 from raymia.config import Job, parse_job
 from raymia.errors import ConfigError
-from raymia.run.exhibits import read_exhibits
 from raymia.run.ledger import Ledger
+from raymia.run.shown import exhibits_of
 from raymia.scan.pipeline import run_scan
 from raymia.scan.plan import make_plan
 from raymia.scan.prompts import write_prompts
@@ -76,7 +76,7 @@ def test_a_scan_scores_what_was_made_and_says_what_was_not(job: Job, tmp_path: P
     }
     same = table.set_index(["split", "key"])["generation"]
     assert same["members", "0001"] == same["non_members", "0001"]
-    assert read_exhibits(str(tmp_path / "run"))
+    assert exhibits_of(Ledger(str(tmp_path / "run")), "generation", 12)
 
 
 def test_an_image_is_prepared_as_a_work_is(job: Job, tmp_path: Path) -> None:
