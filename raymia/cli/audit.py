@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +15,9 @@ from raymia.errors import ConfigError
 
 if TYPE_CHECKING:  # these need torch and Ray
     from raymia.evidence.asking import Asked
+    from raymia.evidence.beside import Beside
     from raymia.evidence.sets import Sources
+    from raymia.evidence.timestamp import Stamp
     from raymia.evidence.works import Prepared
 
 
@@ -38,12 +41,29 @@ def audit(
     generated: Annotated[
         str | None, typer.Option(help="Images that a model made in the works' style: what they score is no sign of training.")
     ] = None,
+    lists: Annotated[
+        list[str] | None,
+        typer.Option("--in", metavar="TABLE", help="Public training list to look the works up in first; may be repeated."),
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(metavar="CLAIMS.yaml", help="What the model's provider says of its training data.")
+    ] = None,
+    extract: Annotated[
+        bool,
+        typer.Option("--extract", help="Tell the model the captions of the works, too: does it give any back?"),
+    ] = False,
+    copies: Annotated[
+        str | None, typer.Option(help="With --extract, copy detector: sscd:FILE, dinov2:FOLDER-OR-ID or clip (by default).")
+    ] = None,
     clip: ClipOption = None,
     budget: Forwards = None,
     register: Annotated[
         bool,
         typer.Option("--register", help="Write and hash what will be tested, and stop; without it the command goes on."),
     ] = False,
+    timestamp: Annotated[
+        str | None, typer.Option(metavar="URL", help="Authority that stamps by RFC 3161 when that was written down.")
+    ] = None,
     dry_run: DryRun = False,
     suspect: Annotated[
         str | None, typer.Option(help="Instead of WORKS, scans that are done: a run directory, or RUN#SPLIT.")
@@ -65,6 +85,9 @@ def audit(
     if suspect is not None:
         if works is not None or out_folder is not None:
             raise ConfigError("--suspect tests scans that are done; leave out WORKS and --out")
+        given = {"--in": lists, "--provider": provider, "--extract": extract, "--copies": copies, "--timestamp": timestamp}
+        if named := [name for name, value in given.items() if value]:
+            raise ConfigError(f"{named[0]} goes with WORKS; --suspect tests scans that are done")
         _of_runs(suspect, control, access, features, as_json)
         return
     if works is None:
@@ -76,10 +99,25 @@ def audit(
     if as_json and (dry_run or register):
         raise ConfigError("--json goes with a whole audit")
     from raymia.evidence.asking import Asked
+    from raymia.evidence.beside import Beside
     from raymia.evidence.sets import Sources
+    from raymia.evidence.timestamp import require_stamps
 
+    if timestamp is not None:
+        require_stamps(timestamp)
+    beside = Beside(tuple(lists or ()), provider, extract, copies)
     asked = Asked(model, tuple(adapter or ()), reference, service, clip, job, tuple(override or ()), budget, Access(access))
-    _of_works(Sources(works, control, generated, captions), asked, out_folder, dry_run, register, as_json)
+    sources = Sources(works, control, generated, captions)
+    _of_works(sources, asked, beside, out_folder, _Until(dry_run, register, timestamp), as_json)
+
+
+@dataclass(frozen=True)
+class _Until:
+    """How far an audit goes."""
+
+    dry_run: bool
+    registered: bool
+    authority: str | None
 
 
 def _of_runs(suspect: str, control: str, access: str, features: Any, as_json: bool) -> None:
@@ -94,22 +132,25 @@ def _of_runs(suspect: str, control: str, access: str, features: Any, as_json: bo
         print_audit(out, found)
 
 
-def _of_works(sources: Sources, asked: Asked, folder: Path, dry_run: bool, stop: bool, as_json: bool) -> None:
+def _of_works(sources: Sources, asked: Asked, beside: Beside, folder: Path, until: _Until, as_json: bool) -> None:
     from raymia.cli.printing import print_counts
-    from raymia.cli.printing_audit import print_evidence
+    from raymia.cli.printing_audit import print_evidence, print_stamp
     from raymia.evidence.works import commit_to, conduct, prepare
     from raymia.report.page import REPORT_FILE
 
-    prepared = prepare(sources, asked, folder, err)
+    prepared = prepare(sources, asked, folder, err, beside)
     _say_beforehand(prepared)
-    if dry_run:
+    if until.dry_run:
         return
-    registration = commit_to(prepared)
+    registration, stamped = commit_to(prepared, until.authority)
     err.say(f"Registered {registration.registered}, before a score is computed: {registration.digest()}", whole=True)
-    if stop:
-        err.say("Publish or deposit this hash, and run the same command without --register.")
+    if stamped is not None:
+        print_stamp(err, stamped)
+    if until.registered:
+        publish = "Publish or deposit this hash, and run" if stamped is None else "Run"
+        err.say(f"{publish} the same command without --register.")
         return
-    evidence, bundle, counts = conduct(prepared, registration, err)
+    evidence, bundle, counts = conduct(prepared, registration, stamped, err)
     if as_json:
         out.show_json(evidence)
     else:
@@ -122,10 +163,15 @@ def _of_works(sources: Sources, asked: Asked, folder: Path, dry_run: bool, stop:
 
 def _say_beforehand(prepared: Prepared) -> None:
     """What the sets are, whether anything tells them apart that never sees the model, and what the scan will cost."""
-    from raymia.cli.printing_audit import print_sets
+    from raymia.cli.extract import say_beforehand
+    from raymia.cli.printing_audit import print_said, print_sets
 
     print_sets(err, prepared.sets, prepared.blind)
+    print_said(err, prepared.said)
     print_chosen(err, prepared.plan, prepared.proposal)
+    if prepared.extraction is not None:
+        err.say("The model is told the captions of the works, too:")
+        say_beforehand(prepared.extraction)
 
 
 def verify(
@@ -134,6 +180,9 @@ def verify(
     model: Annotated[str | None, typer.Option(help="Where the model is on this machine, if it is elsewhere.")] = None,
     against: Annotated[
         Path | None, typer.Option(help="Another party's audit of the same images: hold every score against theirs.")
+    ] = None,
+    roots: Annotated[
+        Path | None, typer.Option(metavar="FILE.pem", help="Root certificates that the registration's time stamp must lead to.")
     ] = None,
     no_scores: Annotated[bool, typer.Option("--no-scores", help="Check the files alone, and load no model.")] = False,
     as_json: Json = False,
@@ -145,6 +194,7 @@ def verify(
     if digest is not None and digest.strip().lower() != bundle.digest():
         raise ConfigError(f"--digest: {folder} is another folder than that: its hash is {bundle.digest()}")
     problems = broken(folder, bundle)
+    stamped = None if problems else _stamp_of(folder, roots)
     agreement = None
     if not problems and not no_scores:
         from raymia.evidence.rescoring import compare, score_again
@@ -152,10 +202,26 @@ def verify(
         agreement = score_again(folder, model) if against is None else compare(folder, against)
     if as_json:
         content = {"files": len(bundle.files), "problems": problems, "digest": bundle.digest()}
+        content |= {"stamp": None if stamped is None else asdict(stamped)}
         out.show_json(content | {"agreement": None if agreement is None else agreement.model_dump()})
     else:
-        from raymia.cli.printing_audit import print_verified
+        from raymia.cli.printing_audit import print_stamp, print_verified
 
         print_verified(out, bundle, problems, agreement)
+        if stamped is not None:
+            print_stamp(out, stamped)
     if problems or (agreement is not None and not agreement.holds):
         raise typer.Exit(Exit.FAILED)
+
+
+def _stamp_of(folder: Path, roots: Path | None) -> Stamp | None:
+    """The time stamp of an audit's registration, checked."""
+    from raymia.evidence.registration import STAMP_FILE, read_registration, stamp_of
+    from raymia.run.storage import Storage
+
+    storage = Storage(str(folder))
+    registration = read_registration(storage)
+    found = None if registration is None else stamp_of(storage, registration, roots)
+    if roots is not None and found is None:
+        raise ConfigError(f"--roots: {folder} holds no time stamp ({STAMP_FILE})")
+    return found

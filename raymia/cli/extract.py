@@ -61,7 +61,7 @@ def extract(
 
     asked = Asked(model, tuple(adapter or ()), None, service, clip, job, tuple(override or ()))
     prepared = prepare(asked, manifest, copies, Wanted(top, draws, floor), out_folder)
-    _say_beforehand(prepared)
+    say_beforehand(prepared)
     if dry_run:
         return
     found, counts = conduct(prepared, err)
@@ -74,7 +74,7 @@ def extract(
     end(counts, prepared.generation.job.max_quarantined_fraction, "captions were not answered")
 
 
-def _say_beforehand(prepared: Prepared) -> None:
+def say_beforehand(prepared: Prepared) -> None:
     """What the screening costs, and then each caption that is asked."""
     from raymia.cli.printing_seams import print_bill
     from raymia.scan.service import bill_of

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING
 
 from raymia.cli.console import Terminal, plain_table
 from raymia.cli.printing import print_audit
-from raymia.evaluation.evidence import Evidence
+from raymia.cli.printing_extraction import print_extraction
+from raymia.data.findings import ClaimsFinding, LookupFinding
+from raymia.evaluation.evidence import LOOKED_FILE, Evidence, Said
 from raymia.evaluation.intervals import Interval, shown
 
 if TYPE_CHECKING:  # these need torch and Ray
     from raymia.evidence.bundle import Bundle
     from raymia.evidence.rescoring import Agreement
     from raymia.evidence.sets import Sets
+    from raymia.evidence.timestamp import Stamp
 
 HIGHEST = 5
-"""Works that are printed."""
+"""Works, and rows, that are printed."""
 
 
 def print_sets(out: Terminal, sets: Sets, blind: dict[str, Interval]) -> None:
@@ -35,6 +38,56 @@ def print_sets(out: Terminal, sets: Sets, blind: dict[str, Interval]) -> None:
         out.say(f"Blind, works against control, {name}: AUC {shown(auc)}{alarm}")
 
 
+def print_said(out: Terminal, said: Said) -> None:
+    """What lists name, and what works and provider say, before a score is computed."""
+    if said.lookup is not None:
+        print_listed(out, said.lookup)
+    for name, claims in (("works", said.works), ("control", said.control)):
+        if claims is not None:
+            _print_dates(out, name, claims)
+    for words in said.works.of_provider if said.works is not None else ():
+        out.say(f"Contradiction of the provider: {words}.")
+
+
+def print_listed(out: Terminal, found: LookupFinding) -> None:
+    """What public lists name of works and control."""
+    out.say(f"{found.found_for_sure:,} of {found.works:,} works stand in the lists by address or digest ({found.rows:,} rows).")
+    if found.found > found.found_for_sure:
+        out.say(f"{found.found - found.found_for_sure:,} more are like a row of theirs: look at these rows.")
+    for hit in found.hits[:HIGHEST]:
+        out.say(f"  {hit.work}: {hit.way}, {hit.table} row {hit.row:,}{'' if hit.url is None else f', {hit.url}'}", whole=True)
+    if found.hits_in_all > HIGHEST:
+        out.say(f"  .. of {found.hits_in_all:,} matches; see {LOOKED_FILE}")
+    if found.controls_for_sure:
+        out.say(
+            f"{found.controls_for_sure:,} of {found.controls:,} control images stand in the lists by address or digest, "
+            "too: they are not certainly unseen. Leave them out."
+        )
+
+
+def _print_dates(out: Terminal, name: str, claims: ClaimsFinding) -> None:
+    reserved = claims.reserved.get("yes", 0)
+    if claims.dated or reserved:
+        dates = f"{claims.dated:,} of {claims.works:,} {name} have a date of publication"
+        between = f", {claims.earliest} to {claims.latest}" if claims.dated else ""
+        out.say(f"{dates}{between}; rights are reserved for {reserved:,}.")
+    if claims.sides:
+        late, early = claims.sides.get("non_member", 0), claims.sides.get("suspect", 0)
+        out.say(
+            f"Of the {name}, {late:,} were first published after {claims.cut_off}, to which the provider says the training "
+            f"data go, and {early:,} before."
+        )
+    for kind, count in claims.contradictions.items():
+        out.say(f"Contradiction among the {name}: {kind}, {count:,}")
+    for one in claims.contradicted[:HIGHEST]:
+        out.say(f"  {one.work}: {one.says}")
+
+
+def print_stamp(out: Terminal, stamp: Stamp) -> None:
+    """When an authority saw the registration, and how far that was checked."""
+    out.say(f"Time stamp of the registration: {stamp.when:%Y-%m-%d %H:%M:%S} UTC by {stamp.authority}; {stamp.checked}.")
+
+
 def print_evidence(out: Terminal, evidence: Evidence) -> None:
     """The finding, the test, and the works that stand highest."""
     print_audit(out, evidence.audit)
@@ -42,7 +95,9 @@ def print_evidence(out: Terminal, evidence: Evidence) -> None:
         out.say(f"Control score, works against control, {name}: AUC {shown(auc)}")
     if evidence.generated is not None:
         out.say(f"Images that a model made against control, mean of primary signals: AUC {shown(evidence.generated)}")
-    for one in (*evidence.lost, *evidence.quarantined):
+    if evidence.context.extraction is not None:
+        print_extraction(out, evidence.context.extraction)
+    for one in (*evidence.context.lost, *evidence.quarantined):
         out.say(f"Not in the test: {one.images} of {one.split}, {one.reason}")
     table = plain_table(
         f"The {HIGHEST} works that stand highest, of {len(evidence.works)}", ("work",), ("standing", "control as high")

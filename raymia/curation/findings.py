@@ -69,7 +69,8 @@ def lookup_of_works(works: Works, tables: list[str], console: Console, control: 
 def lookup_finding(found: Lookup, shown: int = SHOWN) -> LookupFinding:
     """A lookup in short, with its surest hits."""
     summary = found.summary
-    rows = [row for row in found.matches.to_pylist() if not row["control"]]
+    matches = found.matches.to_pylist()
+    rows = [row for row in matches if not row["control"]]
     rows.sort(key=lambda row: (row["way"] not in SURE, WAYS.index(row["way"])))
     firsts: dict[tuple[str, str], int] = {}
     # Of every work one hit before any work has two.
@@ -87,6 +88,7 @@ def lookup_finding(found: Lookup, shown: int = SHOWN) -> LookupFinding:
         found_for_sure=len({(row["work"], row["source"]) for row in rows if row["way"] in SURE}),
         controls=summary.controls,
         controls_found=summary.controls_found,
+        controls_for_sure=len({(row["work"], row["source"]) for row in matches if row["control"] and row["way"] in SURE}),
         ways=tuple(
             WayFound(
                 way=way.way,

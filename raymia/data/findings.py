@@ -59,6 +59,8 @@ class LookupFinding(Record):
     """Works that some row names by address or digest."""
     controls: int
     controls_found: int
+    controls_for_sure: int
+    """Of the control, some row names by address or digest."""
     ways: tuple[WayFound, ...]
     not_looked_for: dict[str, dict[str, int]]
     """Works that could not be looked for, by what that takes and by reason."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
+from raymia.data.findings import ClaimsFinding, LookupFinding
+from raymia.data.provider import ProviderClaims
 from raymia.evaluation.audit import Audit, alarming, audit
+from raymia.evaluation.extraction import Extraction
 from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.roc import Floats
 from raymia.evaluation.set_level import SIGNIFICANT, standing
@@ -19,6 +21,8 @@ from raymia.run.record import Access, ScanRecord
 
 WORKS_SPLIT, CONTROL_SPLIT, GENERATED_SPLIT = "works", "control", "generated"
 """Splits of an audit."""
+LOOKED_FILE = "looked.json"
+"""In the folder of an audit: what was looked up before a score was computed."""
 
 Finding = Literal["indication", "explained", "no indication"]
 """The works score higher than the control; they do, but pictures that no model was asked about differ as much; they do not."""
@@ -30,6 +34,34 @@ class Lost(BaseModel):
     split: str
     reason: str
     images: int
+
+
+class Said(BaseModel):
+    """What was looked up before a score was computed."""
+
+    lists: list[str] = []
+    """Public training lists that were looked through."""
+    provider: ProviderClaims | None = None
+    """What the model's provider says of its training data, where somebody wrote it down."""
+    lookup: LookupFinding | None = None
+    """What the lists name of works and control; none without a list."""
+    works: ClaimsFinding | None = None
+    """What the works say of their dates and rights."""
+    control: ClaimsFinding | None = None
+
+
+class Context(BaseModel):
+    """What is known of an audit beside the scores of its scan."""
+
+    lost: list[Lost] = []
+    """Images that could not be packed, by reason."""
+    twins: int = 0
+    """Control images that show what a work shows, and were left out."""
+    distilled: bool = False
+    """Whether the model learnt from another model's answers, as far as its folder, name or sampler says so."""
+    said: Said = Said()
+    extraction: Extraction | None = None
+    """Which works the model gave back when it was told their captions; none where it was not asked."""
 
 
 class Work(BaseModel):
@@ -47,7 +79,7 @@ class Work(BaseModel):
 class Evidence(BaseModel):
     """Contents of evidence.json: what was asked, what was found, and what it must be read with."""
 
-    format: int = 1
+    format: int = 2
     subject: str
     """The model, by its name, or the service."""
     service: str | None
@@ -62,24 +94,20 @@ class Evidence(BaseModel):
     """The highest first."""
     quarantined: list[Lost]
     """Images that could not be scored, by reason."""
-    lost: list[Lost]
-    """Images that could not be packed, by reason."""
-    twins: int
-    """Control images that show what a work shows, and were left out."""
+    context: Context
     controls: dict[str, Interval]
     """AUC of scores that must find nothing, works against control."""
     generated: Interval | None
     """AUC of the primary signals' mean, images that a model made in the works' style against control; none without such."""
 
 
-def make_evidence(run: str, access: Access, lost: Sequence[Lost] = (), twins: int = 0, seed: int = 0) -> Evidence:
+def make_evidence(run: str, access: Access, context: Context, seed: int = 0) -> Evidence:
     """Read a finished scan of works and control.
 
     Args:
         run: run directory, with the splits ``works`` and ``control`` and, where there are such, ``generated``.
         access: signals of attacks that need more are left out.
-        lost: images that could not be packed.
-        twins: control images that were left out.
+        context: what is known beside the scores.
         seed: of the tests' draws.
 
     Raises:
@@ -107,8 +135,7 @@ def make_evidence(run: str, access: Access, lost: Sequence[Lost] = (), twins: in
         alarms=alarms,
         works=_works(works, ours, theirs),
         quarantined=_quarantined(ledger),
-        lost=list(lost),
-        twins=twins,
+        context=context,
         controls={
             signal.name: _against(works[signal.name].to_numpy(float), control[signal.name].to_numpy(float))
             for signal in record.signals

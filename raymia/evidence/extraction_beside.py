@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raymia.attacks.extraction import Extraction as ExtractionAttack
-from raymia.config import Job, parse_job
+from raymia.config import Job, override_field, parse_job
 from raymia.curation.derive import MANIFEST_FILE, derive, output_folder, relative, write_manifest
 from raymia.data.manifest import Split, load_manifest, within
 from raymia.data.selection import IDENTITY, shard_readers
@@ -24,7 +24,12 @@ ASKED = "asked"
 
 
 def prepare_beside(
-    job: Job, folder: Path, wanted: Wanted, copies: str | None = None, splits: Sequence[str] | None = None
+    job: Job,
+    folder: Path,
+    wanted: Wanted,
+    copies: str | None = None,
+    splits: Sequence[str] | None = None,
+    changes: Sequence[str] = (),
 ) -> Prepared:
     """An extraction of the works of a scan that is planned or done: of its model or service, told the same captions.
 
@@ -37,6 +42,7 @@ def prepare_beside(
         wanted: which captions are asked.
         copies: the detector; none for the job's, or its CLIP.
         splits: of the job's manifest, whose samples are the works; none for all.
+        changes: ``FIELD=VALUE`` of the extraction's job, such as ``attacks.extraction.steps=30``.
 
     Raises:
         ConfigError: names the field, or the split that is not there.
@@ -48,10 +54,17 @@ def prepare_beside(
     if wanted.draws is not None:
         attack = attack.model_copy(update={"draws": wanted.draws})
     content: dict[str, Any] = job.model_dump(mode="json")
-    content |= {"control_model": None, "reference": None, "latent_cache": None, "attacks": {SIGNAL: attack}}
+    content |= {
+        "control_model": None,
+        "reference": None,
+        "latent_cache": None,
+        "attacks": {SIGNAL: attack.model_dump(mode="json")},
+    }
     content |= {"copies": detector, "run": f"{folder}/{GENERATED}"}
     if splits is not None:
         content["manifest"] = _of_splits(job.manifest, splits, folder)
+    for change in changes:
+        override_field(content, change)
     beside = parse_job(content, "the extraction")
     if isinstance(beside.hosted, Hosted) and beside.hosted.answers is None:
         kept = beside.hosted.model_copy(update={"answers": f"{job.run}/{ANSWERS}"})

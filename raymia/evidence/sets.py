@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from raymia.curation.derive import MANIFEST_FILE, derive, output_folder, write_clusters
-from raymia.curation.inputs import find_parts, parts_of_manifest
+from raymia.curation.inputs import find_parts, manifest_at, parts_of_manifest
 from raymia.curation.pack import pack
 from raymia.curation.parts import DroppedPart, Part, Parts
 from raymia.curation.verification import COMPARED_PX, MIN_AGREEMENT, Thumbnail, agreement, thumbnail_of
@@ -25,7 +25,6 @@ from raymia.data.tar import RawSample
 from raymia.errors import ConfigError
 from raymia.evaluation.evidence import CONTROL_SPLIT, GENERATED_SPLIT, WORKS_SPLIT, Lost
 from raymia.run.ledger import CLUSTERS_FILE
-from raymia.shipped import NAMED
 
 PACKED, SETS = "data", "sets"
 """Folders of the packed images, and of the manifest of those that are tested."""
@@ -138,15 +137,11 @@ def make_sets(sources: Sources, folder: str, console: Console) -> Sets:
 
 
 def _parts(split: str, source: str, captions: str | None) -> Parts:
-    place, _, wanted = source.partition("#")
-    if not place.endswith((".yaml", ".yml")) and place not in NAMED.names():
+    found = manifest_at(source)
+    if found is None:
         return find_parts(split, source, captions, PER_SHARD)
-    manifest, folder = load_manifest(place)
-    if wanted:
-        known = [one.name for one in manifest.splits]
-        if wanted not in known:
-            raise ConfigError(f"{source}: no split {wanted!r}; the manifest has {', '.join(known)}")
-        manifest = manifest.model_copy(update={"splits": tuple(one for one in manifest.splits if one.name == wanted)})
+    manifest, folder, wanted = found
+    manifest = manifest.model_copy(update={"splits": tuple(one for one in manifest.splits if one.name in wanted)})
     if lists := [one.name for one in manifest.splits if one.source is not None]:
         raise ConfigError(f"{source}: split {lists[0]} is a list of URLs; fetch and pack it with `raymia data pack` first")
     parts = [part for part in parts_of_manifest(manifest, folder, {}) if not isinstance(part, DroppedPart)]

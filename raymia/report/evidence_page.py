@@ -9,8 +9,10 @@ from datetime import datetime
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from raymia.data.findings import ClaimsFinding
 from raymia.evaluation.evidence import CONTROL_SPLIT, GENERATED_SPLIT, WORKS_SPLIT, Evidence, Work
 from raymia.evaluation.set_level import SIGNIFICANT, SetTest
+from raymia.report.extraction_page import ExtractionExhibits
 from raymia.report.figures import COLOURS, FAINT, STYLE, NamedFigure, inline_svg, new_figure
 from raymia.report.page import REPORT_FILE, render_page
 from raymia.report.thumbnails import thumbnails
@@ -32,15 +34,32 @@ class ShownWork:
     picture: str | None
 
 
-def write_evidence_page(out: Storage, run: str, evidence: Evidence, registered: str, digest: str) -> str:
+@dataclass(frozen=True)
+class Registered:
+    """What was said beforehand would be tested.
+
+    Attributes:
+        when: by this machine's clock.
+        digest: sha256 of it.
+        stamp: what a time-stamping authority says of that, in words; none where none was asked.
+    """
+
+    when: str
+    digest: str
+    stamp: str | None
+
+
+def write_evidence_page(
+    out: Storage, run: str, evidence: Evidence, registered: Registered, exhibits: ExtractionExhibits | None
+) -> str:
     """Write the page; return where it is.
 
     Args:
         out: folder of the audit.
         run: of the scan.
         evidence: what was found.
-        registered: when it was said what would be tested.
-        digest: of that.
+        registered: what was said beforehand would be tested.
+        exhibits: works and the images that their captions brought forth; none where the model was not asked.
     """
     record = Ledger(run).require_scan()
     urls = {(shard.split, shard.name): shard.url for shard in record.shards}
@@ -50,13 +69,17 @@ def write_evidence_page(out: Storage, run: str, evidence: Evidence, registered: 
     page = render_page(
         "evidence.html",
         evidence=evidence,
+        context=evidence.context,
+        data_sets=_data_sets(evidence),
+        claims=_claims(evidence),
+        contradictions=_contradictions(evidence),
         test=evidence.audit.test,
         odds=odds(evidence.audit.test.p),
         significant=SIGNIFICANT,
         record=record,
         day=f"{datetime.fromisoformat(record.finished or record.started):%d %B %Y}",
         registered=registered,
-        digest=digest,
+        exhibits=exhibits,
         names=NAMES,
         works=[ShownWork(work, pictures.get((WORKS_SPLIT, work.shard, work.key))) for work in chosen],
         figures=figures,
@@ -64,6 +87,33 @@ def write_evidence_page(out: Storage, run: str, evidence: Evidence, registered: 
     )
     out.write(REPORT_FILE, page.encode())
     return f"{out.url}/{REPORT_FILE}"
+
+
+def _data_sets(evidence: Evidence) -> str:
+    """What the provider says that the model was trained on, in words; empty where nobody says."""
+    provider = evidence.context.said.provider
+    return "" if provider is None else " and ".join(one.name for one in provider.data_sets)
+
+
+def _claims(evidence: Evidence) -> dict[str, ClaimsFinding]:
+    """What works and control say of dates and rights; nothing where neither they nor a provider say anything."""
+    said = evidence.context.said
+    claims = {name: one for name, one in (("works", said.works), ("control images", said.control)) if one is not None}
+    told = any(one.dated or one.reserved.get("yes") or one.contradictions_in_all for one in claims.values())
+    return claims if told or said.provider is not None else {}
+
+
+def _contradictions(evidence: Evidence) -> list[str]:
+    """What contradicts, of the provider and of single works, and how many more there are."""
+    said = evidence.context.said
+    found = list(said.works.of_provider) if said.works is not None else []
+    for one in (said.works, said.control):
+        if one is None:
+            continue
+        found += [f"{each.work}: {each.says}" for each in one.contradicted]
+        if more := one.contradictions_in_all - len(one.contradicted):
+            found.append(f"and {more:,} more")
+    return found
 
 
 def odds(p: float) -> str:

@@ -61,7 +61,7 @@ def owned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def audited(owned: Path, local_ray: None) -> Path:
     """The folder of an audit of these."""
     prepared = prepare(Sources(str(owned / "works"), str(owned / "others")), ASKED, owned / "audit", QUIET)
-    registration = commit_to(prepared)
+    committed = commit_to(prepared)
     with without_ray():
-        conduct(prepared, registration, QUIET)
+        conduct(prepared, *committed, QUIET)
     return owned / "audit"

@@ -34,8 +34,8 @@ def test_members_of_the_training_set_are_an_indication_and_every_picture_is_acco
     assert evidence.finding == "indication"
     assert evidence.audit.test.p < 1e-3
     assert (evidence.audit.test.n_suspect, evidence.audit.test.units_suspect) == (WORKS + 1, WORKS), "two show the same"
-    assert (evidence.audit.test.n_control, evidence.twins) == (CONTROL, 1), "a control that shows a work is none"
-    assert [(one.split, one.images) for one in evidence.lost] == [("works", 1)]
+    assert (evidence.audit.test.n_control, evidence.context.twins) == (CONTROL, 1), "a control that shows a work is none"
+    assert [(one.split, one.images) for one in evidence.context.lost] == [("works", 1)]
     assert evidence.controls.keys() == {"random"}
     assert len(evidence.works) == WORKS + 1
 
@@ -68,9 +68,9 @@ def prepared(owned: Path, audited: Path) -> Prepared:
 def test_the_same_command_again_scores_nothing_and_registers_nothing_new(audited: Path, prepared: Prepared) -> None:
     before = (audited / "registration.json").read_bytes()
     found = evidence_of(audited)
-    registration = commit_to(prepared)
+    committed = commit_to(prepared)
     with without_ray(), mock.patch.object(module, "write_evidence_page"):
-        again, _, counts = conduct(prepared, registration, QUIET)
+        again, _, counts = conduct(prepared, *committed, QUIET)
     assert (audited / "registration.json").read_bytes() == before
     assert again == found
     assert Ledger(f"{audited}/run").require_scan().attempts == 2

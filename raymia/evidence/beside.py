@@ -1,0 +1,134 @@
+"""What an audit says beside its scores: what a public list names, what works and provider say, and whether works come back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+
+from raymia.config import Job
+from raymia.curation.derive import output_folder
+from raymia.curation.findings import claims_of_works, lookup_of_works, provider_of
+from raymia.curation.works import Works
+from raymia.data.findings import ClaimsFinding, LookupFinding
+from raymia.data.provider import ProviderClaims, load_provider
+from raymia.errors import ConfigError, describe_validation
+from raymia.evaluation.evidence import CONTROL_SPLIT, LOOKED_FILE, WORKS_SPLIT, Said
+from raymia.evaluation.extraction import SIGNAL
+from raymia.evidence.asking import Asked
+from raymia.evidence.extraction import Prepared, Wanted
+from raymia.evidence.extraction_beside import prepare_beside
+from raymia.evidence.sets import Sources, manifest_of
+from raymia.urls import public
+
+EXTRACTION = "extraction"
+"""Folder of an extraction, in that of an audit."""
+MAX_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is looked at beside scores, where a person asks for it.
+
+    Attributes:
+        lists: public training lists, as `raymia data lookup` takes them.
+        provider: CLAIMS.yaml of what the model's provider says; none for what a manifest of the works or the control has of it.
+        extract: whether the captions of the works are told to the model, and what it makes of them held against the works.
+        copies: copy detector of the extraction; none for the job's, or its CLIP.
+    """
+
+    lists: tuple[str, ...] = ()
+    provider: str | None = None
+    extract: bool = False
+    copies: str | None = None
+
+
+class _Looked(BaseModel):
+    """Contents of looked.json: what was asked, and what was found."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lists: tuple[str, ...]
+    provider: ProviderClaims | None
+    lookup: LookupFinding | None
+    works: ClaimsFinding
+    control: ClaimsFinding
+
+
+def look(beside: Beside, sources: Sources, folder: str, console: Console) -> Said:
+    """Look works and control up in lists, and read what they and the provider say; done once in a folder.
+
+    Args:
+        beside: what is asked.
+        sources: of the images.
+        folder: of the audit, whose sets are made.
+        console: where progress is shown.
+
+    Raises:
+        ConfigError: a list or the provider's claims cannot be read, or were others when this folder was begun.
+    """
+    provider = _provider(beside, sources)
+    lists = tuple(public(name) for name in beside.lists)
+    storage = output_folder(folder)
+    content = storage.read(LOOKED_FILE, MAX_BYTES)
+    if content is not None:
+        try:
+            looked = _Looked.model_validate_json(content)
+        except ValidationError as error:
+            described = describe_validation(error, _Looked)
+            raise ConfigError(f"{storage.url}/{LOOKED_FILE}: was changed ({described}); choose another --out") from error
+        if (looked.lists, looked.provider) != (lists, provider):
+            raise ConfigError(
+                f"{storage.url}/{LOOKED_FILE}: other lists or claims were looked at here; give --in and --provider as then, or "
+                "choose another --out"
+            )
+    else:
+        works, control = (Works(f"{manifest_of(folder)}#{split}") for split in (WORKS_SPLIT, CONTROL_SPLIT))
+        looked = _Looked(
+            lists=lists,
+            provider=provider,
+            lookup=lookup_of_works(works, list(beside.lists), console, control) if beside.lists else None,
+            works=claims_of_works(works, console, provider),
+            control=claims_of_works(control, console, provider),
+        )
+        storage.write(LOOKED_FILE, looked.model_dump_json(indent=1).encode() + b"\n")
+    return Said(
+        lists=list(looked.lists), provider=looked.provider, lookup=looked.lookup, works=looked.works, control=looked.control
+    )
+
+
+def _provider(beside: Beside, sources: Sources) -> ProviderClaims | None:
+    if beside.provider is not None:
+        return load_provider(beside.provider)
+    return next((said for source in (sources.control, sources.works) if (said := provider_of(source)) is not None), None)
+
+
+def of_scores(beside: Beside, asked: Asked) -> tuple[Asked, tuple[str, ...]]:
+    """The question without the changes of a job that are the extraction's, and these.
+
+    Raises:
+        ConfigError: there are such, or a detector, and no extraction is asked for.
+    """
+    own = tuple(change for change in asked.changes if change.startswith((f"attacks.{SIGNAL}.", f"attacks.{SIGNAL}=")))
+    if not beside.extract and (own or beside.copies is not None):
+        raise ConfigError(f"{'--copies' if beside.copies is not None else f'--set {own[0]}'}: goes with --extract")
+    return replace(asked, changes=tuple(change for change in asked.changes if change not in own)), own
+
+
+def extraction_of(beside: Beside, job: Job, folder: Path, changes: tuple[str, ...]) -> Prepared | None:
+    """The extraction of the works of an audit, where one is asked for.
+
+    Args:
+        beside: what is asked.
+        job: of the audit's scan.
+        folder: of the audit.
+        changes: of the extraction's job.
+
+    Raises:
+        ConfigError: there is no copy detector, or the model cannot be asked for images.
+    """
+    if not beside.extract:
+        return None
+    return prepare_beside(job, folder / EXTRACTION, Wanted(), beside.copies, (WORKS_SPLIT,), changes)
