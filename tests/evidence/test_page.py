@@ -109,6 +109,31 @@ def test_in_print_the_plain_part_is_one_sheet_and_the_works_begin_the_next(brows
     assert_quiet(browser)
 
 
+def test_what_needs_no_statistics_comes_first_and_the_rows_and_pairs_that_show_it_stand_below(
+    browser: webdriver.Chrome, looked: Path
+) -> None:
+    seen_by(browser, 1200)
+    open_page(browser, looked / REPORT_FILE)
+    text = plain_part(browser)
+    boxes = [one.text for one in browser.find_elements(By.CSS_SELECTOR, ".verdict .word")]
+    assert boxes == [
+        "6 of the 22 works stand in a public list of training pictures",
+        "The model gave 6 of 22 works back",
+        "An indication that they were",
+    ]
+    assert "The provider of testbed says that it was trained on Clip Art 2B." in text
+    assert "1 of the control images stand in such a list, too." in text
+    assert "23 of 24 control images came out after that; 1 came out before, and are not certainly unseen." in text
+    assert set(re.findall(r"[A-Za-z]+", text)).isdisjoint(TERMS)
+    rows = browser.find_elements(By.XPATH, "//h2[@id='listed']/following::table[1]/tbody/tr")
+    assert [row.find_elements(By.TAG_NAME, "td")[0].text for row in rows] == ["sha256"] * 6
+    pairs = browser.find_elements(By.CSS_SELECTOR, ".sheet.pairs li")
+    assert ["came back" in pair.text for pair in pairs] == [True] * 6 + [False] * 16
+    assert all(len(pair.find_elements(By.TAG_NAME, "img")) == 2 for pair in pairs)
+    assert "seed" in pairs[0].text
+    assert_quiet(browser)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone(browser: webdriver.Chrome, audited: Path, scheme: str) -> None:
     seen_by(browser, 390, scheme)
