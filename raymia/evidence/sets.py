@@ -141,10 +141,12 @@ def _parts(split: str, source: str, captions: str | None) -> Parts:
     if found is None:
         return find_parts(split, source, captions, PER_SHARD)
     manifest, folder, wanted = found
-    manifest = manifest.model_copy(update={"splits": tuple(one for one in manifest.splits if one.name in wanted)})
-    if lists := [one.name for one in manifest.splits if one.source is not None]:
+    if lists := [one.name for one in manifest.splits if one.source is not None and one.name in wanted]:
         raise ConfigError(f"{source}: split {lists[0]} is a list of URLs; fetch and pack it with `raymia data pack` first")
-    parts = [part for part in parts_of_manifest(manifest, folder, {}) if not isinstance(part, DroppedPart)]
+    # The selection of a manifest names its other splits, too, so that these are left out of what it comes to.
+    packed = manifest.model_copy(update={"splits": tuple(one for one in manifest.splits if one.source is None)})
+    found_parts = parts_of_manifest(packed, folder, {})
+    parts = [part for part in found_parts if not isinstance(part, DroppedPart) and part.split in wanted]
     return [replace(part, split=split, number=number) for number, part in enumerate(parts)]
 
 
