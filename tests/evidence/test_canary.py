@@ -42,7 +42,7 @@ PER_SIDE = 16
 
 @contextmanager
 def here() -> Iterator[None]:
-    """Within this block works are packed and scanned in this process; `learnt` has both done on Ray."""
+    """Within this block works are packed and scanned in this process; the tests of sets pack on Ray by the same function."""
 
     def run_parts(what: str, parts: Sequence[Any], work: Callable[[Any], Any], *_: object) -> None:
         for part in parts:
@@ -283,11 +283,11 @@ def write_works(manifest_name: str, folder: Path, per_side: int, test: Declared)
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test bed's members as if they had been drawn to be published, and as many non-members; tested by its loss."""
     folder = tmp_path_factory.mktemp("learnt")
     write_works("testbed", folder, PER_SIDE, LOSS)
-    with without_ray():
+    with here():
         found = run(*question(folder, folder / "out"), "--commitment", read_plan(folder / "plan.json").commitment())
     (folder / "printed.json").write_text(json.dumps(found))
     return folder
