@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy.stats import kstest, permutation_test
+from sklearn.metrics import roc_auc_score
 
 from raymia.errors import RaymiaError
 from raymia.evaluation.canary import CanaryTest, canary_test, every_draw, random_draws, unit_scores
@@ -67,6 +68,8 @@ def test_p_is_the_share_of_all_draws_that_come_out_as_high(seed: int) -> None:
     for column, signal in enumerate(result.signals):
         assert signal.p == pytest.approx(brute_force(scores[:, [column]], unit, published))
         assert signal.p_adjusted >= signal.p
+        means = [scores[unit == number, column].mean() for number in range(10)]
+        assert signal.auc == pytest.approx(roc_auc_score(published[:10], means))
     assert result.p == min(signal.p_adjusted for signal in result.signals)
 
 
@@ -80,7 +83,9 @@ def test_of_one_signal_p_is_that_of_scipys_permutation_test() -> None:
         alternative="greater",
         n_resamples=np.inf,
     )
-    assert result_of(scores.astype(float), published).p == pytest.approx(theirs.pvalue)
+    ours = result_of(scores.astype(float), published)
+    assert ours.p == pytest.approx(theirs.pvalue)
+    assert ours.signals[0].auc == pytest.approx(roc_auc_score(published, scores[:, 0]))
 
 
 def test_random_redraws_come_near_to_all_of_them_and_are_the_same_each_time() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -13,27 +14,39 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from raymia.cli import app
+from raymia.config import parse_job
 from raymia.errors import ConfigError, RaymiaError
 from raymia.evaluation.extraction import Extraction
 from raymia.evidence import extraction
-from raymia.evidence.extraction import HANDFUL, LEAST, Wanted, choose
+from raymia.evidence.asking import Asked
+from raymia.evidence.extraction import HANDFUL, LEAST, Wanted, choose, conduct, prepare
+from raymia.evidence.extraction_beside import prepare_beside
+from raymia.report.extraction_page import read_extraction
+from raymia.run.files import DamagedRunError
 from raymia.run.ledger import Ledger
+from raymia.scan.pipeline import run_scan
 from raymia.testbed.build import BESIDE, REPEATED
 from tests.conftest import good_members, image_bytes, tar_bytes, without_ray
 from tests.services.faulty import Server, serving, wait_briefly
 
+QUIET = Console(quiet=True)
 DRAWS, STEPS = 2, 8
 ASKED = ("--manifest", "testbed", "--model", "testbed", "--out", "x")
 SMALL = ("--set", "replica.resolution_px=64", "--set", "pool.replicas=1", "--set", "pool.gpus_per_replica=0")
+SMALL += ("--set", "pool.batch_size=32")
 QUICK = ("--set", f"attacks.extraction.steps={STEPS}", "--set", "attacks.extraction.guidance=3", "--draws", str(DRAWS))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def bare_loop() -> Iterator[None]:
-    with without_ray(), mock.patch.object(extraction, "on_ray", return_value=nullcontext()):
+    """In this process and in one batch, which changes no score and is quicker on two cores."""
+    alone = mock.patch.object(extraction, "on_ray", return_value=nullcontext())
+    with without_ray(), alone, mock.patch.multiple(extraction, BATCH=32, UNIT=32):
         yield
 
 
@@ -184,10 +197,71 @@ def test_a_service_is_asked_for_every_caption_once_and_within_its_budget(works: 
     assert Ledger(str(tmp_path / "found" / "generated")).require_scan().attempts == 2
 
 
+def test_beside_another_scan_its_works_model_and_answers_serve_again(tmp_path: Path, server: Server) -> None:
+    for split, start in (("works", 0), ("control", 10)):
+        (tmp_path / f"{split}.tar").write_bytes(tar_bytes(good_members(3, start=start)))
+    splits = [{"name": name, "member": "unknown", "shards": [f"{name}.tar"], "samples": 3} for name in ("works", "control")]
+    (tmp_path / "set.yaml").write_text(json.dumps({"name": "set", "splits": splits}))
+    job = parse_job(
+        {
+            "manifest": str(tmp_path / "set.yaml"),
+            "replica": {"service": "openai", "url": server.url, "extensions": "muse", "resolution_px": 64, "timeout_s": 5.0},
+            "attacks": {"generation": {"images": 2, "metric": "clip", "steps": 20}, "extraction": {"steps": 20, "draws": 9}},
+            "clip": "testbed",
+            "copies": "clip",
+            "run": str(tmp_path / "audit" / "run"),
+        },
+        "job",
+    )
+    generation = job.model_copy(update={"attacks": {"generation": job.attacks["generation"]}})
+    run_scan(generation, QUIET)
+    asked = len(server.asked)
+    assert read_extraction(f"{tmp_path}/audit/extraction") is None
+    prepared = prepare_beside(job, tmp_path / "audit" / "extraction", Wanted(draws=2), splits=["works"])
+    found, _ = conduct(prepared, QUIET)
+    assert len(server.asked) == asked, "the same words and seeds were answered before"
+    assert ({one.split for one in found.works}, found.captions.read, found.draws) == ({"works"}, 3, 2)
+    shown = read_extraction(f"{tmp_path}/audit/extraction", most=2)
+    assert shown is not None
+    assert (shown.extraction, shown.decided, len(shown.pairs)) == (found, False, 2)
+    assert shown.files == ["extraction.json", "report/images/000.png", "report/images/001.png"]
+    assert all(pair.work and pair.image for pair in shown.pairs)
+    (tmp_path / "audit" / "extraction" / shown.files[1]).write_bytes(image_bytes(3, "PNG"))
+    with pytest.raises(DamagedRunError, match=r"000\.png: not there, or not the image"):
+        read_extraction(f"{tmp_path}/audit/extraction")
+    with pytest.raises(ConfigError, match="no split 'other'; it has works, control"):
+        prepare_beside(job, tmp_path / "x", Wanted(), splits=["other"])
+    with pytest.raises(ConfigError, match="copies: give sscd:FILE"):
+        prepare_beside(generation.model_copy(update={"clip": None, "copies": None}), tmp_path / "x", Wanted())
+
+
+def test_works_that_show_the_same_are_one_picture_whatever_their_size(tmp_path: Path) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC)
+    members = [*good_members(2), ("big.jpg", jpeg(picture, 90)), ("big.txt", b"a big one")]
+    members += [("less.jpg", jpeg(picture.resize((64, 64)), 80)), ("less.txt", b"a small one")]
+    (tmp_path / "works.tar").write_bytes(tar_bytes(members))
+    manifest = {"name": "works", "splits": [{"name": "works", "member": "unknown", "shards": ["works.tar"]}]}
+    (tmp_path / "works.yaml").write_text(json.dumps(manifest))
+    asked = Asked(model="testbed", clip="testbed", changes=("replica.resolution_px=64",))
+    prepared = prepare(asked, str(tmp_path / "works.yaml"), "clip", Wanted(), tmp_path / "x")
+    chosen = extraction._listed(prepared.generation)[0]
+    numbers = dict(zip(chosen["key"], extraction._pictures(prepared.generation, chosen), strict=True))
+    assert numbers["big"] == numbers["less"]
+    assert len(set(numbers.values())) == 3
+
+
+def jpeg(picture: Image.Image, quality: int) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--manifest", "testbed", "--model", "testbed"), "--out: give a folder"),
+        ((*ASKED, "--set", "manifest=other.yaml"), "--set manifest, --set run: give --manifest and --out instead"),
         (("--model", "testbed", "--out", "x"), "--manifest: give the works"),
         (("--manifest", "testbed", "--out", "x"), "--model: give a folder"),
         ((*ASKED, "--top", "0"), "--top 0: expected a percentage"),
