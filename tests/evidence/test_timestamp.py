@@ -24,10 +24,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pyasn1.codec.ber.decoder import decode
 from pyasn1.codec.der.encoder import encode
 from pyasn1_modules import rfc3161, rfc5280, rfc5652
+from typer.testing import CliRunner
 
-from raymia.errors import ConfigError
+from raymia.cli import app
+from raymia.errors import ConfigError, RaymiaError
 from raymia.evidence import timestamp
+from raymia.evidence.bundle import seal
+from raymia.evidence.registration import REGISTRATION_FILE, STAMP_FILE, read_registration, stamp, stamp_of
 from raymia.evidence.timestamp import MAX_BYTES, Stamp, StampError, read, request, require_stamps
+from raymia.run.storage import Storage
 
 DIGEST = hashlib.sha256(b"a registration").digest()
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -500,3 +505,53 @@ def test_certificates_are_those_of_the_time_of_the_stamp_and_not_of_today(root: 
     under = Authority(tmp_path / "over", party("Under", over, authority=True)).stamp()
     assert "does not lead from CN=Under to a root" in refused(under, roots)
     assert not read(under, DIGEST).trusted
+
+
+def test_a_registration_is_stamped_once_and_anybody_can_check_the_two_files(
+    authority: Authority, root: tuple[Party, Path], audited: Path, tmp_path: Path
+) -> None:
+    shutil.copy(audited / REGISTRATION_FILE, tmp_path)
+    storage = Storage(str(tmp_path))
+    registration = read_registration(storage)
+    assert registration is not None
+    assert stamp_of(storage, registration) is None
+    with serving(lambda query: (200, {}, authority.answer(query))) as served:
+        with pytest.raises(ConfigError, match="holds scores already, so that a stamp of today would not show"):
+            stamp(storage, registration, served.url, has_scores=True)
+        given = stamp(storage, registration, served.url, has_scores=False)
+        assert stamp(storage, registration, served.url, has_scores=True) == given
+    assert len(served.asked) == 1, "the stamp that is there holds"
+    checked = stamp_of(storage, registration, root[1])
+    assert checked is not None
+    assert (checked.trusted, checked.when, checked.authority) == (True, given.when, "CN=Authority of the test")
+    words = ("-data", str(tmp_path / REGISTRATION_FILE), "-in", str(tmp_path / STAMP_FILE), "-CAfile", str(root[1]))
+    assert subprocess.run(["openssl", "ts", "-verify", *words], capture_output=True, check=False).returncode == 0
+    with pytest.raises(StampError, match=rf"{STAMP_FILE}: this time stamp is of another file or of another state of it"):
+        stamp_of(storage, registration.model_copy(update={"significant": 0.1}))
+
+
+def test_verify_checks_the_stamp_of_an_audit(
+    authority: Authority, root: tuple[Party, Path], audited: Path, tmp_path: Path
+) -> None:
+    def verified(*words: str | Path) -> str:
+        done = CliRunner().invoke(app, ["verify", *map(str, words), "--no-scores"])
+        if isinstance(done.exception, RaymiaError):
+            return str(done.exception)
+        return f"{done.exit_code}: {' '.join(done.output.split())}"
+
+    folder = tmp_path / "audit"
+    shutil.copytree(audited, folder)
+    assert f"holds no time stamp ({STAMP_FILE})" in verified(folder, "--roots", root[1])
+    storage = Storage(str(folder))
+    registration = read_registration(storage)
+    assert registration is not None
+    storage.write(STAMP_FILE, authority.stamp(bytes.fromhex(registration.digest())))
+    seal(folder, "0", "fingerprint", {})
+    printed = verified(folder, "--roots", root[1])
+    assert printed.startswith("0: All ")
+    assert "UTC by CN=Authority of the test; the signature holds, and its certificate leads to CN=Root of the test" in printed
+    storage.write(STAMP_FILE, authority.stamp(DIGEST))
+    changed = verified(folder)
+    assert changed.startswith(f"1: {STAMP_FILE}: was changed")
+    seal(folder, "0", "fingerprint", {})
+    assert "this time stamp is of another file" in verified(folder)
