@@ -391,7 +391,7 @@ def test_what_cannot_be_is_said(learnt: Path, tmp_path: Path, change: tuple[str,
         run(*question(learnt, tmp_path / "out"), *change)
 
 
-def test_a_model_tuned_on_the_published_half_is_found_by_what_its_base_does_not_know(tmp_path: Path, local_ray: None) -> None:
+def test_a_model_tuned_on_the_published_half_is_found_by_what_its_base_does_not_know(tmp_path: Path) -> None:
     test = declared(
         [], ["calibrated.loss"], 999, 0.05, ["attacks.loss.timesteps=[300]", "attacks.loss.draws=2", "reference=base"]
     )
