@@ -11,6 +11,7 @@ from rich.console import Console
 from raymia.config import Job
 from raymia.curation.derive import output_folder
 from raymia.curation.findings import claims_of_works, lookup_of_works, provider_of
+from raymia.curation.lists import find_lists
 from raymia.curation.works import Works
 from raymia.data.findings import ClaimsFinding, LookupFinding
 from raymia.data.provider import ProviderClaims, load_provider
@@ -19,7 +20,7 @@ from raymia.evaluation.evidence import CONTROL_SPLIT, LOOKED_FILE, WORKS_SPLIT, 
 from raymia.evaluation.extraction import SIGNAL
 from raymia.evidence.asking import Asked
 from raymia.evidence.extraction import Prepared, Wanted
-from raymia.evidence.extraction_beside import prepare_beside
+from raymia.evidence.extraction_beside import detector_of, prepare_beside
 from raymia.evidence.sets import Sources, manifest_of
 from raymia.urls import public
 
@@ -55,6 +56,24 @@ class _Looked(BaseModel):
     lookup: LookupFinding | None
     works: ClaimsFinding
     control: ClaimsFinding
+
+
+def require(beside: Beside, sources: Sources, job: Job) -> None:
+    """See that what is looked at can be, before an image is packed.
+
+    Args:
+        beside: what is asked.
+        sources: of the images.
+        job: of the audit's scan.
+
+    Raises:
+        ConfigError: names the list, the provider's claims or the option.
+    """
+    if beside.lists:
+        find_lists(beside.lists, (), {})
+    _provider(beside, sources)
+    if beside.extract:
+        detector_of(job, beside.copies)
 
 
 def look(beside: Beside, sources: Sources, folder: str, console: Console) -> Said:

@@ -47,9 +47,7 @@ def prepare_beside(
     Raises:
         ConfigError: names the field, or the split that is not there.
     """
-    detector = copies or job.copies or (None if job.clip is None else "clip")
-    if detector is None:
-        raise ConfigError("copies: give sscd:FILE, dinov2:FOLDER-OR-ID, or clip with the job's `clip`; see docs/extraction.md")
+    detector = detector_of(job, copies)
     attack = job.attacks.get(SIGNAL, ExtractionAttack())
     if wanted.draws is not None:
         attack = attack.model_copy(update={"draws": wanted.draws})
@@ -70,6 +68,18 @@ def prepare_beside(
         kept = beside.hosted.model_copy(update={"answers": f"{job.run}/{ANSWERS}"})
         beside = beside.model_copy(update={"replica": kept})
     return planned(beside, wanted, folder)
+
+
+def detector_of(job: Job, copies: str | None) -> str:
+    """The copy detector that is named, or the job's, or its CLIP.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    detector = copies or job.copies or (None if job.clip is None else "clip")
+    if detector is None:
+        raise ConfigError("--copies: give sscd:FILE, dinov2:FOLDER-OR-ID, or clip with --clip; see docs/extraction.md")
+    return detector
 
 
 def _of_splits(source: str, splits: Sequence[str], folder: Path) -> str:

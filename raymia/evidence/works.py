@@ -18,7 +18,7 @@ from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.set_level import MINIMUM
 from raymia.evaluation.sources import read_samples
 from raymia.evidence.asking import RUN, Asked, job_of, write_job
-from raymia.evidence.beside import EXTRACTION, Beside, extraction_of, look, of_scores
+from raymia.evidence.beside import EXTRACTION, Beside, extraction_of, look, of_scores, require
 from raymia.evidence.bundle import Bundle, seal
 from raymia.evidence.extraction import Prepared as Extraction
 from raymia.evidence.extraction import conduct as extract
@@ -87,6 +87,7 @@ def prepare(
     # A model that cannot be asked is said before an image is packed.
     asked, changes = of_scores(beside, asked)
     job, proposal = job_of(asked, manifest_of(folder), f"{folder}/{RUN}")
+    require(beside, sources, job)
     with on_ray("audit"):
         sets = make_sets(sources, str(folder), console)
     for split in (WORKS_SPLIT, CONTROL_SPLIT):
