@@ -21,7 +21,8 @@ from raymia.evaluation.extraction import SIGNAL
 from raymia.evidence.asking import Asked
 from raymia.evidence.extraction import Prepared, Wanted
 from raymia.evidence.extraction_beside import detector_of, prepare_beside
-from raymia.evidence.sets import Sources, manifest_of
+from raymia.evidence.sets import Sources, manifest_of, packed_shards
+from raymia.run.storage import Storage
 from raymia.urls import public
 
 EXTRACTION = "extraction"
@@ -53,6 +54,8 @@ class _Looked(BaseModel):
 
     lists: tuple[str, ...]
     provider: ProviderClaims | None
+    shards: dict[str, str]
+    """sha256 of every packed shard: of all images that were looked up."""
     lookup: LookupFinding | None
     works: ClaimsFinding
     control: ClaimsFinding
@@ -91,23 +94,19 @@ def look(beside: Beside, sources: Sources, folder: str, console: Console) -> Sai
     provider = _provider(beside, sources)
     lists = tuple(public(name) for name in beside.lists)
     storage = output_folder(folder)
-    content = storage.read(LOOKED_FILE, MAX_BYTES)
-    if content is not None:
-        try:
-            looked = _Looked.model_validate_json(content)
-        except ValidationError as error:
-            described = describe_validation(error, _Looked)
-            raise ConfigError(f"{storage.url}/{LOOKED_FILE}: was changed ({described}); choose another --out") from error
-        if (looked.lists, looked.provider) != (lists, provider):
-            raise ConfigError(
-                f"{storage.url}/{LOOKED_FILE}: other lists or claims were looked at here; give --in and --provider as then, or "
-                "choose another --out"
-            )
-    else:
+    shards = packed_shards(folder)
+    looked = _read(storage)
+    if looked is not None and (looked.lists, looked.provider, looked.shards) != (lists, provider, shards):
+        raise ConfigError(
+            f"{storage.url}/{LOOKED_FILE}: other lists, claims or images were looked at here; give --in and --provider as "
+            "then, or choose another --out"
+        )
+    if looked is None:
         works, control = (Works(f"{manifest_of(folder)}#{split}") for split in (WORKS_SPLIT, CONTROL_SPLIT))
         looked = _Looked(
             lists=lists,
             provider=provider,
+            shards=shards,
             lookup=lookup_of_works(works, list(beside.lists), console, control) if beside.lists else None,
             works=claims_of_works(works, console, provider),
             control=claims_of_works(control, console, provider),
@@ -116,6 +115,17 @@ def look(beside: Beside, sources: Sources, folder: str, console: Console) -> Sai
     return Said(
         lists=list(looked.lists), provider=looked.provider, lookup=looked.lookup, works=looked.works, control=looked.control
     )
+
+
+def _read(storage: Storage) -> _Looked | None:
+    content = storage.read(LOOKED_FILE, MAX_BYTES)
+    if content is None:
+        return None
+    try:
+        return _Looked.model_validate_json(content)
+    except ValidationError as error:
+        described = describe_validation(error, _Looked)
+        raise ConfigError(f"{storage.url}/{LOOKED_FILE}: was changed ({described}); choose another --out") from error
 
 
 def _provider(beside: Beside, sources: Sources) -> ProviderClaims | None:

@@ -10,13 +10,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raymia.config import differences
-from raymia.curation.derive import MANIFEST_FILE
-from raymia.data.manifest import load_manifest
 from raymia.errors import ConfigError, describe_validation
 from raymia.evaluation.extraction import FEW, THRESHOLDS
 from raymia.evaluation.set_level import ENOUGH_TO_FIT, SIGNIFICANT, SPLITS
 from raymia.evaluation.signals import signals_of
-from raymia.evidence.sets import PACKED, Sets
+from raymia.evidence.sets import Sets, packed_shards
 from raymia.evidence.timestamp import Stamp, StampError, read, request
 from raymia.run.record import Access, now_text
 from raymia.run.storage import Storage
@@ -90,7 +88,6 @@ def registration_of(
         version: of raymia.
     """
     signals = signals_of(access, plan.signals)
-    packed, _ = load_manifest(f"{folder}/{PACKED}/{MANIFEST_FILE}")
     primary = [signal.name for signal in plan.signals if signal.primary and signal.name in signals]
     rule = (
         f"one-sided; with {ENOUGH_TO_FIT} units of each set or more, twice the median p of {SPLITS} random splits into halves "
@@ -101,7 +98,7 @@ def registration_of(
         registered=now_text(),
         raymia=version,
         samples=sets.samples,
-        shards={path: digest for split in packed.splits for path, digest in sorted((split.sha256 or {}).items())},
+        shards=packed_shards(folder),
         scan=plan.identity,
         signals=signals,
         primary=primary,

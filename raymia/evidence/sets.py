@@ -81,6 +81,12 @@ def manifest_of(folder: Path | str) -> str:
     return f"{folder}/{SETS}/{MANIFEST_FILE}"
 
 
+def packed_shards(folder: str) -> dict[str, str]:
+    """sha256 of every packed shard of an audit, by its path in the folder of these."""
+    packed, _ = load_manifest(f"{folder}/{PACKED}/{MANIFEST_FILE}")
+    return {path: digest for split in packed.splits for path, digest in sorted((split.sha256 or {}).items())}
+
+
 def make_sets(sources: Sources, folder: str, console: Console) -> Sets:
     """Pack the images, and name those that show the same; the same call goes on where it was stopped.
 
