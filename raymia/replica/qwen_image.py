@@ -117,7 +117,7 @@ class _Replica(TransformerDiffusion):
         )
         ids, mask = (onto(self.device, one[:, : DROPPED + TEXT_TOKENS]) for one in (tokens.input_ids, tokens.attention_mask))
         # Its head, of a number for each of 150,000 words, is not asked.
-        states = self._encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        states = self._encoder.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return Conditioning(states=states[:, DROPPED:], mask=mask[:, DROPPED:])
 
     def _output(self, denoiser: Callable[..., Any], latents: Tensor, times: Tensor, told: Conditioning) -> Tensor:

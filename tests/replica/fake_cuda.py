@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from raymia.replica.autoencoder import Autoencoder
 from raymia.replica.conditioning import Conditioning
+from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.trial import gradients
 
 ROOT = Path(__file__).parents[2]
@@ -239,22 +241,20 @@ def _leaves(output: Tensor) -> list[Tensor]:
     return found
 
 
-def _one_of_each(tensors: Iterable[tuple[Any, Tensor]]) -> dict[Any, Tensor]:
-    """Of tensors with their names, the first of each dtype and number of dimensions."""
-    kinds = {(tensor.dtype, tensor.dim()): (name, tensor) for name, tensor in reversed(list(tensors))}
-    return dict(kinds.values())
+def _one_of_each(replica: LatentDiffusion) -> dict[str, Tensor]:
+    """Of the denoiser's parameters the first of each dtype and number of dimensions."""
+    named = list(replica._denoiser.named_parameters())
+    return dict({(tensor.dtype, tensor.dim()): (name, tensor) for name, tensor in reversed(named)}.values())
 
 
 def _backward(output: Tensor) -> None:
-    """A backward pass by shapes, since the engine asks for a real card: to leaves, of those with a hook to one of a kind."""
-    leaves = list(enumerate(_leaves(output)))
-    hooked = _one_of_each((place, leaf) for place, leaf in leaves if leaf._post_accumulate_grad_hooks)
-    for place, leaf in leaves:
-        hooks = leaf._post_accumulate_grad_hooks or {}
-        if place in hooked or not hooks:
+    """A backward pass by shapes, since the engine asks for a real card."""
+    for leaf in _leaves(output):
+        hooks = list((leaf._post_accumulate_grad_hooks or {}).values())
+        if hooks or not isinstance(leaf, nn.Parameter):
             leaf.grad = torch.zeros_like(leaf)
-            for hook in list(hooks.values()):
-                hook(leaf)
+        for hook in hooks:
+            hook(leaf)
 
 
 def _gradients(output: Tensor, by: Tensor) -> tuple[Tensor]:
@@ -264,13 +264,11 @@ def _gradients(output: Tensor, by: Tensor) -> tuple[Tensor]:
 
 
 def _gradients_of(error: Callable[..., Tensor], argnums: tuple[int, ...]) -> Callable[..., Any]:
-    """`torch.func.grad` by parameters and another, by shapes, once the forward pass was made: of one parameter of a kind."""
+    """`torch.func.grad`, by shapes, once the forward pass was made."""
 
     def gradients_by(*given: Any) -> Any:
         assert error(*given).shape == ()
-        parameters, latents = (given[place] for place in argnums)
-        by_parameter = {name: torch.zeros_like(one) for name, one in _one_of_each(parameters.items()).items()}
-        return by_parameter, torch.zeros_like(latents)
+        return tuple(tree_map(torch.zeros_like, given[place]) for place in argnums)
 
     return gradients_by
 
@@ -336,7 +334,7 @@ def card(family: str, allowed: Sequence[Allowed], precise: bool = False) -> Iter
 
     What the processor does by itself it does with numbers: weights and captions are read as they are, noise is drawn. Tensors
     lose their numbers where they are brought to the card. Forward passes are whole; a backward pass gives gradients by shape to
-    the leaves that it would reach.
+    what it would reach. Of the denoiser's parameters one of each kind is told of.
 
     Args:
         family: of the models that are loaded, by name.
@@ -351,6 +349,7 @@ def card(family: str, allowed: Sequence[Allowed], precise: bool = False) -> Iter
             (Autoencoder, "encode", once.coded(Autoencoder.encode)),
             (Autoencoder, "decode", once.coded(Autoencoder.decode)),
             (nn.Module, "_apply", _given_new),
+            (LatentDiffusion, "parameters", _one_of_each),
             (Tensor, "backward", _backward),
             (torch.autograd, "grad", _gradients),
             (gradients, "grad", _gradients_of),

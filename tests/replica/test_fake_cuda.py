@@ -52,11 +52,12 @@ ALLOWED = (
 """Where numbers are read that are on the card, or what is brought there is waited for: in a batch, and nowhere else."""
 DTYPES = [
     *((name, "bfloat16") for name in FAMILIES.names()),
-    *(("stable_diffusion", dtype) for dtype in ("float32", "float16")),
+    ("dit", "float32"),
+    ("flux", "float16"),
 ]
 TOGETHER = ("dit", "sd3")
 """Families of which gradients of samples are taken together; of the others one after the other, as those of large models."""
-PRECISE = ("dit", "sd3", "stable_diffusion")
+PRECISE = ("dit", "sd3")
 """Families of which a copy in float32 is called, too, and beside which stand a real CLIP and a real LPIPS."""
 SMALLER: dict[str, dict[str, Any]] = {
     "clid": {"timesteps": (400,), "draws": 1, "words": (0.5,)},
@@ -182,7 +183,7 @@ PLANTS: dict[str, tuple[Callable[[Trial], Any], str]] = {
     "numbers that are brought": (lambda trial: torch.tensor([1.0], device=trial.latents.device), "which is waited for"),
     "a tensor that is brought": (lambda trial: torch.ones(2).to(trial.latents.device), "which is waited for"),
     "places that are brought": (lambda trial: trial.latents[[1, 0]], "which is waited for"),
-    "another dtype of a product": (lambda trial: _halves(trial) @ trial.latents.mT, "dtype"),
+    "another dtype of a product": (lambda trial: _halves(trial) @ trial.latents.mT, "scalar type"),
     "another dtype of weights": (lambda trial: conv2d(_halves(trial), trial.latents[:1, :, :1, :1]), "convolution"),
     "the processor's generator": (
         lambda trial: torch.randn(2, device=trial.latents.device, generator=torch.Generator("cpu")),
