@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from raymia.replica.autoencoder import Autoencoder
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.latent_diffusion import LatentDiffusion
+from raymia.replica.parts import Parts
 from raymia.trial import gradients
 
 ROOT = Path(__file__).parents[2]
@@ -315,6 +316,19 @@ class _Once:
 
         return output
 
+    def told(self, made: Callable[..., Conditioning]) -> Callable[..., Conditioning]:
+        """A replica's `_encode_prompts`."""
+        first: list[Conditioning] = []
+
+        def output(replica: Any, prompts: Sequence[str]) -> Conditioning:
+            if not first:
+                first.append(made(replica, prompts))
+                return first[0]
+            tensors = first[0].tensors()
+            return Conditioning(**{name: one.new_empty(len(prompts), *one.shape[1:]) for name, one in tensors.items()})
+
+        return output
+
     def coded(self, made: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """An autoencoder's `encode` or `decode`."""
 
@@ -341,11 +355,20 @@ def card(family: str, allowed: Sequence[Allowed], precise: bool = False) -> Iter
         allowed: where numbers may be read.
         precise: see `_Once`.
     """
+    read = Parts.model
+
+    def real(parts: Parts, part: str, dtype: torch.dtype) -> Any:
+        # As it would be read below the watch, and quicker.
+        with _disable_current_modes():
+            return read(parts, part, dtype)
+
     kind = import_module(f"raymia.replica.{family}")._Replica
     once, watch = _Once(precise), Watch(allowed)
     with ExitStack() as stack:
         for owner, name, replaced in (
+            (Parts, "model", real),
             (kind, "_output", once.denoised(kind._output)),
+            (kind, "_encode_prompts", once.told(kind._encode_prompts)),
             (Autoencoder, "encode", once.coded(Autoencoder.encode)),
             (Autoencoder, "decode", once.coded(Autoencoder.decode)),
             (nn.Module, "_apply", _given_new),

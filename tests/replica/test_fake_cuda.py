@@ -47,13 +47,19 @@ ALLOWED = (
     # The first text of a call is waited for; the others find the card idle.
     Allowed("raymia/replica/z_image.py", ("_output",), "each text is seen in its own length", None, (7,)),
     # diffusers' own, once for each call.
+    Allowed(
+        "diffusers/models/transformers/transformer_qwenimage.py",
+        ("compute_text_seq_len_from_mask",),
+        "a length for texts without tokens",
+        None,
+    ),
     Allowed("diffusers/models/transformers/transformer_chroma.py", ("forward",), "places of its modulations", None),
 )
 """Where numbers are read that are on the card, or what is brought there is waited for: in a batch, and nowhere else."""
 DTYPES = [
     *((name, "bfloat16") for name in FAMILIES.names()),
-    ("dit", "float32"),
-    ("flux", "float16"),
+    ("ddpm", "float32"),
+    ("dit", "float16"),
 ]
 TOGETHER = ("dit", "sd3")
 """Families of which gradients of samples are taken together; of the others one after the other, as those of large models."""
