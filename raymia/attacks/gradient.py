@@ -14,6 +14,7 @@ from torch.nn.functional import cosine_similarity
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
 from raymia.replica.backward import Take
+from raymia.replica.device import onto
 from raymia.replica.schedule import Schedule
 from raymia.trial.parameters import Draws, MicroBatch, Timestep, Timesteps, evaluations_at
 from raymia.trial.sketch import add_to_sketch
@@ -122,7 +123,7 @@ class Gradient(Attack):
         by_latents = self._stream(trial, row, self._mean(), [weight / scale for weight in weights], measure)
         scale /= by_latents.numel()
         alphas = [trial.schedule.alpha(t) for t, _ in self._mean()]
-        by_input = torch.einsum("i,ichw->chw", torch.tensor(alphas).to(by_latents), by_latents) * scale
+        by_input = torch.einsum("i,ichw->chw", onto(by_latents.device, torch.tensor(alphas)).to(by_latents), by_latents) * scale
         sketches = [torch.zeros(1, self.sketch_size, device=by_latents.device) for _ in range(self.direction_draws)]
         for evaluation, sketch in zip(self._direction(), sketches, strict=True):
 
@@ -141,7 +142,7 @@ class Gradient(Attack):
         noise = torch.cat([trial.noise(draw)[row] for _, draw in evaluations])
         told = trial.text()[row].expand(len(z))
         times = [t for t, _ in evaluations]
-        return trial.model.streamed_gradients(z, times, told, noise, torch.tensor(weights, device=z.device), take)
+        return trial.model.streamed_gradients(z, times, told, noise, onto(z.device, torch.tensor(weights)), take)
 
     def _scores(
         self, trial: Trial, squares: Mapping[str, Tensor], by_input: Tensor, sketches: Sequence[Tensor]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from raymia.attacks.base import Access, Attack, Evaluations, Signal
+from raymia.replica.device import onto
 from raymia.trial.trial import Trial
 
 
@@ -36,4 +37,4 @@ class Random(Attack):
         keys = [f"{key} {digest}" for key, digest in zip(trial.keys, digests, strict=True)]
         seeds = [trial.sample_seed(key, 0, purpose="random") for key in keys]
         draws = [torch.rand((), generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
-        return {"random": torch.stack(draws)}
+        return {"random": onto(trial.images.device, torch.stack(draws))}

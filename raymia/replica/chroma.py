@@ -72,7 +72,7 @@ class _Replica(TransformerDiffusion):
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """T5's states of the words alone, and which tokens count: the words and one of padding."""
-        tokens = tokens_of(self._tokenizer, prompts, T5_TOKENS).to(self.device)
+        tokens = tokens_of(self._tokenizer, prompts, T5_TOKENS, self.device)
         states = self._encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
         places = torch.arange(T5_TOKENS, device=self.device)
         counted = places[None] <= tokens.attention_mask.sum(1, keepdim=True)
@@ -88,7 +88,7 @@ class _Replica(TransformerDiffusion):
             timestep=each(times, len(latents)).to(latents.device),
             encoder_hidden_states=told.states,
             txt_ids=latents.new_zeros(told.states.shape[1], 3),
-            img_ids=positions(height, width).to(latents),
+            img_ids=positions(height, width, latents.device).to(latents.dtype),
             attention_mask=torch.cat([told.mask, told.mask.new_ones(tokens.shape[:2])], dim=1),
             return_dict=False,
         )[0]

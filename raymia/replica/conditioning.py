@@ -10,6 +10,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from raymia.replica.device import onto
+
+CPU = torch.device("cpu")
+
 Rows = slice | Tensor
 """Which images: a slice, or their numbers."""
 
@@ -89,19 +93,28 @@ class Conditioning:
         return Conditioning(**{name: torch.cat([tensors[name] for tensors in named]) for name in named[0]})
 
 
-def tokens_of(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> Any:
+def tokens_of(tokenizer: Any, prompts: Sequence[str], length: int | None = None, device: torch.device = CPU) -> Any:
     """``input_ids`` and ``attention_mask``, (batch, tokens) each, of prompts padded and cut to a length.
 
     Args:
         tokenizer: of transformers.
         prompts: one for each row.
         length: in tokens; none for the tokenizer's own.
+        device: where they are to be.
     """
     longest = tokenizer.model_max_length if length is None else length
-    return tokenizer(list(prompts), padding="max_length", truncation=True, max_length=longest, return_tensors="pt")
+    tokens = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=longest, return_tensors="pt")
+    return tokens_onto(device, tokens)
 
 
-def token_ids(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> Tensor:
+def token_ids(tokenizer: Any, prompts: Sequence[str], length: int | None = None, device: torch.device = CPU) -> Tensor:
     """(batch, tokens) of the prompts; see `tokens_of`."""
-    ids: Tensor = tokens_of(tokenizer, prompts, length).input_ids
+    ids: Tensor = tokens_of(tokenizer, prompts, length, device).input_ids
     return ids
+
+
+def tokens_onto(device: torch.device, tokens: Any) -> Any:
+    """What a tokenizer of transformers gave, on a device."""
+    for name in tuple(tokens):
+        tokens[name] = onto(device, tokens[name])
+    return tokens

@@ -14,6 +14,7 @@ from raymia.errors import ConfigError
 from raymia.replica.autoencoder import native_px
 from raymia.replica.conditioning import Conditioning, UntellableError
 from raymia.replica.configs import read_config
+from raymia.replica.device import onto
 from raymia.replica.documents import read_json
 from raymia.replica.families import Ability, LoadOptions
 from raymia.replica.own_pipeline import OneStep
@@ -98,7 +99,7 @@ class _Replica(TransformerDiffusion):
         Raises:
             UntellableError: a caption names no class, or several.
         """
-        return Conditioning(labels=torch.tensor([self._class(prompt) for prompt in prompts], device=self.device))
+        return Conditioning(labels=onto(self.device, torch.tensor([self._class(prompt) for prompt in prompts])))
 
     def _class(self, prompt: str) -> int:
         label = prompt.strip()

@@ -105,7 +105,7 @@ class _Replica(TransformerDiffusion):
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """T5's states, and CLIP's pooled vector."""
         tokenizer, encoder = self._clip
-        pooled = encoder(token_ids(tokenizer, prompts).to(self.device)).pooler_output
+        pooled = encoder(token_ids(tokenizer, prompts, device=self.device)).pooler_output
         return Conditioning(states=t5_states(*self._t5, prompts, T5_TOKENS), pooled=pooled)
 
     def _output(self, denoiser: Callable[..., Any], latents: Tensor, times: Tensor, told: Conditioning) -> Tensor:
@@ -121,7 +121,7 @@ class _Replica(TransformerDiffusion):
             pooled_projections=told.pooled,
             encoder_hidden_states=told.states,
             txt_ids=latents.new_zeros(told.states.shape[1], 3),
-            img_ids=positions(height, width).to(latents),
+            img_ids=positions(height, width, latents.device).to(latents.dtype),
             return_dict=False,
         )[0]
         return unpacked(output, height, width)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 
-from raymia.replica.conditioning import Conditioning
+from raymia.replica.conditioning import Conditioning, tokens_onto
 from raymia.replica.configs import read_text_config
 from raymia.replica.families import Ability, LoadOptions
 from raymia.replica.flux import NO_GUIDANCE
@@ -77,7 +77,7 @@ class _Replica(Flux2Diffusion):
         texts, tokenizer = [as_chat(self._processor, prompt) for prompt in prompts], self._processor.tokenizer
         begun = tokenizer.bos_token is not None and texts[0].startswith(tokenizer.bos_token)
         options = {"padding": "max_length", "truncation": True, "max_length": TEXT_TOKENS, "return_tensors": "pt"}
-        tokens = tokenizer(texts, add_special_tokens=not begun, **options).to(self.device)
+        tokens = tokens_onto(self.device, tokenizer(texts, add_special_tokens=not begun, **options))
         # Neither what sees images nor the head, of a number for each of 131,072 words, is asked.
         seen: Any = self._encoder.model.language_model(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True, use_cache=False

@@ -74,7 +74,7 @@ class _Replica(Flux2Diffusion):
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """States of three layers side by side, of each prompt as a user's words in a chat; padding counts like words."""
         texts = [AS_CHAT(self._tokenizer, prompt) for prompt in prompts]
-        tokens = tokens_of(self._tokenizer, texts, TEXT_TOKENS).to(self.device)
+        tokens = tokens_of(self._tokenizer, texts, TEXT_TOKENS, self.device)
         # Its head, of a number for each of 150,000 words, is not asked.
         seen: Any = self._encoder.model(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True, use_cache=False

@@ -55,6 +55,8 @@ class LatentDiffusion(ABC):
         self.device = torch.device(available(options.device))
         self.dtype = DTYPES[options.dtype]
         self.schedule = family.schedule(parts.folder, options.naming)
+        # It brings its tables there now, and not from within what torch.func transforms, which would keep them.
+        self.schedule.time(0, self.device)
         quiet_libraries()
         side = options.resolution_px
         _, height, width = family.latent_shape(parts.folder, side)
@@ -180,7 +182,7 @@ class LatentDiffusion(ABC):
             if self._compiled is not None and not torch.is_grad_enabled():
                 output = self._compiled_calls(self._compiled, latents, t, told)
             else:
-                output = self._output(self._denoiser, latents, self.schedule.time(t), told)
+                output = self._output(self._denoiser, latents, self.schedule.time(t, self.device), told)
         return self.schedule.noise_from_output(output.float(), z_t, t)
 
     def _compiled_calls(self, denoiser: Callable[..., Any], latents: Tensor, t: int | Tensor, told: Conditioning) -> Tensor:
@@ -254,7 +256,7 @@ class LatentDiffusion(ABC):
             output = self._output(
                 lambda *given, **named: functional_call(self._denoiser, dict(parameters), given, named),
                 z_t.to(self.dtype),
-                self.schedule.time(t),
+                self.schedule.time(t, self.device),
                 conditioning.to(self.dtype),
             )
         return self.schedule.noise_from_output(output.float(), z_t, t)

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from raymia.replica.device import onto
+
 
 def noise_like(shape: tuple[int, ...], seed: int) -> Tensor:
     """Standard normal noise of a shape, made on the CPU."""
@@ -16,4 +18,4 @@ def noise_like(shape: tuple[int, ...], seed: int) -> Tensor:
 
 def stacked_noise(shape: tuple[int, ...], seeds: Sequence[int], device: torch.device) -> Float[Tensor, "batch ..."]:
     """Standard normal noise, each sample from its own seed."""
-    return torch.stack([noise_like(shape, seed) for seed in seeds]).to(device)
+    return onto(device, torch.stack([noise_like(shape, seed) for seed in seeds]))

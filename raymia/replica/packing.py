@@ -24,7 +24,8 @@ def unpacked(tokens: Float[Tensor, "batch tokens token_width"], height: int, wid
     return squares.permute(0, 3, 1, 4, 2, 5).reshape(batch, packed_channels // SIDE**2, height, width)
 
 
-def positions(height: int, width: int) -> Float[Tensor, "tokens 3"]:
-    """Of each square of latents that are `height` by `width`: 0, its row and its column."""
-    rows, columns = torch.meshgrid(torch.arange(height // SIDE), torch.arange(width // SIDE), indexing="ij")
+def positions(height: int, width: int, device: torch.device) -> Float[Tensor, "tokens 3"]:
+    """Of each square of latents that are `height` by `width`: 0, its row and its column; made on a device."""
+    rows, columns = (torch.arange(side // SIDE, device=device) for side in (height, width))
+    rows, columns = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3).float()

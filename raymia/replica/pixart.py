@@ -16,6 +16,7 @@ from raymia.replica.aspects import aspects
 from raymia.replica.autoencoder import native_px
 from raymia.replica.conditioning import Conditioning, tokens_of
 from raymia.replica.configs import read_config
+from raymia.replica.device import onto
 from raymia.replica.documents import read_json
 from raymia.replica.families import LoadOptions
 from raymia.replica.own_pipeline import OneStep, guided_step
@@ -110,7 +111,7 @@ class _Replica(TransformerDiffusion):
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """T5's states of each prompt as the pipeline cleans it, and which of them are the text's own."""
         cleaned = cleaned_captions(prompts)
-        tokens = tokens_of(self._tokenizer, cleaned, self._tokens).to(self.device)
+        tokens = tokens_of(self._tokenizer, cleaned, self._tokens, self.device)
         states = self._encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]
         return Conditioning(states=states, mask=tokens.attention_mask)
 
@@ -131,8 +132,10 @@ class _Replica(TransformerDiffusion):
             return {"resolution": None, "aspect_ratio": None}
         count = len(latents)
         height, width = (side * self.autoencoder.factor for side in latents.shape[-2:])
-        sizes = torch.tensor([[height, width]], dtype=latents.dtype, device=latents.device)
-        ratio = torch.tensor([[height / width]], dtype=latents.dtype, device=latents.device)
+        sizes, ratio = (
+            onto(latents.device, torch.tensor([numbers], dtype=latents.dtype))
+            for numbers in ([height, width], [height / width])
+        )
         return {"resolution": sizes.expand(count, 2), "aspect_ratio": ratio.expand(count, 1)}
 
 

@@ -12,6 +12,7 @@ from raymia.errors import ConfigError
 from raymia.replica.autoencoder import Autoencoder
 from raymia.replica.conditioning import Conditioning
 from raymia.replica.configs import read_config, read_text_config
+from raymia.replica.device import onto
 from raymia.replica.families import LoadOptions
 from raymia.replica.own_pipeline import PROMPT, OneStep
 from raymia.replica.packing import SIDE, packed, unpacked
@@ -114,9 +115,9 @@ class _Replica(TransformerDiffusion):
         tokens = self._tokenizer(
             texts, padding="max_length", padding_side="right", truncation=True, max_length=DROPPED + CUT, return_tensors="pt"
         )
-        ids, mask = (one[:, : DROPPED + TEXT_TOKENS].to(self.device) for one in (tokens.input_ids, tokens.attention_mask))
+        ids, mask = (onto(self.device, one[:, : DROPPED + TEXT_TOKENS]) for one in (tokens.input_ids, tokens.attention_mask))
         # Its head, of a number for each of 150,000 words, is not asked.
-        states = self._encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        states = self._encoder.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return Conditioning(states=states[:, DROPPED:], mask=mask[:, DROPPED:])
 
     def _output(self, denoiser: Callable[..., Any], latents: Tensor, times: Tensor, told: Conditioning) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from raymia.data.shapes import Shapes
@@ -129,10 +130,12 @@ class _Replica(TransformerDiffusion):
         """
         texts = [(INSTRUCTION if prompt else "") + prompt.lower().strip() for prompt in prompts]
         length = _length(self._tokenizer)
-        tokens = tokens_of(self._tokenizer, texts, length).to(self.device)
+        tokens = tokens_of(self._tokenizer, texts, length, self.device)
         states = self._encoder(tokens.input_ids, attention_mask=tokens.attention_mask, use_cache=False)[0]
-        kept = [0, *range(length - TEXT_TOKENS + 1, length)]
-        return Conditioning(states=states[:, kept], mask=tokens.attention_mask[:, kept])
+        states, mask = (
+            torch.cat([one[:, :1], one[:, length - TEXT_TOKENS + 1 :]], dim=1) for one in (states, tokens.attention_mask)
+        )
+        return Conditioning(states=states, mask=mask)
 
     def _output(self, denoiser: Callable[..., Any], latents: Tensor, times: Tensor, told: Conditioning) -> Tensor:
         output: Tensor = denoiser(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from raymia.errors import ConfigError
+from raymia.replica.device import onto
 from raymia.replica.scheduler_config import rectified_flow, variance_preserving
 
 Naming = Literal["levels", "own"]
@@ -53,8 +54,13 @@ class Schedule(Protocol):
         """The model's own step nearest to a level s = sigma / (alpha + sigma)."""
         ...
 
-    def time(self, t: int | Tensor) -> Tensor:
-        """What the denoiser is told of `t`, or of each image's own: a step where it counts steps, sigma in a flow."""
+    def time(self, t: int | Tensor, device: torch.device | None = None) -> Tensor:
+        """What the denoiser is told of `t`, or of each image's own: a step where it counts steps, sigma in a flow.
+
+        Args:
+            t: timestep, or one for each image, on whose device the times are.
+            device: where the time of a single timestep is; by default the CPU.
+        """
         ...
 
     def noise_from_output(self, output: Tensor, z_t: Tensor, t: int | Tensor) -> Tensor:
@@ -104,23 +110,27 @@ class TabulatedSchedule:
         if naming == "levels":
             steps = (self._levels[None] - named_levels()[:, None]).abs().argmin(1)
         self.timesteps = len(steps)
-        self._alphas, self._sigmas, self._times = alphas[steps], sigmas[steps], times[steps]
+        self._times = times[steps]
+        self._alphas: list[float] = alphas[steps].tolist()
+        self._sigmas: list[float] = sigmas[steps].tolist()
+        self._tables = {torch.device("cpu"): (alphas[steps], sigmas[steps], self._times)}
 
     def alpha(self, t: int) -> float:
         """Signal scale at `t`."""
-        return float(self._alphas[t])
+        return self._alphas[t]
 
     def sigma(self, t: int) -> float:
         """Noise scale at `t`."""
-        return float(self._sigmas[t])
+        return self._sigmas[t]
 
     def step_of(self, level: float) -> int:
         """The model's own step nearest to a level."""
         return int((self._levels - level).abs().argmin())
 
-    def time(self, t: int | Tensor) -> Tensor:
+    def time(self, t: int | Tensor, device: torch.device | None = None) -> Tensor:
         """What the denoiser is told of `t`, or of each image's own."""
-        return self._times[t.cpu()].to(t.device) if isinstance(t, Tensor) else self._times[t]
+        place = t.device if isinstance(t, Tensor) else device
+        return (self._times if place is None else self._on(place)[2])[t]
 
     def check(self, *timesteps: int) -> None:
         """Refuse timesteps outside the schedule, and those at which no signal is left (zero terminal SNR)."""
@@ -134,8 +144,15 @@ class TabulatedSchedule:
         """alpha and sigma, as numbers or with a row for each image of `z_t`."""
         if isinstance(t, int):
             return self.alpha(t), self.sigma(t)
-        alpha, sigma = (scale[t.cpu()].to(z_t).view(-1, 1, 1, 1) for scale in (self._alphas, self._sigmas))
+        alpha, sigma = (scale[t].to(z_t).view(-1, 1, 1, 1) for scale in self._on(t.device)[:2])
         return alpha, sigma
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Signal scales, noise scales and times of all timesteps on a device, where they stay: no call waits for them."""
+        if device not in self._tables:
+            alphas, sigmas, times = (onto(device, table) for table in self._tables[torch.device("cpu")])
+            self._tables[device] = alphas, sigmas, times
+        return self._tables[device]
 
 
 class VariancePreserving(TabulatedSchedule):

@@ -13,6 +13,7 @@ from raymia.data.shapes import Shapes
 from raymia.errors import ConfigError
 from raymia.replica.conditioning import Conditioning, token_ids
 from raymia.replica.configs import read_config
+from raymia.replica.device import onto
 from raymia.replica.documents import read_json
 from raymia.replica.families import LoadOptions
 from raymia.replica.parts import Parts
@@ -111,16 +112,16 @@ class _Replica(UNetDiffusion):
         """
         states: list[Tensor] = []
         for tokenizer, encoder in self._encoders:
-            output = encoder(token_ids(tokenizer, prompts).to(self.device), output_hidden_states=True)
+            output = encoder(token_ids(tokenizer, prompts, device=self.device), output_hidden_states=True)
             states.append(output.hidden_states[-2])
         together, pooled = torch.cat(states, dim=-1), output.text_embeds
         if self._zeros:
-            kept = torch.tensor([prompt != "" for prompt in prompts], device=self.device)
+            kept = onto(self.device, torch.tensor([prompt != "" for prompt in prompts]))
             together, pooled = together * kept[:, None, None], pooled * kept[:, None]
         return Conditioning(states=together, pooled=pooled)
 
     def _arguments(self, told: Conditioning, height: int, width: int) -> dict[str, Any]:
-        of_image = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=self.device)
+        of_image = onto(self.device, torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype))
         sizes = of_image.expand(len(told), SIZES)
         if told.ids is not None:
             sizes = torch.cat([told.ids.to(self.dtype), sizes[:, -2:]], dim=1)

@@ -46,7 +46,7 @@ class _Replica(UNetDiffusion):
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Last hidden states of the prompts, padded and cut to the tokenizer's length."""
-        ids = token_ids(self._tokenizer, prompts).to(self.device)
+        ids = token_ids(self._tokenizer, prompts, device=self.device)
         return Conditioning(states=self._text_encoder(ids).last_hidden_state)
 
     def _arguments(self, told: Conditioning, height: int, width: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from raymia.errors import ConfigError, RaymiaError, first_line
 from raymia.replica.conditioning import Conditioning, UntellableError
+from raymia.replica.device import onto
 
 ENDING = ".safetensors"
 OWN = f"own_pipeline{ENDING}"
@@ -75,16 +76,17 @@ class StagedText:
             UntellableError: a prompt is not kept.
             RaymiaError: a file is damaged.
         """
-        return Conditioning.cat([self._one(prompt, device) for prompt in prompts])
+        told = Conditioning.cat([self._one(prompt) for prompt in prompts])
+        return Conditioning(**{name: onto(device, tensor) for name, tensor in told.tensors().items()})
 
-    def _one(self, prompt: str, device: torch.device) -> Conditioning:
+    def _one(self, prompt: str) -> Conditioning:
         content = self._files.read(_name(prompt), MAX_BYTES)
         if content is None:
             raise UntellableError(
                 "text_not_encoded", "its shard could not be read when the texts were encoded; run the same command again"
             )
         try:
-            told = Conditioning(**{name: tensor.to(device) for name, tensor in load(content).items()})
+            told = Conditioning(**load(content))
             if any(len(tensor) != 1 for tensor in told.tensors().values()) or not len(told):
                 raise ValueError("it is not of one prompt")
         except (SafetensorError, TypeError, ValueError) as error:

@@ -18,11 +18,11 @@ def clip_states(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> tuple[T
         encoder: a CLIPTextModelWithProjection.
         prompts: one for each row; (batch, tokens, width) and (batch, projected) come out.
     """
-    output = encoder(token_ids(tokenizer, prompts).to(encoder.device), output_hidden_states=True)
+    output = encoder(token_ids(tokenizer, prompts, device=encoder.device), output_hidden_states=True)
     return output.hidden_states[-2], output.text_embeds
 
 
 def t5_states(tokenizer: Any, encoder: Any, prompts: Sequence[str], length: int) -> Tensor:
     """(batch, length, width) last states of T5 for prompts padded and cut to a length, padding among them."""
-    states: Tensor = encoder(token_ids(tokenizer, prompts, length).to(encoder.device))[0]
+    states: Tensor = encoder(token_ids(tokenizer, prompts, length, encoder.device))[0]
     return states

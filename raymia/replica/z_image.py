@@ -111,8 +111,13 @@ class _Replica(TransformerDiffusion):
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """The last states but one of each prompt as a user's words in a chat, and which of them are no padding."""
         texts = [as_chat(self._tokenizer, prompt) for prompt in prompts]
-        tokens = tokens_of(self._tokenizer, texts, TEXT_TOKENS).to(self.device)
-        seen = self._encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask.bool(), output_hidden_states=True)
+        tokens = tokens_of(self._tokenizer, texts, TEXT_TOKENS, self.device)
+        seen = self._encoder(
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask.bool(),
+            output_hidden_states=True,
+            use_cache=False,
+        )
         return Conditioning(states=seen.hidden_states[-2], mask=tokens.attention_mask)
 
     def _output(self, denoiser: Callable[..., Any], latents: Tensor, times: Tensor, told: Conditioning) -> Tensor:

@@ -20,7 +20,7 @@ from raymia.data.shapes import Placed
 from raymia.data.tar import Fault
 from raymia.errors import first_line
 from raymia.replica.conditioning import UntellableError
-from raymia.replica.device import available
+from raymia.replica.device import available, onto
 from raymia.replica.folder import find_pipeline
 from raymia.replica.latent_diffusion import LatentDiffusion
 from raymia.replica.protocol import Replica
@@ -178,7 +178,7 @@ class Scorer:
         start = time.perf_counter()
         images = None if batch.pixels is None else images_on(self.device, batch.pixels)
         if isinstance(batch.latents, np.ndarray):
-            batch.latents = torch.tensor(batch.latents, device=self.device)
+            batch.latents = onto(self.device, torch.tensor(batch.latents))
         self.transfer_s += time.perf_counter() - start
         sizes = torch.tensor(batch.sizes, dtype=torch.float32) if self._own_sizes and batch.sizes is not None else None
         trial = Trial(
@@ -327,10 +327,7 @@ def _load_model(job: Job, dtype: str, device: str) -> Replica:
 
 def images_on(device: torch.device, pixels: NDArray[np.uint8]) -> Float[Tensor, "batch 3 H W"]:
     """Images in [-1, 1] on a device, from (batch, H, W, 3) pixels; to a GPU go bytes, through pinned memory."""
-    copied = torch.tensor(pixels)
-    if device.type == "cuda":
-        copied = copied.pin_memory()
-    return copied.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    return onto(device, torch.tensor(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def _finite(scores: Scores) -> Scores | Fault:

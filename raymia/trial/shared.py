@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raymia.replica.backward import Take, pays_together
 from raymia.replica.conditioning import Conditioning
+from raymia.replica.device import onto
 from raymia.replica.noise import stacked_noise
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Schedule, mix
@@ -92,7 +93,7 @@ class SharedReplica:
         key = tuple(prompts)
         if key not in self._texts:
             distinct = list(dict.fromkeys(key))
-            places = torch.tensor([distinct.index(prompt) for prompt in key], device=self.device)
+            places = onto(self.device, torch.tensor([distinct.index(prompt) for prompt in key]))
             self._texts[key] = self._replica.text(distinct)[places]
         return self._texts[key]
 
@@ -142,7 +143,7 @@ class SharedReplica:
         (z_t, t, conditioning), count = questions[0], len(questions)
         if count > 1:
             latents, timesteps, texts = zip(*questions, strict=True)
-            each = torch.tensor(timesteps, device=self.device).repeat_interleave(len(z_t))
+            each = onto(self.device, torch.tensor(timesteps).repeat_interleave(len(z_t)))
             return self._call(replica, torch.cat(latents), each, Conditioning.cat(texts)).chunk(count)
         size = replica.denoiser_batch
         if len(z_t) <= size:
@@ -199,7 +200,7 @@ class SharedReplica:
 
         Activations that a backward pass computes anew are not counted.
         """
-        steps = torch.tensor(t, device=self.device)
+        steps = onto(self.device, torch.tensor(t))
         by_latents = streamed_gradients(self._replica, z_t, steps, conditioning, noise, weights, take)
         self._count_backward(z_t)
         return by_latents

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from raymia.replica.conditioning import Conditioning
+from raymia.replica.device import onto
 from raymia.replica.noise import stacked_noise
 from raymia.replica.protocol import Replica
 from raymia.replica.schedule import Schedule, level_names
@@ -229,7 +230,7 @@ class Trial:
 
     def _told(self, condition: Condition) -> Conditioning:
         told = self.model.text([condition.prompt(caption) for caption in self.captions])
-        return told if self._sizes is None else replace(told, ids=self._sizes.to(self.model.device))
+        return told if self._sizes is None else replace(told, ids=onto(self.model.device, self._sizes))
 
     def predicted_noise(self, t: int, draw: int, condition: Condition = CAPTION) -> Float[Tensor, "batch c h w"]:
         """E(z_t, t, condition) at the draw-th noisy latents."""
