@@ -35,6 +35,7 @@ LEVELS = (0.75, 0.25)
 CAPTIONS = ["a small picture", "of no meaning, a picture", ""]
 SMALLER: dict[str, dict[str, Any]] = {
     "denoising": {"presets": {"reversed_noising": {"timesteps": [100, 500]}}, "draws": 1},
+    "extraction": {"draws": 2, "steps": 2},
     "generation": {"images": 1, "steps": 2},
     "gradient": {"timesteps": (100, 400), "direction_draws": 2},
     "gradient_masking": {"timesteps": (100, 400)},
