@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.scripts.scripts import start
+from ray.scripts.symmetric_run import curate_and_validate_ray_start_args, symmetric_run
 
 from raymia.config import parse_job
 from raymia.engine.submission import load_runtime_env
@@ -86,6 +89,44 @@ def test_the_kubernetes_job_resumes_and_cleans_up() -> None:
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["activeDeadlineSeconds"] > 0
     assert isinstance(yaml.safe_load(spec["runtimeEnvYAML"]), dict)
+
+
+def test_the_managed_job_of_skypilot_takes_spot_nodes_and_is_opened_by_a_token_that_no_file_holds() -> None:
+    content = load("sky.yaml")
+    assert content["resources"]["use_spot"] is True
+    assert content["envs"]["RAY_AUTH_MODE"] == "token"
+    assert content["secrets"] == {"RAY_AUTH_TOKEN": None}
+    assert (ROOT / content["envs"]["JOB"]).is_file()
+    done = subprocess.run(["bash", "-n"], input=content["run"], text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_batch_script_of_slurm_asks_ray_for_what_it_knows_and_hands_the_job_on(tmp_path: Path) -> None:
+    for name, prints in (
+        ("scontrol", "echo node-7; echo node-8"),
+        ("getent", "echo 10.0.0.7 $2"),
+        ("srun", "printf '%s\\n' \"$@\""),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{prints}\n")
+        (tmp_path / name).chmod(0o755)
+    told = {"SLURM_JOB_NODELIST": "node-[7-8]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "32"}
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", **told}
+    script = ROOT / "cluster" / "slurm.sh"
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", script, *words], env=environment, text=True, capture_output=True, check=False)
+
+    words = run("my job.yaml", "--set", "seed=1").stdout.splitlines()
+    started, entry = words[words.index("ray") + 2 : words.index("--")], words[words.index("--") + 1 :]
+    assert words[words.index("ray") + 1] == "symmetric-run"
+    assert entry == ["env", "RAY_ADDRESS=10.0.0.7:6379", "raymia", "scan", "my job.yaml", "--set", "seed=1"]
+    asked = symmetric_run.make_context("_", [*started], resilient_parsing=True).params
+    assert (asked["address"], asked["min_nodes"]) == ("10.0.0.7:6379", 2)
+    rest = curate_and_validate_ray_start_args(started)
+    assert rest == ["--num-cpus=32", "--include-dashboard=false"]
+    assert start.make_context("start", rest).params["num_cpus"] == 32
+    refused = run()
+    assert (refused.returncode, refused.stderr) == (2, "slurm.sh: give a job: sbatch cluster/slurm.sh JOB.yaml\n")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "jobs").glob("*.yaml")))
