@@ -18,8 +18,9 @@ if (($# == 0)); then
     echo "slurm.sh: give a job: sbatch cluster/slurm.sh JOB.yaml" >&2
     exit 2
 fi
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address="$(getent hosts "$first" | awk '{print $1; exit}'):${RAYMIA_RAY_PORT:-6379}"
+read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+read -r host _ < <(getent hosts "$first")
+address="$host:${RAYMIA_RAY_PORT:-6379}"
 export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token} RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 # Each node starts its part of the cluster; the first runs the scan, and all end with its exit code.
 exec srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
