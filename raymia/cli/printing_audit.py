@@ -9,7 +9,7 @@ from raymia.cli.console import Terminal, plain_table
 from raymia.cli.printing import print_audit
 from raymia.cli.printing_extraction import print_extraction
 from raymia.data.findings import ClaimsFinding, LookupFinding
-from raymia.evaluation.evidence import LOOKED_FILE, Evidence, Said
+from raymia.evaluation.evidence import LISTED_FILE, WORKS_SPLIT, Evidence, Said
 from raymia.evaluation.intervals import Interval, shown
 
 if TYPE_CHECKING:  # these need torch and Ray
@@ -57,7 +57,7 @@ def print_listed(out: Terminal, found: LookupFinding) -> None:
     for hit in found.hits[:HIGHEST]:
         out.say(f"  {hit.work}: {hit.way}, {hit.table} row {hit.row:,}{'' if hit.url is None else f', {hit.url}'}", whole=True)
     if found.hits_in_all > HIGHEST:
-        out.say(f"  .. of {found.hits_in_all:,} matches; see {LOOKED_FILE}")
+        out.say(f"  .. of {found.hits_in_all:,} matches; see {LISTED_FILE.format(WORKS_SPLIT)}")
     if found.controls_for_sure:
         out.say(
             f"{found.controls_for_sure:,} of {found.controls:,} control images stand in the lists by address or digest, "

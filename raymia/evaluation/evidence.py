@@ -21,8 +21,9 @@ from raymia.run.record import Access, ScanRecord
 
 WORKS_SPLIT, CONTROL_SPLIT, GENERATED_SPLIT = "works", "control", "generated"
 """Splits of an audit."""
-LOOKED_FILE = "looked.json"
-"""In the folder of an audit: what was looked up before a score was computed."""
+LOOKED_FILE, LISTED_FILE = "looked.json", "listed-{}.parquet"
+"""In the folder of an audit: what was looked up before a score was computed; and all rows of lists that name images of a
+split."""
 
 Finding = Literal["indication", "explained", "no indication"]
 """The works score higher than the control; they do, but pictures that no model was asked about differ as much; they do not."""

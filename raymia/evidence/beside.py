@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
 from raymia.config import Job
 from raymia.curation.derive import output_folder
-from raymia.curation.findings import claims_of_works, lookup_of_works, provider_of
+from raymia.curation.findings import claims_of_works, lookup_finding, provider_of
 from raymia.curation.lists import find_lists
+from raymia.curation.lookup import lookup
 from raymia.curation.works import Works
 from raymia.data.findings import ClaimsFinding, LookupFinding
 from raymia.data.provider import ProviderClaims, load_provider
 from raymia.errors import ConfigError, describe_validation
-from raymia.evaluation.evidence import CONTROL_SPLIT, LOOKED_FILE, WORKS_SPLIT, Said
+from raymia.evaluation.evidence import CONTROL_SPLIT, LISTED_FILE, LOOKED_FILE, WORKS_SPLIT, Said
 from raymia.evaluation.extraction import SIGNAL
 from raymia.evidence.asking import Asked
 from raymia.evidence.extraction import Prepared, Wanted
@@ -26,7 +29,7 @@ from raymia.run.storage import Storage
 from raymia.urls import public
 
 EXTRACTION = "extraction"
-"""Folder of an extraction, in that of an audit."""
+"""In the folder of an audit: that of an extraction."""
 MAX_BYTES = 2**24
 
 
@@ -103,18 +106,34 @@ def look(beside: Beside, sources: Sources, folder: str, console: Console) -> Sai
         )
     if looked is None:
         works, control = (Works(f"{manifest_of(folder)}#{split}") for split in (WORKS_SPLIT, CONTROL_SPLIT))
+        named = _looked_up(beside, works, control, storage, console) if beside.lists else None
+        of_works, of_control = (
+            None if named is None else f"{folder}/{LISTED_FILE.format(split)}" for split in (WORKS_SPLIT, CONTROL_SPLIT)
+        )
         looked = _Looked(
             lists=lists,
             provider=provider,
             shards=shards,
-            lookup=lookup_of_works(works, list(beside.lists), console, control) if beside.lists else None,
-            works=claims_of_works(works, console, provider),
-            control=claims_of_works(control, console, provider),
+            lookup=named,
+            works=claims_of_works(works, console, provider, of_works),
+            control=claims_of_works(control, console, provider, of_control),
         )
         storage.write(LOOKED_FILE, looked.model_dump_json(indent=1).encode() + b"\n")
     return Said(
         lists=list(looked.lists), provider=looked.provider, lookup=looked.lookup, works=looked.works, control=looked.control
     )
+
+
+def _looked_up(beside: Beside, works: Works, control: Works, storage: Storage, console: Console) -> LookupFinding:
+    """What the lists name of works and control; all matches of each are written."""
+    found = lookup(works, list(beside.lists), console, control)
+    of_control = found.matches["control"].to_numpy()
+    for split, chosen in ((WORKS_SPLIT, ~of_control), (CONTROL_SPLIT, of_control)):
+        rows = found.matches.filter(pa.array(chosen))
+        place = rows.schema.get_field_index("control")
+        own = rows.set_column(place, rows.schema.field(place), pa.array(np.zeros(len(rows), bool)))
+        storage.write_table(LISTED_FILE.format(split), own)
+    return lookup_finding(found)
 
 
 def _read(storage: Storage) -> _Looked | None:

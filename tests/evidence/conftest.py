@@ -84,7 +84,8 @@ def looked(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
     """
     folder = tmp_path_factory.mktemp("looked")
     works = [one for split, count in MEMORISED.items() for one in pictures_of(split, count, "testbed-memorised")]
-    control = pictures_of("held_back", 256, "testbed-lora")[-24:]  # of the shard that the LoRA was not trained on
+    # Of the shard that the LoRA was not trained on. The first is listed, the last of an earlier day.
+    control = sorted(pictures_of("held_back", 256, "testbed-lora")[-24:], key=lambda one: one.key)
     write_pictures(folder / "works", works)
     write_pictures(folder / "others", control)
     for name, dates in (("works", ["2019"] * len(works)), ("others", ["2024-05-01"] * 23 + ["2021"])):

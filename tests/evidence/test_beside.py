@@ -24,13 +24,14 @@ def beside_of(folder: Path) -> Beside:
 
 def test_lists_and_claims_are_looked_at_once(looked: Path, tmp_path: Path) -> None:
     sources = Sources(str(looked.parent / "works" / "works.csv"), str(looked.parent / "others" / "works.csv"))
-    with mock.patch.object(module, "lookup_of_works", side_effect=AssertionError("was looked up before")):
+    with mock.patch.object(module, "lookup", side_effect=AssertionError("was looked up before")):
         said = look(beside_of(looked), sources, str(looked), QUIET)
     assert said.lookup is not None
     assert (said.lookup.found_for_sure, said.lookup.controls_for_sure, said.lookup.rows) == (6, 1, 7)
     assert said.works is not None
     assert said.control is not None
-    assert (said.works.sides["suspect"], said.control.sides["non_member"], said.control.sides["suspect"]) == (22, 23, 1)
+    assert (said.works.sides["suspect"], said.control.sides["non_member"], said.control.sides["suspect"]) == (22, 22, 1)
+    assert said.control.contradictions == {"late_and_listed": 1}, "what a list names is not certainly unseen"
     with pytest.raises(ConfigError, match="other lists, claims or images were looked at here"):
         look(Beside((str(looked.parent / "list.csv"),)), sources, str(looked), QUIET)
     other = Path(shutil.copytree(looked, tmp_path / "audit"))

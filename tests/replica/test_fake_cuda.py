@@ -42,8 +42,9 @@ ALLOWED = (
     Allowed("raymia/attacks/random.py", ("score",), "the image's bytes are hashed"),
     # What these read is chosen among, and drawn, by the processor; how often depends on the samples.
     Allowed("raymia/attacks/extraction.py", ("score",), "clusters of answers are found by SciPy", None),
+    Allowed("raymia/attacks/generation.py", ("shown",), "the closest answer is chosen", None),
     Allowed("raymia/attacks/extraction.py", ("shown", "_place"), "the closest answer and its place are chosen", None),
-    Allowed("raymia/scan/shown.py", ("_item", "bounded_png"), "what is shown becomes a picture and a row", None),
+    Allowed("raymia/scan/shown.py", ("shown_of", "_item", "bounded_png"), "what is shown becomes a picture and a row", None),
     # The first text of a call is waited for; the others find the card idle.
     Allowed("raymia/replica/z_image.py", ("_output",), "each text is seen in its own length", None, (7,)),
     # diffusers' own, once for each call.
