@@ -16,7 +16,6 @@ from raymia.replica.aspects import aspects
 from raymia.replica.autoencoder import native_px
 from raymia.replica.conditioning import Conditioning, tokens_of
 from raymia.replica.configs import read_config
-from raymia.replica.device import onto
 from raymia.replica.documents import read_json
 from raymia.replica.families import LoadOptions
 from raymia.replica.own_pipeline import OneStep, guided_step
@@ -130,13 +129,10 @@ class _Replica(TransformerDiffusion):
         """Height and width of the scanned image in px and their ratio, where the model is told of them."""
         if not self._told_sizes:
             return {"resolution": None, "aspect_ratio": None}
-        count = len(latents)
         height, width = (side * self.autoencoder.factor for side in latents.shape[-2:])
-        sizes, ratio = (
-            onto(latents.device, torch.tensor([numbers], dtype=latents.dtype))
-            for numbers in ([height, width], [height / width])
-        )
-        return {"resolution": sizes.expand(count, 2), "aspect_ratio": ratio.expand(count, 1)}
+        # Filled where they are needed: nothing is copied there.
+        tall, wide, ratio = (latents.new_full((len(latents), 1), number) for number in (height, width, height / width))
+        return {"resolution": torch.cat([tall, wide], 1), "aspect_ratio": ratio}
 
 
 def cleaned_captions(prompts: Sequence[str]) -> list[str]:
