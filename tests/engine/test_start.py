@@ -153,7 +153,8 @@ def test_every_command_ends_in_one_line_with_the_shells_code_whatever_a_library_
 
 
 def test_a_second_signal_ends_what_does_not_let_go_at_once(stubborn: list[str]) -> None:
-    code, _ = signalled([*stubborn, "60", "wait", "--deaf"], signal.SIGINT, signal.SIGINT)
+    # On a busy machine two that come close together are one; what has ended is sent none.
+    code, _ = signalled([*stubborn, "60", "wait", "--deaf"], *[signal.SIGINT] * 20)
     assert code == 128 + signal.SIGINT
 
 
