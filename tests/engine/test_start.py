@@ -136,6 +136,8 @@ def signalled(command: list[str], *numbers: int) -> tuple[int, str]:
         for number in numbers:
             process.send_signal(number)
             time.sleep(0.3)
+            if process.poll() is not None:
+                break
         try:
             _, errors = process.communicate(timeout=20)
         finally:
