@@ -85,7 +85,7 @@ def _print_dates(out: Terminal, name: str, claims: ClaimsFinding) -> None:
 
 def print_stamp(out: Terminal, stamp: Stamp) -> None:
     """When an authority saw the registration, and how far that was checked."""
-    out.say(f"Time stamp of the registration: {stamp.when:%Y-%m-%d %H:%M:%S} UTC by {stamp.authority}; {stamp.checked}.")
+    out.say(f"Time stamp of the registration: {stamp.told}.")
 
 
 def print_evidence(out: Terminal, evidence: Evidence) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from raymia.curation.folders import Dropped
 from raymia.curation.kinds import Sorted
 from raymia.curation.names import extension_of, keys_of, pair
-from raymia.curation.parts import NAME_DIFFERS, NO_SUCH_IMAGE, ImageFile
+from raymia.curation.parts import NAME_DIFFERS, NO_SUCH_IMAGE, Facts, ImageFile
 from raymia.curation.told import KEPT, facts_in_rows, kept, names_in
 from raymia.data.captions import TEXTS
 from raymia.data.manifest import within
@@ -35,7 +35,7 @@ class Captions:
         unmatched: rows that name none.
     """
 
-    captions: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]]]
+    captions: dict[str, tuple[str, tuple[str, ...], Facts]]
     named: frozenset[str]
     unmatched: tuple[Dropped, ...]
 
@@ -107,9 +107,7 @@ def read_captions(images: Sequence[str], captions: str, source: str) -> Captions
     if not paired:
         example = public(next(iter(rows), "none"))
         raise ConfigError(f"captions {public(captions)}: none of its files is in {public(source)}, such as {example!r}")
-    given: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, str], ...]]] = dict.fromkeys(
-        images, ("", (NOT_IN_CAPTIONS,), ())
-    )
+    given: dict[str, tuple[str, tuple[str, ...], Facts]] = dict.fromkeys(images, ("", (NOT_IN_CAPTIONS,), ()))
     for name, image in paired.items():
         flags = [NAME_DIFFERS] * (name != image) + [SEVERAL_CAPTIONS] * (len(set(rows[name])) > 1)
         given[image] = (rows[name][0], tuple(flags), tuple(told[name].items()))

@@ -6,28 +6,18 @@ from rich.console import Console
 
 from raymia.curation.claims import Claims, claims
 from raymia.curation.inputs import manifest_at
-from raymia.curation.lookup import Lookup, lookup
+from raymia.curation.lookup import Lookup
 from raymia.curation.perceptual import BITS
 from raymia.curation.ways import SURE, WAYS
 from raymia.curation.works import Works
 from raymia.data.dates import parse_date
 from raymia.data.findings import ClaimsFinding, Contradiction, Hit, LookupFinding, WayFound
 from raymia.data.provider import ProviderClaims
-from raymia.run.ledger import Ledger
 
 SHOWN = 50
 """Hits, works and contradictions that a record holds; all are counted."""
 MAX_TEXT = 500
 """Characters of a name, an address or a caption; the rest is left out."""
-
-
-def works_of_run(run: str, split: str) -> Works:
-    """The works that a run scanned, by the manifest that its job names and the split that they are.
-
-    Raises:
-        ConfigError, RaymiaError: it is no run of a scan.
-    """
-    return Works(f"{(Ledger(run).require_scan().job.model_extra or {})['manifest']}#{split}")
 
 
 def provider_of(source: str) -> ProviderClaims | None:
@@ -46,7 +36,7 @@ def claims_of_works(
     """What works say, in short.
 
     Args:
-        works: such as those of a split of an audit's sets, ``MANIFEST#SPLIT``, or of a run: `works_of_run`.
+        works: such as those of a split of an audit's sets, ``MANIFEST#SPLIT``.
         console: where progress is shown.
         provider: see `raymia.curation.claims.claims`.
         found: table of matches that a lookup of these works wrote.
@@ -55,15 +45,6 @@ def claims_of_works(
         ConfigError: the works or the table cannot be used.
     """
     return claims_finding(claims(works, console, provider, found))
-
-
-def lookup_of_works(works: Works, tables: list[str], console: Console, control: Works | None = None) -> LookupFinding:
-    """What public training lists name of works, in short; see `raymia.curation.lookup.lookup`, which takes more.
-
-    Raises:
-        ConfigError: a source cannot be used.
-    """
-    return lookup_finding(lookup(works, tables, console, control))
 
 
 def lookup_finding(found: Lookup, shown: int = SHOWN) -> LookupFinding:

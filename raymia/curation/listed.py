@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from raymia.curation.folders import Dropped
 from raymia.curation.names import keys_of, pair
-from raymia.curation.parts import NAME_DIFFERS, ImageFile
+from raymia.curation.parts import NAME_DIFFERS, Facts, ImageFile
 from raymia.curation.told import KEPT, facts_in_rows, kept, names_in
 from raymia.data.manifest import within
 from raymia.data.tables import read_leaf, read_schema, read_table
@@ -21,8 +21,6 @@ from raymia.urls import public
 
 PATH_COLUMNS = ("file", "path", "image")
 CAPTION_COLUMNS = ("caption", "text", "TEXT")
-Facts = tuple[tuple[str, str], ...]
-"""What a row says of an image; see `raymia.curation.told.kept`."""
 IMAGE_COLUMN = "image"
 """Column of images that stand in the table itself: bytes, or the data hub's struct of `bytes` and `path`."""
 

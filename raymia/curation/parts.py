@@ -14,6 +14,10 @@ NAME_DIFFERS = "name_differs"
 """Flag of an image that was found, or whose caption was, under a name of another case, Unicode form or separator."""
 
 
+Facts = tuple[tuple[str, str], ...]
+"""What a row says of an image; see `raymia.curation.told.kept`."""
+
+
 @dataclass(frozen=True)
 class ImageFile:
     """An image to be packed.
@@ -36,7 +40,7 @@ class ImageFile:
     side_cars: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     row: int | None = None
-    facts: tuple[tuple[str, str], ...] = ()
+    facts: Facts = ()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from raymia.curation.findings import claims_of_works, lookup_finding, provider_o
 from raymia.curation.lists import find_lists
 from raymia.curation.lookup import lookup
 from raymia.curation.works import Works
-from raymia.data.findings import ClaimsFinding, LookupFinding
+from raymia.data.findings import LookupFinding
 from raymia.data.provider import ProviderClaims, load_provider
 from raymia.errors import ConfigError, describe_validation
 from raymia.evaluation.evidence import CONTROL_SPLIT, LISTED_FILE, LOOKED_FILE, WORKS_SPLIT, Said
@@ -50,21 +50,20 @@ class Beside:
     copies: str | None = None
 
 
+NOTHING = Beside()
+
+
 class _Looked(BaseModel):
-    """Contents of looked.json: what was asked, and what was found."""
+    """Contents of looked.json: what was found, and of which images."""
 
     model_config = ConfigDict(extra="forbid")
 
-    lists: tuple[str, ...]
-    provider: ProviderClaims | None
     shards: dict[str, str]
     """sha256 of every packed shard: of all images that were looked up."""
-    lookup: LookupFinding | None
-    works: ClaimsFinding
-    control: ClaimsFinding
+    said: Said
 
 
-def require(beside: Beside, sources: Sources, job: Job) -> None:
+def require(beside: Beside, sources: Sources, job: Job) -> ProviderClaims | None:
     """See that what is looked at can be, before an image is packed.
 
     Args:
@@ -72,34 +71,38 @@ def require(beside: Beside, sources: Sources, job: Job) -> None:
         sources: of the images.
         job: of the audit's scan.
 
+    Returns:
+        What the model's provider says, where anything is known of that.
+
     Raises:
         ConfigError: names the list, the provider's claims or the option.
     """
     if beside.lists:
         find_lists(beside.lists, (), {})
-    _provider(beside, sources)
     if beside.extract:
         detector_of(job, beside.copies)
+    if beside.provider is not None:
+        return load_provider(beside.provider)
+    return next((said for source in (sources.control, sources.works) if (said := provider_of(source)) is not None), None)
 
 
-def look(beside: Beside, sources: Sources, folder: str, console: Console) -> Said:
+def look(beside: Beside, provider: ProviderClaims | None, folder: str, console: Console) -> Said:
     """Look works and control up in lists, and read what they and the provider say; done once in a folder.
 
     Args:
         beside: what is asked.
-        sources: of the images.
+        provider: what the model's provider says.
         folder: of the audit, whose sets are made.
         console: where progress is shown.
 
     Raises:
-        ConfigError: a list or the provider's claims cannot be read, or were others when this folder was begun.
+        ConfigError: a list cannot be read, or lists or claims were others when this folder was begun.
     """
-    provider = _provider(beside, sources)
-    lists = tuple(public(name) for name in beside.lists)
+    lists = [public(name) for name in beside.lists]
     storage = output_folder(folder)
     shards = packed_shards(folder)
     looked = _read(storage)
-    if looked is not None and (looked.lists, looked.provider, looked.shards) != (lists, provider, shards):
+    if looked is not None and (looked.said.lists, looked.said.provider, looked.shards) != (lists, provider, shards):
         raise ConfigError(
             f"{storage.url}/{LOOKED_FILE}: other lists, claims or images were looked at here; give --in and --provider as "
             "then, or choose another --out"
@@ -110,18 +113,16 @@ def look(beside: Beside, sources: Sources, folder: str, console: Console) -> Sai
         of_works, of_control = (
             None if named is None else f"{folder}/{LISTED_FILE.format(split)}" for split in (WORKS_SPLIT, CONTROL_SPLIT)
         )
-        looked = _Looked(
+        said = Said(
             lists=lists,
             provider=provider,
-            shards=shards,
             lookup=named,
             works=claims_of_works(works, console, provider, of_works),
             control=claims_of_works(control, console, provider, of_control),
         )
+        looked = _Looked(shards=shards, said=said)
         storage.write(LOOKED_FILE, looked.model_dump_json(indent=1).encode() + b"\n")
-    return Said(
-        lists=list(looked.lists), provider=looked.provider, lookup=looked.lookup, works=looked.works, control=looked.control
-    )
+    return looked.said
 
 
 def _looked_up(beside: Beside, works: Works, control: Works, storage: Storage, console: Console) -> LookupFinding:
@@ -145,12 +146,6 @@ def _read(storage: Storage) -> _Looked | None:
     except ValidationError as error:
         described = describe_validation(error, _Looked)
         raise ConfigError(f"{storage.url}/{LOOKED_FILE}: was changed ({described}); choose another --out") from error
-
-
-def _provider(beside: Beside, sources: Sources) -> ProviderClaims | None:
-    if beside.provider is not None:
-        return load_provider(beside.provider)
-    return next((said for source in (sources.control, sources.works) if (said := provider_of(source)) is not None), None)
 
 
 def of_scores(beside: Beside, asked: Asked) -> tuple[Asked, tuple[str, ...]]:

@@ -18,7 +18,6 @@ from raymia.attacks.extraction import Extraction as ExtractionAttack
 from raymia.attacks.memorisation import Memorisation
 from raymia.config import Job, override_field, read_job
 from raymia.curation.derive import MANIFEST_FILE, SELECTION_FILE, derive, output_folder
-from raymia.curation.verification import thumbnail_of
 from raymia.data.clusters import components
 from raymia.data.manifest import load_manifest
 from raymia.data.selection import IDENTITY
@@ -28,7 +27,7 @@ from raymia.engine.start import on_ray
 from raymia.errors import ConfigError, RaymiaError
 from raymia.evaluation.extraction import SIGNAL, Captions, Extraction, make_extraction
 from raymia.evidence.asking import Asked, job_of
-from raymia.evidence.sets import twins_of
+from raymia.evidence.sets import thumbnails_in, twins_of
 from raymia.report.extraction_page import EXTRACTION_FILE, GENERATED, with_images, write_extraction_page
 from raymia.run.ledger import Ledger
 from raymia.run.record import Counts
@@ -287,18 +286,11 @@ def _pictures(plan: ScanPlan, chosen: pd.DataFrame) -> NDArray[np.int64]:
     One that cannot be read is a picture of its own.
     """
     names = list(map(tuple, chosen[IDENTITY].to_numpy(str)))
-    wanted = {place: {key for *where, key in names if tuple(where) == place} for place in {name[:2] for name in names}}
     number = {name: index for index, name in enumerate(names)}
-    seen, pictures = [], []
-    for reader in plan.readers:
-        for item in reader.read() if reader.place in wanted else ():
-            if isinstance(item, RawSample) and item.key in wanted[reader.place] and item.image is not None:
-                picture = thumbnail_of(item.image, plan.job.max_pixels)
-                if picture is not None:
-                    seen.append(number[*reader.place, item.key])
-                    pictures.append(picture)
-    links = np.array(seen, np.int64)[twins_of(np.stack(pictures))] if pictures else np.zeros((0, 2), np.int64)
-    return components(len(names), links)
+    places = {name[:2] for name in names}
+    table, pictures = thumbnails_in([one for one in plan.readers if one.place in places], plan.job.max_pixels, number.keys())
+    seen = np.array([number[tuple(name)] for name in table[IDENTITY].to_numpy(str)], np.int64)
+    return components(len(names), seen[twins_of(pictures)])
 
 
 def _chosen_manifest(plan: ScanPlan, chosen: pd.DataFrame, folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def make_sets(sources: Sources, folder: str, console: Console) -> Sets:
     _, attrition = pack("audit", labels, parts, packed, console)
     manifest, place = load_manifest(f"{packed}/{MANIFEST_FILE}")
     readers = shard_readers(manifest, place)
-    table, thumbnails = _thumbnails(readers)
+    table, thumbnails = thumbnails_in(readers, MAX_PIXELS)
     links = twins_of(thumbnails)
     splits = table["split"].to_numpy(str)
     pairs = splits[links]
@@ -156,17 +156,29 @@ def _parts(split: str, source: str, captions: str | None) -> Parts:
     return [replace(part, split=split, number=number) for number, part in enumerate(parts)]
 
 
-def _thumbnails(readers: Sequence[ShardReader]) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
-    """Identity of every sample whose image decodes, and its thumbnail."""
+def thumbnails_in(
+    readers: Sequence[ShardReader], max_pixels: int, wanted: Collection[tuple[str, ...]] | None = None
+) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
+    """Identity of every sample whose image decodes, and its thumbnail.
+
+    Args:
+        readers: of the shards.
+        max_pixels: a picture whose header announces more does not decode.
+        wanted: split, shard and key of the samples; none for all.
+    """
     rows: list[tuple[str, str, str]] = []
     pictures: list[Thumbnail] = []
     for reader in readers:
         for item in reader.read():
-            if isinstance(item, RawSample) and item.image is not None:
-                picture = thumbnail_of(item.image, MAX_PIXELS)
-                if picture is not None:
-                    rows.append((*reader.place, item.key))
-                    pictures.append(picture)
+            if not isinstance(item, RawSample) or item.image is None:
+                continue
+            name = (*reader.place, item.key)
+            if wanted is not None and name not in wanted:
+                continue
+            picture = thumbnail_of(item.image, max_pixels)
+            if picture is not None:
+                rows.append(name)
+                pictures.append(picture)
     side = COMPARED_PX
     stacked = np.stack(pictures) if pictures else np.zeros((0, side, side, 3), np.uint8)
     return pd.DataFrame(rows, columns=IDENTITY), stacked

@@ -16,11 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
 from raymia.errors import ConfigError, RaymiaError, first_line
+from raymia.services.calls import proxy_of
 from raymia.urls import public
 
 if TYPE_CHECKING:
@@ -80,6 +80,11 @@ class Stamp:
     trusted: bool
     root: str
     checked: str
+
+    @property
+    def told(self) -> str:
+        """When and by whom it was given, and how far that was checked, for people."""
+        return f"{self.when:%Y-%m-%d %H:%M:%S} UTC by {self.authority}; {self.checked}"
 
 
 def require_stamps(url: str | None = None, roots: Path | None = None) -> None:
@@ -246,14 +251,11 @@ async def _post(url: str, query: bytes, patience_s: float) -> tuple[bytes, str]:
     Raises:
         StampError: it is no answer to keep, whatever stands in it; says what to do.
     """
-    parts = urlsplit(url)
-    # Passwords that .netrc has for servers are for none of ours.
-    proxy = None if proxy_bypass(parts.netloc.rpartition("@")[2]) else getproxies().get(parts.scheme)
     headers = {"Content-Type": QUERY, "Accept": REPLY, "Accept-Encoding": "identity"}
     patience = aiohttp.ClientTimeout(total=patience_s)
     async with (
         aiohttp.ClientSession(timeout=patience, cookie_jar=aiohttp.DummyCookieJar()) as session,
-        session.post(url, data=query, headers=headers, allow_redirects=False, proxy=proxy) as answer,
+        session.post(url, data=query, headers=headers, allow_redirects=False, proxy=proxy_of(url)) as answer,
     ):
         if 300 <= answer.status < 400:
             there = _said(public(answer.headers.get("Location", "nowhere")), url)

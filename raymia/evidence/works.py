@@ -18,7 +18,7 @@ from raymia.evaluation.intervals import Interval, delong
 from raymia.evaluation.set_level import MINIMUM
 from raymia.evaluation.sources import read_samples
 from raymia.evidence.asking import RUN, Asked, job_of, write_job
-from raymia.evidence.beside import EXTRACTION, Beside, extraction_of, look, of_scores, require
+from raymia.evidence.beside import EXTRACTION, NOTHING, Beside, extraction_of, look, of_scores, require
 from raymia.evidence.bundle import Bundle, seal
 from raymia.evidence.extraction import Prepared as Extraction
 from raymia.evidence.extraction import conduct as extract
@@ -69,7 +69,7 @@ def prepare(
     asked: Asked,
     folder: Path,
     console: Console,
-    beside: Beside = Beside(),  # noqa: B008
+    beside: Beside = NOTHING,
 ) -> Prepared:
     """Pack and check everything that can be checked before a model is loaded; the same call goes on where it was stopped.
 
@@ -87,7 +87,7 @@ def prepare(
     # A model that cannot be asked is said before an image is packed.
     asked, changes = of_scores(beside, asked)
     job, proposal = job_of(asked, manifest_of(folder), f"{folder}/{RUN}")
-    require(beside, sources, job)
+    provider = require(beside, sources, job)
     with on_ray("audit"):
         sets = make_sets(sources, str(folder), console)
     for split in (WORKS_SPLIT, CONTROL_SPLIT):
@@ -96,15 +96,12 @@ def prepare(
     plan = make_plan(job)
     extraction = extraction_of(beside, job, folder, changes)
     write_job(job, folder)
-    said = look(beside, sources, str(folder), console)
+    said = look(beside, provider, str(folder), console)
     return Prepared(folder, asked, sets, job, proposal, plan, extraction, said, _blind(sets.manifest))
 
 
 def _registered(registration: Registration, stamped: Stamp | None) -> Registered:
-    said = None
-    if stamped is not None:
-        said = f"{stamped.when:%Y-%m-%d %H:%M:%S} UTC by {stamped.authority}: {stamped.checked}"
-    return Registered(registration.registered, registration.digest(), said)
+    return Registered(registration.registered, registration.digest(), None if stamped is None else stamped.told)
 
 
 def _blind(manifest: str) -> dict[str, Interval]:

@@ -309,7 +309,7 @@ class Calls:
     async def _sent(self, asked: Request) -> tuple[Reply, float | None]:
         """The answer to one try, and for how many seconds the server asks to be left alone."""
         body: dict[str, Any] = {"json": asked.json} if asked.form is None else {"data": _form(asked.form)}
-        body |= {"headers": asked.headers, "allow_redirects": False, "proxy": _proxy(asked.url)}
+        body |= {"headers": asked.headers, "allow_redirects": False, "proxy": proxy_of(asked.url)}
         request = self._session.request(asked.method, asked.url, **body)
         async with request as answer:
             parts, size = [], 0
@@ -353,10 +353,10 @@ def _form(parts: Form) -> aiohttp.FormData:
     return form
 
 
-def _proxy(url: str) -> str | None:
+def proxy_of(url: str) -> str | None:
     """The proxy that the environment names for an address; passwords that it has for servers (.netrc) are for none of ours."""
     parts = urlsplit(url)
-    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    return None if proxy_bypass(parts.netloc.rpartition("@")[2]) else getproxies().get(parts.scheme)
 
 
 def _origin(url: str) -> tuple[str, str]:

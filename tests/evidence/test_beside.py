@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 
+from raymia.data.provider import load_provider
 from raymia.errors import ConfigError
 from raymia.evidence import beside as module
 from raymia.evidence.asking import Asked
@@ -23,9 +24,9 @@ def beside_of(folder: Path) -> Beside:
 
 
 def test_lists_and_claims_are_looked_at_once(looked: Path, tmp_path: Path) -> None:
-    sources = Sources(str(looked.parent / "works" / "works.csv"), str(looked.parent / "others" / "works.csv"))
+    provider = load_provider(str(looked.parent / "claims.yaml"))
     with mock.patch.object(module, "lookup", side_effect=AssertionError("was looked up before")):
-        said = look(beside_of(looked), sources, str(looked), QUIET)
+        said = look(beside_of(looked), provider, str(looked), QUIET)
     assert said.lookup is not None
     assert (said.lookup.found_for_sure, said.lookup.controls_for_sure, said.lookup.rows) == (6, 1, 7)
     assert said.works is not None
@@ -33,15 +34,15 @@ def test_lists_and_claims_are_looked_at_once(looked: Path, tmp_path: Path) -> No
     assert (said.works.sides["suspect"], said.control.sides["non_member"], said.control.sides["suspect"]) == (22, 22, 1)
     assert said.control.contradictions == {"late_and_listed": 1}, "what a list names is not certainly unseen"
     with pytest.raises(ConfigError, match="other lists, claims or images were looked at here"):
-        look(Beside((str(looked.parent / "list.csv"),)), sources, str(looked), QUIET)
+        look(Beside((str(looked.parent / "list.csv"),)), None, str(looked), QUIET)
     other = Path(shutil.copytree(looked, tmp_path / "audit"))
     content = json.loads((other / "looked.json").read_text())
     (other / "looked.json").write_text(json.dumps(content | {"shards": {}}))
     with pytest.raises(ConfigError, match="other lists, claims or images"):
-        look(beside_of(looked), sources, str(other), QUIET)
+        look(beside_of(looked), provider, str(other), QUIET)
     (other / "looked.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"looked\.json: was changed"):
-        look(beside_of(looked), sources, str(other), QUIET)
+        look(beside_of(looked), provider, str(other), QUIET)
 
 
 @pytest.mark.parametrize(
